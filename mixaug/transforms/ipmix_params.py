@@ -1,0 +1,376 @@
+"""What one call of IPMix draws: the record, and the sampler that is the only place with randomness.
+
+Paper: Huang et al., "IPMix: Label-Preserving Data Augmentation Method for Training Robust Classifiers", NeurIPS 2023.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Structure = Literal["chain", "linear", "mixed_input"]
+Level = Literal["image", "patch", "pixel"]
+STRUCTURES: tuple[str, ...] = get_args(Structure)
+LEVELS: tuple[str, ...] = get_args(Level)
+
+#: Image-level operations disjoint from the ImageNet-C corruptions, then the five that ``all_ops`` adds.
+IMAGE_OPERATIONS = (
+    "equalize", "posterize", "solarize", "invert", "mirror", "rotate", "shear_x", "shear_y", "translate_x",
+    "translate_y", "autocontrast", "color", "contrast", "brightness", "sharpness",
+)  # fmt: skip
+#: The number of image-level operations drawn from by default: those before ``autocontrast``.
+DISJOINT = IMAGE_OPERATIONS.index("autocontrast")
+#: Mixing operators of the patch and pixel level.
+MIXING_OPERATIONS = ("add", "multiply", "random_pixels", "random_elements")
+#: Every operation; a record holds positions in this tuple.
+OPERATIONS = IMAGE_OPERATIONS + MIXING_OPERATIONS
+OP = {name: code for code, name in enumerate(OPERATIONS)}
+
+#: Strength of a step: ``L ~ U(LOWEST, severity)``.
+LOWEST = 0.1
+
+
+@dataclass(frozen=True)
+class IPMixSettings:
+    """Everything that :func:`sample_ipmix` needs besides the number of images: the resolved arguments of ``IPMix``.
+
+    Args:
+        k: number of chains, at least 1.
+        t: most steps of a chain, at least 1; the depth is uniform on ``0..t``.
+        severity: upper end of the strength ``L ~ U(0.1, severity)``, in ``[0.1, 10]``.
+        beta: parameter of the mixing exponents, above 0.
+        patch_sizes: sides of the patches in pixels, each at least 2 and at most ``min(H, W)``.
+        self_mix: probability that a mixing step takes an augmented copy of the image instead of the picture.
+        structure: ``"chain"``, ``"linear"`` or ``"mixed_input"``.
+        levels: which of ``"image"``, ``"patch"``, ``"pixel"`` are in use.
+        all_ops: image-level steps also draw from autocontrast, color, contrast, brightness and sharpness.
+    """
+
+    k: int
+    t: int
+    severity: float
+    beta: float
+    patch_sizes: tuple[int, ...]
+    self_mix: float
+    structure: str
+    levels: tuple[str, ...]
+    all_ops: bool
+
+
+@dataclass(frozen=True)
+class IPMixParams:
+    """One draw of IPMix, as tensors: replay it, look at it, store it. Row ``r`` belongs to image ``r % batch``.
+
+    Shape: ``N = batch * views`` rows (all images of view 1, then of view 2, ...), ``k`` chains, ``t`` steps.
+
+    Attributes:
+        size: ``(H, W)`` of the images it was drawn for.
+        batch: number of images.
+        views: number of augmented views of each image.
+        side: side in pixels of the resized pictures that ``top`` and ``left`` refer to.
+        mixed_input: each chain starts from the result of the one before (structure ``"mixed_input"``).
+        depth: ``(N, k)`` int64, steps of each chain that are carried out, ``0..t``.
+        weight: ``(N, k)`` float32, Dirichlet(1) weights of the chains.
+        m: ``(N,)`` float32, weight of the mixed chains against the image, Beta(1, 1).
+        op: ``(N, k, t)`` int64, position in ``OPERATIONS``.
+        level: ``(N, k, t)`` float32, strength ``L``.
+        sign: ``(N, k, t)`` int64, -1 or 1, direction of a geometric operation.
+        box: ``(N, k, t, 4)`` int64, patch of a mixing step, XYXY, half-open.
+        a: ``(N, k, t)`` float32, exponent (or coefficient) of the image in add and multiply.
+        b: ``(N, k, t)`` float32, that of the picture.
+        keep: ``(N, k, t)`` float32 in ``[0, 1)``, share of pixels that the random operators keep.
+        seed: ``(N, k, t)`` int64, expands to the random operators' masks by a counter-based hash.
+        source: ``(N, k, t)`` int64, -1: mix with the picture; else the image-level operation (with ``level`` and
+            ``sign``) whose result on the image itself is mixed in.
+        picture: ``(N,)`` int64, which picture of the mixing set.
+        top: ``(N,)`` int64, first row of the crop in the resized picture.
+        left: ``(N,)`` int64, first column of it.
+    """
+
+    size: tuple[int, int]
+    batch: int
+    views: int
+    side: int
+    mixed_input: bool
+    depth: Tensor
+    weight: Tensor
+    m: Tensor
+    op: Tensor
+    level: Tensor
+    sign: Tensor
+    box: Tensor
+    a: Tensor
+    b: Tensor
+    keep: Tensor
+    seed: Tensor
+    source: Tensor
+    picture: Tensor
+    top: Tensor
+    left: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of the record by name.
+
+        Example:
+            >>> sorted(sample_example().tensors())[:3]
+            ['a', 'b', 'box']
+        """
+        return {f.name: value for f in dataclasses.fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+
+    def to(self, device: torch.device | str) -> IPMixParams:
+        """The same record with its tensors on ``device``.
+
+        Example:
+            >>> sample_example().to("cpu").m.device.type
+            'cpu'
+        """
+        return dataclasses.replace(self, **{name: value.to(device) for name, value in self.tensors().items()})
+
+    def rows(self, index: Tensor | Sequence[int]) -> IPMixParams:
+        """The record of some images alone (``views`` must be 1), to replay them one by one.
+
+        Args:
+            index: positions in ``0..batch-1``.
+
+        Raises:
+            ValueError: the record holds several views.
+
+        Example:
+            >>> sample_example(batch=3).rows([2]).batch
+            1
+        """
+        if self.views != 1:
+            raise ValueError(f"rows() needs a record of one view, got views={self.views}")
+        index = torch.as_tensor(index, device=self.depth.device)
+        picked = {name: value[index] for name, value in self.tensors().items()}
+        return dataclasses.replace(self, batch=len(index), **picked)
+
+    def repeat_interleave(self, times: int) -> IPMixParams:
+        """The record for ``times`` copies of each image one after the other: the frames of a video share their draw.
+
+        Args:
+            times: copies of each row, at least 0.
+
+        Example:
+            >>> sample_example(batch=2).repeat_interleave(3).m.shape
+            torch.Size([6])
+        """
+        if times == 1:
+            return self
+        repeated = {name: value.repeat_interleave(times, 0) for name, value in self.tensors().items()}
+        return dataclasses.replace(self, batch=self.batch * times, **repeated)
+
+    def describe(self, row: int) -> list[str]:
+        """What happens to one row, a line a chain, as ``mixaug preview`` prints it.
+
+        Args:
+            row: position in ``0..batch*views-1``.
+
+        Returns:
+            lines such as ``"0.61  rotate -6°, multiply 8x8"``; ``"0.20  (unchanged)"`` for a chain without a step.
+
+        Example:
+            >>> len(sample_example().describe(0))
+            3
+        """
+        lines = []
+        for i in range(self.depth.shape[1]):
+            steps = [self._describe_step(row, i, j) for j in range(int(self.depth[row, i]))]
+            lines.append(f"{float(self.m[row] * self.weight[row, i]):.2f}  {', '.join(steps) or '(unchanged)'}")
+        return lines
+
+    def _describe_step(self, row: int, i: int, j: int) -> str:
+        code, level, sign = (int(self.op[row, i, j]), float(self.level[row, i, j]), int(self.sign[row, i, j]))
+        if code < len(IMAGE_OPERATIONS):
+            return describe_operation(code, level, sign, self.size)
+        x0, y0, x1, y1 = self.box[row, i, j].tolist()
+        where = "whole" if (y1 - y0, x1 - x0) == self.size else f"{y1 - y0}x{x1 - x0}"
+        own = int(self.source[row, i, j])
+        other = f" with own {IMAGE_OPERATIONS[own]}" if own >= 0 else ""
+        return f"{OPERATIONS[code]} {where}{other}"
+
+
+def describe_operation(code: int, level: float, sign: int, size: tuple[int, int]) -> str:
+    """An image-level operation with its realised strength, such as ``"rotate -6°"``.
+
+    Args:
+        code: position in ``OPERATIONS``.
+        level: strength ``L``.
+        sign: -1 or 1.
+        size: ``(H, W)`` of the image in pixels.
+
+    Example:
+        >>> describe_operation(OP["rotate"], 2.5, -1, (32, 32))
+        'rotate -7°'
+    """
+    name = OPERATIONS[code]
+    match name:
+        case "rotate":
+            return f"rotate {sign * int(3 * level)}°"
+        case "shear_x" | "shear_y":
+            return f"{name} {sign * 0.03 * level:.2f}"
+        case "translate_x" | "translate_y":
+            side = size[1] if name == "translate_x" else size[0]
+            return f"{name} {sign * int(level * side / 30)} px"
+        case "posterize":
+            return f"posterize {max(0, 4 - int(0.4 * level))} bits"
+        case "solarize":
+            return f"solarize {256 - int(25.6 * level)}"
+        case "color" | "contrast" | "brightness" | "sharpness":
+            return f"{name} {0.18 * level + 0.1:.2f}"
+        case "autocontrast":
+            return f"autocontrast {10 - level:.1f}%"
+    return name
+
+
+def sample_ipmix(
+    batch: int,
+    size: tuple[int, int],
+    settings: IPMixSettings,
+    *,
+    views: int = 1,
+    pictures: int,
+    side: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> IPMixParams:
+    """Draws everything that IPMix decides at random for a batch. The only place with randomness.
+
+    Each chain has depth ``~ U{0..t}`` and is an image-level or a P-level (patch or pixel) chain with probability 1/2
+    each; ``weight ~ Dirichlet(1, ..., 1)``, ``m ~ Beta(1, 1)``; an image-level step draws one operation and
+    ``L ~ U(0.1, severity)``; a P-level step draws one side from ``patch_sizes`` and the whole image, a square or a scar
+    (height and width from ``[2, side]``) with probability 1/2 each, a place, one of four operators, and their
+    exponents (Huang et al., 2023, section 4; Hendrycks et al., PixMix, 2022, for the exponents).
+
+    Convention:
+        Everything is per image and view. With structure ``"linear"`` there is one chain, and each step (instead of
+        each chain) is image- or P-level. All draws come from one generator, on its device, in one block of uniforms.
+
+    Args:
+        batch: number of images, 0 allowed.
+        size: ``(H, W)`` in pixels.
+        settings: the resolved settings.
+        views: augmented views of each image.
+        pictures: number of pictures in the mixing set.
+        side: side in pixels of the resized pictures, at least ``max(H, W)``.
+        generator: of torch; None: torch's default generator of ``device``.
+        device: where the record is drawn and kept; ignored with a generator, whose device counts.
+
+    Returns:
+        the record, with ``batch * views`` rows.
+
+    Raises:
+        ValueError: no patch fits (levels has ``"patch"`` but not ``"pixel"``, and no size is left).
+
+    Example:
+        >>> sample_example(batch=4).depth.shape
+        torch.Size([4, 3])
+    """
+    s = settings
+    if generator is not None:
+        device = generator.device
+    h, w = size
+    n = batch * views
+    k = 1 if s.structure == "linear" else s.k
+    sides = list(s.patch_sizes) if "patch" in s.levels else []
+    whole = "pixel" in s.levels
+    if "patch" in s.levels and not sides and not whole:
+        raise ValueError(f"levels={s.levels} needs a patch size smaller than the image, got an image of {h}x{w} pixels")
+    mixes = bool(sides) or whole
+
+    per_step, per_chain = 16, 3
+    u = torch.rand(n, k * (s.t * per_step + per_chain) + 4, generator=generator, device=device)
+    step = u[:, : k * s.t * per_step].view(n, k, s.t, per_step).unbind(-1)
+    chain = u[:, k * s.t * per_step : -4].view(n, k, per_chain).unbind(-1)
+    m, u_picture, u_top, u_left = u[:, -4:].unbind(-1)
+    seed = torch.randint(-(2**63), 2**63 - 1, (n, k, s.t), generator=generator, device=device)
+
+    # Which steps mix: a coin a chain ("chain", "mixed_input") or a step ("linear").
+    coin = step[0] if s.structure == "linear" else chain[0][..., None].expand(n, k, s.t)
+    if "image" not in s.levels:
+        coin = torch.ones_like(coin)
+    p_level = coin >= 0.5 if mixes else torch.zeros_like(coin, dtype=torch.bool)
+
+    operations = len(IMAGE_OPERATIONS) if s.all_ops else DISJOINT
+    image_op = _below(step[1], operations)
+    mix_op = len(IMAGE_OPERATIONS) + _below(step[2], len(MIXING_OPERATIONS))
+    op = torch.where(p_level, mix_op, image_op)
+    level = LOWEST + (s.severity - LOWEST) * step[3]
+    sign = torch.where(step[4] < 0.5, -1, 1)
+
+    # Patches: the choice after the last side is the whole image.
+    choices = torch.tensor([*sides, 0], device=device)
+    choice = _below(step[5], len(sides) + whole) if mixes else torch.full_like(op, len(sides))
+    edge = choices[choice]
+    square = step[6] < 0.5
+    height = torch.where(square, edge, 2 + _below(step[7], edge - 1))
+    width = torch.where(square, edge, 2 + _below(step[8], edge - 1))
+    full = choice == len(sides)
+    height, width = torch.where(full, h, height), torch.where(full, w, width)
+    y0, x0 = _below(step[9], h - height + 1), _below(step[10], w - width + 1)
+    box = torch.stack([x0, y0, x0 + width, y0 + height], -1)
+
+    # Beta(b, 1) is U^(1/b); Beta(1, b) its complement.
+    first, second = step[11] ** (1.0 / s.beta), 1.0 - step[12] ** (1.0 / s.beta)
+    plain = step[13] < 0.5
+    a = torch.where(plain, first, 2.0 - first)  # else-branch: 1 + Beta(1, beta)
+    b = torch.where(plain, second, -second)
+    own = (step[14] < s.self_mix) & p_level
+    source = torch.where(own, image_op, -1)
+
+    exponential = -torch.log1p(-chain[2])
+    # All-zero draws (probability 2^-24k) would divide by zero: the smallest positive float makes them uniform.
+    exponential = exponential.clamp_min(torch.finfo(torch.float32).tiny)
+    return IPMixParams(
+        size=(h, w),
+        batch=batch,
+        views=views,
+        side=side,
+        mixed_input=s.structure == "mixed_input",
+        depth=_below(chain[1], s.t + 1),
+        weight=exponential / exponential.sum(1, keepdim=True),
+        m=m.contiguous(),
+        op=op,
+        level=level,
+        sign=sign,
+        box=box,
+        a=a,
+        b=b,
+        keep=step[15].contiguous(),
+        seed=seed,
+        source=source,
+        picture=_below(u_picture, pictures),
+        top=_below(u_top, side - h + 1),
+        left=_below(u_left, side - w + 1),
+    )
+
+
+def sample_example(batch: int = 2) -> IPMixParams:
+    """A small record with the default settings at 32 px, for examples and docs.
+
+    Args:
+        batch: number of images.
+
+    Example:
+        >>> sample_example().batch
+        2
+    """
+    settings = IPMixSettings(3, 3, 3.0, 3.0, (4, 8, 16), 0.0, "chain", LEVELS, False)
+    generator = torch.Generator().manual_seed(0)
+    return sample_ipmix(batch, (32, 32), settings, pictures=512, side=36, generator=generator)
+
+
+def _below(u: Tensor, n: int | Tensor) -> Tensor:
+    """Uniform integers in ``0..n-1`` from uniforms in ``[0, 1)``.
+
+    float32 times n can round up to n itself (u = 1 - 2^-24), hence the clamp.
+    """
+    drawn = (u * n).long()
+    if isinstance(n, Tensor):
+        return torch.minimum(drawn, n - 1).clamp_min(0)
+    return drawn.clamp_max(n - 1)
