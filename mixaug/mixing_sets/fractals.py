@@ -1,0 +1,379 @@
+"""Escape-time orbit-trap fractals in colour: the default mixing set of IPMix.
+
+Three layers. `sample_fractals` draws the parameters of pictures (the only place with randomness), `render_fractals` turns
+parameters into pixels without randomness, `make_fractals` does both for callers who just want pictures.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixaug.mixing_sets._palettes import TABLE_SIZE, draw_palette
+from mixaug.mixing_sets._stream import Stream
+from mixaug.mixing_sets.richness import PREVIEW_SIZE, richness
+
+FAMILIES = ("power", "phoenix", "pole")
+TRAPS = ("point", "line", "cross", "circle", "square")
+
+ITERATIONS = 200
+SAMPLES = 2
+# A draw is accepted about two times out of three, so that all of these fail about once in 10^30 pictures.
+_MAX_ATTEMPTS = 64
+# A preview stands for the picture reduced to 64 px, so it has nearly as many points; the margin covers the rest.
+_PREVIEW_SAMPLES = 3
+_MARGIN = 0.12
+_BAND = 64  # rows a thread renders at a time: small enough to balance, large enough to hide Python
+
+# Columns of the packed arrays that the compiled kernels read, in their order (see `_kernels.py`).
+_INTS = ("family", "degree", "pole", "parameter_plane", "fold", "conj", "trap")
+_FLOATS = (
+    ("centre", 2), ("view_axis", 2), ("width", 0), ("constant", 2), ("memory", 2),
+    ("trap_centre", 2), ("trap_axis", 2), ("trap_radius", 0), ("stripe_axis", 2), ("stripe_harmonic", 0),
+    ("base", 5), ("glow", 4), ("glow_width", 0), ("shine", 0), ("shade", 0),
+)  # fmt: skip
+_N_FLOATS = sum(max(width, 1) for _, width in _FLOATS)
+
+
+@dataclass(frozen=True)
+class FractalParams:
+    """Everything that determines N fractals: a record that can be saved, replayed and shown.
+
+    Args:
+        family: (N,) int64, index into ``FAMILIES``: ``power`` z^d + c, ``phoenix`` z^2 + c + p z_before,
+            ``pole`` z^d + c / z^m.
+        degree, pole: (N,) int64, the powers d (2 to 5) and m (1 to 3).
+        parameter_plane: (N,) int64, 1 when the pixel is c (Mandelbrot), 0 when it is the start of the orbit (Julia).
+        fold, conj: (N,) int64, 1 takes absolute values of both parts (Burning Ship) / the conjugate (Tricorn) first.
+        trap: (N,) int64, index into ``TRAPS``.
+        centre, view_axis, width: (N, 2), (N, 2) unit, (N,) float64: the square of the plane that is shown.
+        constant, memory: (N, 2) float64: c of a Julia set or the start of a Mandelbrot orbit; p of ``phoenix``.
+        trap_centre, trap_axis, trap_radius: (N, 2), (N, 2) unit, (N,) float64.
+        stripe_axis, stripe_harmonic: (N, 2) unit, (N,) float64: the angle average of the orbit.
+        base: (N, 5) float64, weights of (1, root of smooth count, trap depth, stripe, step of nearest approach) in the
+            place on the first palette; glow: (N, 4) the same without the count on the second.
+        glow_width, shine, shade: (N,) float64: how far the trap glows, its highlight, the darkening by the stripes.
+        palettes: (N, 2, 256, 3) float64 in [0, 255], cyclic colour tables.
+        attempt: (N,) int64, how many draws were refused before this one.
+    """
+
+    family: torch.Tensor
+    degree: torch.Tensor
+    pole: torch.Tensor
+    parameter_plane: torch.Tensor
+    fold: torch.Tensor
+    conj: torch.Tensor
+    trap: torch.Tensor
+    centre: torch.Tensor
+    view_axis: torch.Tensor
+    width: torch.Tensor
+    constant: torch.Tensor
+    memory: torch.Tensor
+    trap_centre: torch.Tensor
+    trap_axis: torch.Tensor
+    trap_radius: torch.Tensor
+    stripe_axis: torch.Tensor
+    stripe_harmonic: torch.Tensor
+    base: torch.Tensor
+    glow: torch.Tensor
+    glow_width: torch.Tensor
+    shine: torch.Tensor
+    shade: torch.Tensor
+    palettes: torch.Tensor
+    attempt: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.family)
+
+    def __getitem__(self, rows: slice | torch.Tensor | list[int]) -> FractalParams:
+        """The record of some pictures (a slice, a mask or a list of rows)."""
+        return FractalParams(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def packed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The kernels' arrays: (N, 7) int64, (N, 29) float64, (N, 2, 256, 3) float64."""
+        ints = torch.stack([getattr(self, name) for name in _INTS], 1)
+        floats = torch.cat([getattr(self, name).reshape(len(self), -1) for name, _ in _FLOATS], 1)
+        return ints.numpy(), floats.numpy(), self.palettes.contiguous().numpy()
+
+
+def _params(ints: np.ndarray, floats: np.ndarray, palettes: np.ndarray, attempt: np.ndarray) -> FractalParams:
+    values: dict[str, torch.Tensor] = {name: torch.from_numpy(ints[:, k].copy()) for k, name in enumerate(_INTS)}
+    start = 0
+    for name, width in _FLOATS:
+        stop = start + max(width, 1)
+        column = floats[:, start:stop] if width else floats[:, start]
+        values[name] = torch.from_numpy(column.copy())
+        start = stop
+    return FractalParams(**values, palettes=torch.from_numpy(palettes), attempt=torch.from_numpy(attempt))
+
+
+# --- the sampler -------------------------------------------------------------------------------------------------
+
+
+def _draw_map(s: Stream) -> dict[str, int]:
+    """Which map is iterated. Shares chosen by eye on contact sheets; the classic sets make up the larger half."""
+    ints = {"family": 0, "degree": 2, "pole": 1, "parameter_plane": 0, "fold": 0, "conj": 0}
+    kind = s.pick((0.24, 0.20, 0.18, 0.12, 0.10, 0.07, 0.09))
+    if kind == 1:  # Julia sets of higher powers
+        ints["degree"] = 3 + s.integer(3)
+    elif kind in (2, 3):  # Mandelbrot zooms, degree 2 and higher
+        ints["parameter_plane"] = 1
+        ints["degree"] = 2 if kind == 2 else 3 + s.integer(2)
+    elif kind == 4:  # Burning Ship and Tricorn
+        ints["fold" if s.chance(0.5) else "conj"] = 1
+        ints["parameter_plane"] = int(s.chance(0.6))
+    elif kind == 5:
+        ints["family"] = 1
+    elif kind == 6:
+        ints["family"], ints["degree"], ints["pole"] = 2, 2 + s.integer(3), 1 + s.integer(3)
+    return ints
+
+
+def _draw_view(s: Stream, ints: np.ndarray, floats: np.ndarray) -> None:
+    """Constant, centre and width: near the boundary, where the structure is. Writes into ``floats``."""
+    from mixaug.mixing_sets import _kernels
+
+    family, degree = FAMILIES[ints[0]], int(ints[1])
+    if family == "phoenix":
+        floats[5:9] = s.uniform(0.2, 0.62), s.uniform(-0.08, 0.08), s.uniform(-0.75, 0.2), s.uniform(-0.1, 0.1)
+    elif family == "pole":
+        ux, uy = s.unit()
+        size = s.octaves(0.35, 5)
+        floats[5:7] = size * ux, size * uy
+    elif ints[3] == 0:  # c of a Julia set, on the boundary of its Mandelbrot set
+        plane = ints.copy()
+        plane[3] = 1
+        floats[5:7] = _kernels.find_boundary(plane, floats, s.disc(24, 1.4), 12 + s.integer(150), ITERATIONS)
+    reach = 1.9 if ints[3] == 1 and degree == 2 else 1.4
+    wanted = 6 + s.integer(40)
+    if ints[3] == 1:
+        floats[4] = s.octaves(1.2, 9)
+        wanted = 12 + s.integer(90)
+    elif s.chance(0.35):  # the whole Julia set
+        floats[4] = s.uniform(1.8, 3.4)
+        floats[0:2] = s.uniform(-0.3, 0.3), s.uniform(-0.3, 0.3)
+        return
+    else:
+        floats[4] = s.octaves(2.0, 5)
+    floats[0:2] = _kernels.find_boundary(ints, floats, s.disc(24, reach), wanted, ITERATIONS)
+
+
+def _draw_trap(s: Stream, floats: np.ndarray) -> None:
+    floats[9:11] = s.uniform(-0.9, 0.9), s.uniform(-0.9, 0.9)
+    if s.chance(0.25):
+        floats[9:11] = 0.0
+    floats[11:13] = s.unit()
+    floats[13] = s.uniform(0.15, 1.1)
+
+
+def _draw_colouring(s: Stream, floats: np.ndarray) -> None:
+    floats[14:16] = s.unit()
+    floats[16] = float(s.chance(0.4))
+    sign = 1.0 if s.chance(0.5) else -1.0
+    floats[17] = s.uniform(0.0, 1.0)
+    floats[18] = sign * s.uniform(0.12, 0.5)
+    floats[19] = s.uniform(-0.16, 0.16)
+    floats[20] = s.uniform(-0.45, 0.45)
+    floats[21] = s.uniform(-0.06, 0.06) if s.chance(0.5) else 0.0
+    floats[22] = s.uniform(0.0, 1.0)
+    floats[23] = s.uniform(0.05, 0.3)
+    floats[24] = s.uniform(-0.3, 0.3)
+    floats[25] = s.uniform(-0.15, 0.15) if s.chance(0.6) else 0.0
+    floats[26] = s.octaves(0.5, 5)
+    floats[27] = s.uniform(0.0, 0.7) if s.chance(0.6) else 0.0
+    floats[28] = s.uniform(0.0, 0.7)
+
+
+def _draw(seed: int, index: int, attempt: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One unchecked draw in the kernels' layout."""
+    s = Stream(seed, index, attempt)
+    chosen = _draw_map(s)
+    ints = np.array([*chosen.values(), s.integer(len(TRAPS))], np.int64)
+    floats = np.zeros(_N_FLOATS)
+    floats[2:4] = s.unit()
+    _draw_view(s, ints, floats)
+    _draw_trap(s, floats)
+    _draw_colouring(s, floats)
+    return ints, floats, np.stack([draw_palette(s), draw_palette(s)])
+
+
+def sample_fractals(count: int, seed: int = 0, start: int = 0, threads: int | None = None) -> FractalParams:
+    """Draws the parameters of ``count`` fractals, each of which passes the richness measure.
+
+    Convention: picture i of a seed depends on (seed, i) only, never on ``count``, ``start``, size or threads. A draw
+    whose 64 px preview is dull (see `richness`) is replaced by the next draw of the same picture.
+
+    Args:
+        count: how many pictures, at least 1.
+        seed: 0 to 2^63 - 1. Default 0.
+        start: index of the first picture, at least 0. Default 0.
+        threads: threads for the previews. Default: torch's number of threads (1 in loader workers).
+
+    Returns:
+        A `FractalParams` of ``count`` rows.
+
+    Raises:
+        TypeError: an argument is not an int.
+        ValueError: an argument is out of range.
+
+    Example:
+        >>> params = sample_fractals(2, seed=7)
+        >>> len(params)
+        2
+    """
+    check_int("count", count, 1)
+    check_int("seed", seed, 0)
+    check_int("start", start, 0)
+    ints, floats = np.zeros((count, len(_INTS)), np.int64), np.zeros((count, _N_FLOATS))
+    palettes, attempts = np.zeros((count, 2, TABLE_SIZE, 3)), np.zeros(count, np.int64)
+    pending = list(range(count))
+    for attempt in range(_MAX_ATTEMPTS):
+        for row in pending:
+            ints[row], floats[row], palettes[row] = _draw(seed, start + row, attempt)
+            attempts[row] = attempt
+        previews = np.empty((len(pending), 3, PREVIEW_SIZE, PREVIEW_SIZE), np.uint8)
+        _render(ints[pending], floats[pending], palettes[pending], previews, ITERATIONS, _PREVIEW_SAMPLES, threads)
+        accepted = richness(torch.from_numpy(previews)).within(_MARGIN).tolist()
+        pending = [row for row, good in zip(pending, accepted, strict=True) if not good]
+        if not pending:
+            break
+    return _params(ints, floats, palettes, attempts)
+
+
+# --- rendering ---------------------------------------------------------------------------------------------------
+
+
+def _render(
+    ints: np.ndarray, floats: np.ndarray, palettes: np.ndarray, out: np.ndarray, iterations: int, samples: int,
+    threads: int | None,
+) -> None:
+    """Fills ``out`` (N, 3, S, S). The kernels release the GIL, so plain threads scale and nothing outlives the call."""
+    from mixaug.mixing_sets import _kernels
+
+    size = out.shape[-1]
+
+    def band(task: tuple[int, int]) -> None:
+        i, first = task
+        stop = min(first + _BAND, size)
+        _kernels.render_rows(ints[i], floats[i], palettes[i], size, samples, iterations, first, stop, out[i])
+
+    tasks = [(i, first) for i in range(len(out)) for first in range(0, size, _BAND)]
+    workers = min(torch.get_num_threads() if threads is None else threads, len(tasks))
+    if workers <= 1:
+        for task in tasks:
+            band(task)
+        return
+    band(tasks[0])  # the first call compiles, or loads the compiled code: not in several threads at once
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(band, tasks[1:]):
+            pass
+
+
+def render_fractals(
+    params: FractalParams,
+    size: int = 256,
+    iterations: int = ITERATIONS,
+    samples: int = SAMPLES,
+    threads: int | None = None,
+) -> torch.Tensor:
+    """Renders fractals from their parameters; no randomness.
+
+    The orbit of each sample is followed for at most ``iterations`` steps or until |z| > 100; its colour comes from the
+    smooth escape count, the depth and step of its nearest approach to the trap (C. Pickover's orbit traps), and the mean
+    over the orbit of the cosine of a multiple of its angle (stripe average), through two cyclic palettes.
+
+    Convention: only IEEE plus, minus, times, divide and square root, so that every machine makes the same picture;
+    a pixel is the mean of ``samples`` x ``samples`` points.
+
+    Args:
+        params: N pictures, from `sample_fractals`.
+        size: side in pixels, at least 8. Default 256.
+        iterations: longest orbit, at least 1. Default 200.
+        samples: points a pixel and axis, 1 to 8; 1 is without anti-aliasing. Default 2.
+        threads: default torch's number of threads (1 in loader workers).
+
+    Returns:
+        uint8 tensor (N, 3, size, size), RGB.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: an argument is out of range.
+
+    Example:
+        >>> render_fractals(sample_fractals(1), size=32).shape
+        torch.Size([1, 3, 32, 32])
+    """
+    if not isinstance(params, FractalParams):
+        raise TypeError(f"params must be a FractalParams, got {type(params).__name__}")
+    check_int("size", size, 8)
+    check_int("iterations", iterations, 1)
+    check_int("samples", samples, 1, 8)
+    if threads is not None:
+        check_int("threads", threads, 1)
+    out = np.empty((len(params), 3, size, size), np.uint8)
+    _render(*params.packed(), out, iterations, samples, threads)
+    return torch.from_numpy(out)
+
+
+def iter_fractals(
+    count: int, size: int = 256, seed: int = 0, chunk: int = 16, threads: int | None = None
+) -> Iterator[torch.Tensor]:
+    """Yields the pictures of `make_fractals` in chunks of uint8 (n, 3, size, size), so that memory stays small."""
+    for start in range(0, count, chunk):
+        params = sample_fractals(min(chunk, count - start), seed, start, threads)
+        yield render_fractals(params, size, threads=threads)
+
+
+def make_fractals(
+    count: int,
+    size: int = 256,
+    seed: int = 0,
+    threads: int | None = None,
+    report: Callable[[int], Any] | None = None,
+) -> torch.Tensor:
+    """Draws and renders ``count`` fractals.
+
+    Args:
+        count: how many, at least 1.
+        size: side in pixels, at least 8. Default 256.
+        seed: 0 to 2^63 - 1; picture i of a seed is the same for every count. Default 0.
+        threads: default torch's number of threads (1 in loader workers).
+        report: called with the number of pictures done so far.
+
+    Returns:
+        uint8 tensor (count, 3, size, size), RGB.
+
+    Raises:
+        TypeError: an argument is not an int.
+        ValueError: an argument is out of range.
+
+    Example:
+        >>> make_fractals(2, size=32, seed=1).dtype
+        torch.uint8
+    """
+    check_int("count", count, 1)
+    check_int("size", size, 8)
+    check_int("seed", seed, 0)
+    out = torch.empty((count, 3, size, size), dtype=torch.uint8)
+    done = 0
+    for pictures in iter_fractals(count, size, seed, threads=threads):
+        out[done : done + len(pictures)] = pictures
+        done += len(pictures)
+        if report is not None:
+            report(done)
+    return out
+
+
+def check_int(name: str, value: object, least: int, most: int = 2**63 - 1) -> None:
+    """Raises TypeError or ValueError, naming argument, rule and value, unless ``value`` is an int in the range."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}: {value!r}")
+    if not least <= value <= most:
+        limit = f"at least {least}" if most == 2**63 - 1 else f"from {least} to {most}"
+        raise ValueError(f"{name} must be {limit}, got {value}")
