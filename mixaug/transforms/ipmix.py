@@ -1,0 +1,333 @@
+"""IPMix as a transform: in a pipeline on one image, or after the loader on a batch.
+
+Paper: Huang et al., "IPMix: Label-Preserving Data Augmentation Method for Training Robust Classifiers", NeurIPS 2023.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from mixaug.ops.ipmix import replay_ipmix
+from mixaug.transforms._images import ImageBatch, check_values, is_image, to_batch
+from mixaug.transforms._random import GeneratorState
+from mixaug.transforms.ipmix_params import LEVELS, LOWEST, STRUCTURES, IPMixParams, IPMixSettings, sample_ipmix
+
+if TYPE_CHECKING:
+    from mixaug.mixing_sets import MixingSet
+
+#: Images with a shorter side take the defaults of 32-px images, others those of 224-px images.
+_SMALL = 64
+#: A mixing set is resized whole, once, up to this many bytes; beyond it, just the pictures of a batch are resized.
+_RESIZED_BYTES = 256 << 20
+
+
+class IPMix(v2.Transform):
+    r"""Label-preserving mixing of image-, patch- and pixel-level augmentations with synthetic pictures.
+
+    .. math:: out = (1 - m)\, x + m \sum_{i=1}^{k} w_i\, chain_i(x), \quad w \sim Dirichlet(1, .., 1),\ m \sim Beta(1, 1)
+
+    (Huang et al., NeurIPS 2023, Fig. 3). Each chain takes 0 to ``t`` steps. An image-level chain applies random PIL
+    operations; a P-level chain mixes patches or the whole image with a synthetic picture by one of four operators.
+
+    Convention:
+        Everything is drawn anew for each image (for each clip of a video: its frames share the draw). Labels are
+        untouched. Chains work on bytes; the skip connection uses the image as it is. The result depends on one image
+        and one picture only, so batched and one-by-one results are equal for the same record.
+
+    Args:
+        k: number of chains, at least 1. Default 3.
+        t: most steps of a chain, at least 1; depth ``~ U{0..t}``. Default 3.
+        severity: strengths are ``L ~ U(0.1, severity)``, in ``[0.1, 10]``. Default by size: 3 when the shorter side is
+            under 64 pixels, else 1.
+        beta: parameter of the mixing exponents, above 0. Default by size: 3 or 4.
+        patch_sizes: sides of the patches in pixels, each at least 2. Default by size: those of 4, 8, 16 (from 64
+            pixels on also 32, 64) that are smaller than the image.
+        self_mix: probability in ``[0, 1]`` that a mixing step takes an augmented copy of the image itself instead of
+            the picture. Default by size: 0 or 0.5.
+        structure: ``"chain"`` (default), ``"linear"`` (one chain in which each step is image- or P-level) or
+            ``"mixed_input"`` (each chain starts from the result of the one before).
+        levels: which of ``"image"``, ``"patch"``, ``"pixel"`` are used, for ablations. Default all.
+        all_ops: image-level steps also draw autocontrast, color, contrast, brightness, sharpness, which overlap with
+            the ImageNet-C corruptions. Default False.
+        n_views: 1 returns the augmented images; ``n >= 2`` returns the tuple ``(clean, view_1, ..., view_n)`` for
+            :func:`mixaug.losses.jensen_shannon`.
+        mixing_set: a :class:`mixaug.MixingSet`; None: ``MixingSet.default()``, 512 fractals, made at the first use.
+        generator: of torch. In loader workers its seed is combined with the worker's, so that workers and epochs
+            differ (and with ``RANK``); the same run repeats under the same ``torch.manual_seed``.
+        check_values: check every batch for NaN and range, not just the first (on a GPU this waits for the device).
+
+    Shape:
+        In: PIL image (RGB or L; P becomes RGB), ``(C, H, W)``, ``(B, C, H, W)``, or clips ``(..., T, C, H, W)``; C 1 or
+        3; uint8 in ``0..255`` or float16, bfloat16, float32 in ``[0, 1]``; ``tv_tensors.Image`` and ``Video``.
+        Out: the same kind, shape, dtype, device and memory format.
+
+    Raises:
+        TypeError: an argument or input of another kind or dtype; a sample with boxes, masks or key points while
+            ``"image"`` is in ``levels`` (its geometric operations would make them wrong).
+        ValueError: an argument out of range, a wrong shape, a patch larger than the image, images that are not finite.
+
+    Note:
+        The authors' code works on one PIL image at a time. Differences and the decisions where the paper is silent are
+        in ``docs/methods/ipmix.md``.
+
+    Example:
+        >>> from mixaug import MixingSet
+        >>> pictures = MixingSet.from_tensor(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8))
+        >>> ipmix = IPMix(mixing_set=pictures, generator=torch.Generator().manual_seed(0))
+        >>> ipmix(torch.rand(8, 3, 32, 32)).shape
+        torch.Size([8, 3, 32, 32])
+    """
+
+    def __init__(
+        self,
+        k: int = 3,
+        t: int = 3,
+        severity: float | None = None,
+        beta: float | None = None,
+        patch_sizes: Sequence[int] | None = None,
+        self_mix: float | None = None,
+        structure: str = "chain",
+        levels: Sequence[str] = LEVELS,
+        all_ops: bool = False,
+        n_views: int = 1,
+        mixing_set: MixingSet | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        check_values: bool = False,
+    ) -> None:
+        super().__init__()
+        self.k = _integer("k", k, 1)
+        self.t = _integer("t", t, 1)
+        self.n_views = _integer("n_views", n_views, 1)
+        self.severity = None if severity is None else _real("severity", severity, LOWEST, 10.0)
+        self.beta = None if beta is None else _real("beta", beta, 1e-3, 1e3)
+        self.self_mix = None if self_mix is None else _real("self_mix", self_mix, 0.0, 1.0)
+        self.patch_sizes = None if patch_sizes is None else _sizes(patch_sizes)
+        if structure not in STRUCTURES:
+            raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}, got {structure!r}")
+        self.structure = structure
+        self.levels = _levels(levels)
+        self.all_ops = bool(all_ops)
+        if mixing_set is not None and not hasattr(mixing_set, "resized"):
+            raise TypeError(f"mixing_set must be a MixingSet or None, got {type(mixing_set).__name__}")
+        self._mixing_set = mixing_set
+        self._random = GeneratorState(generator)
+        self.check_values = check_values
+        self._checked = False
+
+    @property
+    def mixing_set(self) -> MixingSet:
+        """The pictures that are mixed in; the default set is made (or opened) at the first use."""
+        if self._mixing_set is None:
+            from mixaug.mixing_sets import MixingSet
+
+            self._mixing_set = MixingSet.default()
+        return self._mixing_set
+
+    def settings(self, size: tuple[int, int]) -> IPMixSettings:
+        """The arguments with the defaults for images of ``size`` filled in.
+
+        Args:
+            size: ``(H, W)`` in pixels.
+
+        Raises:
+            ValueError: a given patch size is larger than the image.
+
+        Example:
+            >>> IPMix().settings((32, 32)).patch_sizes
+            (4, 8, 16)
+        """
+        short = min(size)
+        small = short < _SMALL
+        if self.patch_sizes is None:
+            patch_sizes = tuple(side for side in ((4, 8, 16) if small else (4, 8, 16, 32, 64)) if side < short)
+        else:
+            patch_sizes = self.patch_sizes
+            if "patch" in self.levels and max(patch_sizes) > short:
+                raise ValueError(
+                    f"patch_sizes must be at most the shorter side of the image ({short} pixels), got {max(patch_sizes)}"
+                )
+        return IPMixSettings(
+            k=self.k,
+            t=self.t,
+            severity=(3.0 if small else 1.0) if self.severity is None else self.severity,
+            beta=(3.0 if small else 4.0) if self.beta is None else self.beta,
+            patch_sizes=patch_sizes,
+            self_mix=(0.0 if small else 0.5) if self.self_mix is None else self.self_mix,
+            structure=self.structure,
+            levels=self.levels,
+            all_ops=self.all_ops,
+        )
+
+    def sample(self, images: Any, *, generator: torch.Generator | None = None) -> IPMixParams:
+        """Draws a record for ``images`` without touching them; :meth:`replay` carries it out.
+
+        Args:
+            images: any input of the transform.
+            generator: of torch; None: the transform's own.
+
+        Returns:
+            the record, on the generator's device (without one: on the images').
+
+        Example:
+            >>> IPMix(levels=("image",)).sample(torch.rand(5, 3, 32, 32)).depth.shape
+            torch.Size([5, 3])
+        """
+        return self._sample(to_batch(images), generator)
+
+    def replay(self, images: Any, params: IPMixParams) -> Any:
+        """Carries out a record: no randomness.
+
+        Args:
+            images: of the batch size and image size that ``params`` was drawn for.
+            params: of :meth:`sample`.
+
+        Returns:
+            as the transform itself: the images, or ``(clean, view_1, ..., view_n)`` when ``n_views > 1``.
+
+        Raises:
+            ValueError: the record does not fit the images.
+
+        Example:
+            >>> ipmix, images = IPMix(levels=("image",)), torch.rand(5, 3, 32, 32)
+            >>> params = ipmix.sample(images)
+            >>> ipmix.replay(images, params).equal(ipmix.replay(images, params))
+            True
+        """
+        return self._apply(to_batch(images), params)
+
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        """torchvision's hook: refuses samples without an image, and with targets that geometry would make wrong."""
+        if not any(is_image(value) for value in flat_inputs):
+            kinds = sorted({type(value).__name__ for value in flat_inputs}) or ["an empty sample"]
+            raise TypeError(f"images must be a PIL image or a tensor, got {', '.join(kinds)}")
+        if "image" in self.levels:
+            placed = [v for v in flat_inputs if isinstance(v, tv_tensors.TVTensor) and not is_image(v)]
+            if placed:
+                raise TypeError(
+                    f"IPMix moves the image but not its {type(placed[0]).__name__}, which would no longer fit. Leave it "
+                    "out of the sample, or use levels=('patch', 'pixel'), which move nothing."
+                )
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """torchvision's hook: draws once for the images of a sample (several images of one sample share the draw)."""
+        batches = [to_batch(value) for value in flat_inputs if is_image(value)]
+        first = batches[0]
+        for other in batches[1:]:
+            if (other.batch, other.images.shape[-2:]) != (first.batch, first.images.shape[-2:]):
+                raise ValueError(
+                    "the images of one sample share their draw and must have one size, got "
+                    f"{tuple(first.images.shape)} and {tuple(other.images.shape)}"
+                )
+        return {"ipmix": self._sample(first, None)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """torchvision's hook: carries the record out on one input."""
+        return self._apply(to_batch(inpt), params["ipmix"]) if is_image(inpt) else inpt
+
+    def extra_repr(self) -> str:
+        """The arguments that are not at their defaults by size."""
+        names = ("k", "t", "severity", "beta", "patch_sizes", "self_mix", "structure", "levels", "all_ops", "n_views")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The given generator's state, so that a resumed run draws what the uninterrupted one would have drawn."""
+        return self._random.state()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restores :meth:`get_extra_state`."""
+        self._random.load(state)
+
+    def _sample(self, batch: ImageBatch, generator: torch.Generator | None) -> IPMixParams:
+        images = batch.images
+        size = (images.shape[2], images.shape[3])
+        return sample_ipmix(
+            batch.batch,
+            size,
+            self.settings(size),
+            views=self.n_views,
+            pictures=len(self.mixing_set) if self._needs_pictures else 1,
+            side=max(1, 8 * max(size) // 7),
+            generator=generator if generator is not None else self._random.current(),
+            device=images.device,
+        )
+
+    def _apply(self, batch: ImageBatch, params: IPMixParams) -> Any:
+        images = batch.images
+        self._check(images)
+        if params.m.device != images.device:
+            params = params.to(images.device)
+        params = params.repeat_interleave(batch.frames)
+        pictures, params = self._pictures(params, images.device)
+        out = replay_ipmix(images, params, pictures)
+        if params.views == 1:
+            return batch.restore(out)
+        views = out.unflatten(0, (params.views, images.shape[0])).unbind(0)
+        return (batch.source, *(batch.restore(view) for view in views))
+
+    def _check(self, images: Tensor) -> None:
+        if torch.compiler.is_compiling():
+            return
+        single = images.device.type == "cpu" and len(images) == 1
+        if single or self.check_values or not self._checked:
+            check_values(images)
+            self._checked = True
+
+    @property
+    def _needs_pictures(self) -> bool:
+        return "patch" in self.levels or "pixel" in self.levels
+
+    def _pictures(self, params: IPMixParams, device: torch.device) -> tuple[Tensor, IPMixParams]:
+        """The mixing set at the record's size on ``device``, and the record, renumbered where only a part is made."""
+        side = params.side
+        if not self._needs_pictures:
+            return torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device), params
+        pictures = self.mixing_set
+        if device.type != "cpu" or len(pictures) * 3 * side * side <= _RESIZED_BYTES:
+            return pictures.resized(side, device), params
+        used, index = params.picture.unique(return_inverse=True)
+        chosen = torch.stack([pictures[i] for i in used.tolist() or [0]])
+        resized = v2.functional.resize(chosen, [side, side], antialias=True)
+        return resized, dataclasses.replace(params, picture=index)
+
+
+def _integer(name: str, value: Any, low: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+    return int(value)
+
+
+def _real(name: str, value: Any, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value}")
+    return float(value)
+
+
+def _sizes(sizes: Any) -> tuple[int, ...]:
+    if isinstance(sizes, str) or not isinstance(sizes, Sequence):
+        raise TypeError(f"patch_sizes must be a sequence of ints, got {type(sizes).__name__}")
+    if not sizes:
+        raise ValueError("patch_sizes must name at least one size, got none (leave patches out with levels)")
+    return tuple(_integer("patch_sizes", side, 2) for side in sizes)
+
+
+def _levels(levels: Any) -> tuple[str, ...]:
+    if isinstance(levels, str) or not isinstance(levels, Sequence):
+        raise TypeError(f"levels must be a sequence of names, got {type(levels).__name__}")
+    unknown = [level for level in levels if level not in LEVELS]
+    if unknown or not levels:
+        raise ValueError(f"levels must be one or more of {', '.join(LEVELS)}, got {unknown[0] if unknown else 'none'!r}")
+    return tuple(level for level in LEVELS if level in levels)
