@@ -9,7 +9,10 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
+from torchvision.transforms.functional import to_tensor
 
 Array = np.ndarray
 _BILINEAR = Image.Resampling.BILINEAR
@@ -26,8 +29,9 @@ def equalize(image: Image.Image, level: float, sign: int) -> Image.Image:
 
 
 def posterize(image: Image.Image, level: float, sign: int) -> Image.Image:
-    """Keeps ``4 - int(0.4 L)`` bits."""
-    return ImageOps.posterize(image, max(0, 4 - int(0.4 * level)))
+    """Keeps ``4 - int(0.4 L)`` bits; with none left the image is black (newer PIL refuses 0 bits)."""
+    bits = 4 - int(0.4 * level)
+    return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
 
 
 def solarize(image: Image.Image, level: float, sign: int) -> Image.Image:
@@ -106,29 +110,12 @@ IMAGE_OPERATIONS: dict[str, Callable[[Image.Image, float, int], Image.Image]] = 
 DISJOINT = 10
 
 
-class PILIPMix:
-    """IPMix on one PIL image, structure ``chain``, as one would write it with PIL and NumPy.
-
-    Args:
-        pictures: mixing pictures as ``(H', W', 3)`` uint8 arrays, already resized a little larger than the images
-            (so that only a random crop remains for each use).
-        k: chains.
-        t: most steps a chain; the depth is uniform on ``0..t``.
-        severity: strengths are ``L ~ U(0.1, severity)``.
-        beta: parameter of the mixing exponents.
-        patch_sizes: sides of the patches; the whole image is added.
-        self_mix: share of P-level steps that mix with an augmented copy of the image.
-        rng: NumPy generator.
-
-    Example:
-        >>> pictures = [np.random.default_rng(0).integers(0, 256, (36, 36, 3), dtype=np.uint8)]
-        >>> PILIPMix(pictures)(Image.new("RGB", (32, 32), "teal")).size
-        (32, 32)
-    """
+class _Draws:
+    """Settings and random numbers that both pipelines share; see :class:`PILIPMix`."""
 
     def __init__(
         self,
-        pictures: Sequence[Array],
+        pictures: Sequence[Image.Image],
         k: int = 3,
         t: int = 3,
         severity: float = 3.0,
@@ -145,15 +132,129 @@ class PILIPMix:
         self.rng = np.random.default_rng() if rng is None else rng
         self._operations = list(IMAGE_OPERATIONS.values())[:DISJOINT]
 
+    @classmethod
+    def for_side(cls, side: int, pictures: Sequence[Image.Image], rng: np.random.Generator | None = None) -> _Draws:
+        """The papers' settings for images of that side: those of CIFAR under 64 px, those of ImageNet from there."""
+        if side < 64:
+            return cls(pictures, rng=rng)
+        return cls(pictures, severity=1.0, beta=4.0, patch_sizes=(4, 8, 16, 32, 64), self_mix=0.5, rng=rng)
+
+    def _corner(self, picture: tuple[int, int], image: tuple[int, int]) -> tuple[int, int]:
+        """Left and top of a random crop; sizes are (width, height)."""
+        u, v = self.rng.random(2).tolist()
+        return int(u * (picture[0] - image[0] + 1)), int(v * (picture[1] - image[1] + 1))
+
+    def _image_step(self, image: Image.Image) -> Image.Image:
+        u, v, w = self.rng.random(3).tolist()
+        level = 0.1 + (self.severity - 0.1) * v
+        return self._operations[int(u * DISJOINT)](image, level, 1 if w < 0.5 else -1)
+
+    def _box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        u = self.rng.random(6).tolist()
+        choice = int(u[0] * (len(self.patch_sizes) + 1))
+        if choice == len(self.patch_sizes):
+            return 0, 0, width, height
+        rows = columns = side = self.patch_sizes[choice]
+        if u[1] >= 0.5:
+            rows, columns = 2 + int(u[2] * (side - 1)), 2 + int(u[3] * (side - 1))
+        left, top = int(u[4] * (width - columns + 1)), int(u[5] * (height - rows + 1))
+        return left, top, left + columns, top + rows
+
+    def _exponents(self) -> tuple[float, float]:
+        u, v, coin = self.rng.random(3).tolist()
+        a, b = u ** (1 / self.beta), 1 - v ** (1 / self.beta)
+        return (a, b) if coin < 0.5 else (2 - a, -b)
+
+
+class PILIPMix(_Draws):
+    """IPMix on one PIL image, structure ``chain``, in the form of the papers' code.
+
+    Between steps the image is a PIL image. A mixing step crops the patch out of image and picture, turns both into
+    float tensors, mixes, rounds to bytes and pastes; each chain's result becomes a float tensor for the weighted sum.
+
+    Args:
+        pictures: mixing pictures, already resized a little larger than the images, so that only a random crop remains
+            for each use.
+        k: chains.
+        t: most steps a chain; the depth is uniform on ``0..t``.
+        severity: strengths are ``L ~ U(0.1, severity)``.
+        beta: parameter of the mixing exponents.
+        patch_sizes: sides of the patches in pixels; the whole image is added.
+        self_mix: share of mixing steps that mix with an augmented copy of the image.
+        rng: NumPy generator.
+
+    Returns:
+        float32 tensor ``(C, H, W)`` in ``[0, 1]``, as in the papers, whose next step is the normalisation.
+
+    Example:
+        >>> PILIPMix([Image.new("RGB", (36, 36), "teal")])(Image.new("RGB", (32, 32))).shape
+        torch.Size([3, 32, 32])
+    """
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        rng = self.rng
+        picture = self.pictures[int(rng.integers(len(self.pictures)))]
+        left, top = self._corner(picture.size, image.size)
+        picture = picture.crop((left, top, left + image.width, top + image.height))
+        weights = rng.dirichlet([1.0] * self.k).tolist()
+        x = to_tensor(image)
+        mixed = torch.zeros_like(x)
+        for weight in weights:
+            current = image
+            step = self._image_step if rng.random() < 0.5 else lambda chain: self._mix_step(chain, image, picture)
+            for _ in range(int(rng.integers(self.t + 1))):
+                current = step(current)
+            mixed += weight * to_tensor(current)
+        return torch.lerp(x, mixed, rng.random())
+
+    def _mix_step(self, current: Image.Image, image: Image.Image, picture: Image.Image) -> Image.Image:
+        other = self._image_step(image) if self.self_mix and self.rng.random() < self.self_mix else picture
+        box = self._box(*image.size)
+        mixed = self._operator(to_tensor(current.crop(box)), to_tensor(other.crop(box)))
+        pixels = mixed.clamp_(0, 1).mul_(255).round_().byte().permute(1, 2, 0).numpy()
+        out = current.copy()
+        out.paste(Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels), box)
+        return out
+
+    def _operator(self, u: Tensor, s: Tensor) -> Tensor:
+        which = int(self.rng.integers(4))
+        if which < 2:
+            a, b = self._exponents()
+            if which == 0:
+                return ((2 * u - 1) * a + (2 * s - 1) * b + 1) / 2
+            return (2 * u) ** a * (2 * s).clamp_min_(1e-37) ** b / 2
+        shape = u.shape if which == 2 else u[:1].shape
+        return torch.where(torch.from_numpy(self.rng.random(shape, dtype=np.float32)) < self.rng.random(), u, s)
+
+
+class LeanIPMix(_Draws):
+    """The same with NumPy bytes in place of tensors: a stricter yardstick than what people run.
+
+    A chain stays a PIL image (image level) or a byte array (mixing) throughout, mixing steps write into the patch, the
+    multiply operator is two look-ups, and the weighted sum is one pass a chain. Arguments as for :class:`PILIPMix`.
+
+    Returns:
+        a PIL image.
+
+    Example:
+        >>> LeanIPMix([Image.new("RGB", (36, 36), "teal")])(Image.new("RGB", (32, 32))).size
+        (32, 32)
+    """
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._arrays = [np.asarray(picture) for picture in self.pictures]
+
     def __call__(self, image: Image.Image) -> Image.Image:
         rng = self.rng
         base = np.asarray(image)
-        height, width = base.shape[:2]
-        picture = self._crop(height, width)
-        weights = rng.dirichlet(np.ones(self.k, dtype=np.float32))
+        which = int(rng.integers(len(self._arrays)))
+        left, top = self._corner(self.pictures[which].size, image.size)
+        picture = self._arrays[which][top : top + image.height, left : left + image.width]
+        weights = rng.dirichlet([1.0] * self.k).tolist()
         m = rng.random()
         total = np.multiply(base, np.float32(1 - m), dtype=np.float32)
-        for i in range(self.k):
+        for weight in weights:
             depth = int(rng.integers(self.t + 1))
             if depth and rng.random() < 0.5:
                 current = image
@@ -167,47 +268,18 @@ class PILIPMix:
                     self._mix_step(chain, np.asarray(self._image_step(image)) if own else picture)
             else:
                 chain = base
-            total += np.multiply(chain, np.float32(m * weights[i]), dtype=np.float32)
-        return Image.fromarray(np.rint(total).clip(0, 255).astype(np.uint8))
-
-    def _crop(self, height: int, width: int) -> Array:
-        picture = self.pictures[int(self.rng.integers(len(self.pictures)))]
-        top = int(self.rng.integers(picture.shape[0] - height + 1))
-        left = int(self.rng.integers(picture.shape[1] - width + 1))
-        return picture[top : top + height, left : left + width]
-
-    def _image_step(self, image: Image.Image) -> Image.Image:
-        u, v, w = self.rng.random(3).tolist()
-        level = 0.1 + (self.severity - 0.1) * v
-        return self._operations[int(u * DISJOINT)](image, level, 1 if w < 0.5 else -1)
+            total += np.multiply(chain, np.float32(m * weight), dtype=np.float32)
+        return Image.fromarray(np.rint(total, out=total).clip(0, 255, out=total).astype(np.uint8))
 
     def _mix_step(self, current: Array, other: Array) -> None:
-        height, width = current.shape[:2]
-        u = self.rng.random(6).tolist()
-        choice = int(u[0] * (len(self.patch_sizes) + 1))
-        if choice == len(self.patch_sizes):
-            rows, columns = height, width
+        left, top, right, bottom = self._box(current.shape[1], current.shape[0])
+        u, s = current[top:bottom, left:right], other[top:bottom, left:right]
+        which = int(self.rng.integers(4))
+        if which < 2:
+            u[...] = (add, multiply)[which](u, s, *self._exponents())
         else:
-            side = self.patch_sizes[choice]
-            rows = columns = side
-            if u[1] >= 0.5:
-                rows, columns = 2 + int(u[2] * (side - 1)), 2 + int(u[3] * (side - 1))
-        y, x = int(u[4] * (height - rows + 1)), int(u[5] * (width - columns + 1))
-        patch = current[y : y + rows, x : x + columns]
-        patch[...] = self._operator(patch, other[y : y + rows, x : x + columns])
-
-    def _operator(self, u: Array, s: Array) -> Array:
-        rng = self.rng
-        which = int(rng.integers(4))
-        if which >= 2:
-            keep = rng.random()
-            shape = u.shape[:2] + ((1,) if which == 2 else u.shape[2:])
-            return np.where(rng.random(shape, dtype=np.float32) < keep, u, s)
-        first, second, coin = rng.random(3).tolist()
-        a, b = first ** (1 / self.beta), 1 - second ** (1 / self.beta)
-        if coin < 0.5:
-            a, b = 2 - a, -b
-        return add(u, s, a, b) if which == 0 else multiply(u, s, a, b)
+            shape = u.shape if which == 2 else u.shape[:2] + (1,) * (u.ndim - 2)
+            np.copyto(u, s, where=self.rng.random(shape, dtype=np.float32) >= self.rng.random())
 
 
 def add(u: Array, s: Array, a: float, b: float) -> Array:
