@@ -51,7 +51,8 @@ def step(p, x, y, cx, cy, old_x, old_y):
     for _ in range(p["pole"] - 1):
         wx, wy = wx * x - wy * y, wx * y + wy * x
     norm = (wx * wx + wy * wy) + 1e-12
-    return zx + (cx * wx + cy * wy) / norm, zy + (cy * wx - cx * wy) / norm, x, y
+    wx, wy = wx / norm, -wy / norm
+    return zx + (cx * wx - cy * wy), zy + (cy * wx + cx * wy), x, y
 
 
 def trap_distance(p, x, y):

@@ -40,14 +40,10 @@ def draw_palette(s: Stream) -> np.ndarray:
             saturation, value = s.uniform(0.6, 1.0), s.uniform(0.1, 0.75)
         colours.append(hsv_to_rgb(hue, saturation, value))
         gaps.append(s.uniform(0.4, 1.0))
-    table = np.empty((TABLE_SIZE, 3))
-    total = sum(gaps)
-    edges = np.cumsum([0.0, *gaps]) / total
+    edges = np.cumsum([0.0, *gaps]) / sum(gaps)
     rgb = 255.0 * np.array([*colours, colours[0]])
-    for i in range(TABLE_SIZE):
-        place = i / TABLE_SIZE
-        k = min(int(np.searchsorted(edges, place, side="right")) - 1, stops - 1)
-        part = (place - edges[k]) / (edges[k + 1] - edges[k])
-        part = part * part * (3.0 - 2.0 * part)  # smoothstep: no kinks at the stops
-        table[i] = rgb[k] + part * (rgb[k + 1] - rgb[k])
-    return table
+    place = np.arange(TABLE_SIZE) / TABLE_SIZE
+    k = np.minimum(np.searchsorted(edges, place, side="right") - 1, stops - 1)
+    part = (place - edges[k]) / (edges[k + 1] - edges[k])
+    part = (part * part * (3.0 - 2.0 * part))[:, None]  # smoothstep: no kinks at the stops
+    return rgb[k] + part * (rgb[k + 1] - rgb[k])
