@@ -1,4 +1,4 @@
-"""The mathematics of the fractals as plain vectorised NumPy: the oracle of the compiled kernels and their peer in speed.
+"""The mathematics of the fractals as plain vectorised NumPy: oracle of the compiled kernels and their peer in speed.
 
 Written the way one writes this in NumPy: whole arrays of all points that are still alive, shrunk whenever some escape.
 """
@@ -136,7 +136,8 @@ def render(params: FractalParams, i: int, size: int, iterations: int = 200, samp
         alive = norm <= ESCAPE
         if not alive.all():
             gone = ~alive
-            result[where[gone]] = colours(p, True, float(n), norm[gone], near[gone], when[gone], total[gone], last[gone])
+            ended = norm[gone], near[gone], when[gone], total[gone], last[gone]
+            result[where[gone]] = colours(p, True, float(n), *ended)
             x, y, cx, cy, old_x, old_y = x[alive], y[alive], cx[alive], cy[alive], old_x[alive], old_y[alive]
             near, when, total, where = near[alive], when[alive], total[alive], where[alive]
             last = last[alive]

@@ -1,15 +1,17 @@
 """Compiled escape-time kernels. Imported on first use only, because importing numba takes a large part of a second.
 
 Every operation on an orbit is an IEEE plus, minus, times, divide or square root, in a fixed order and without fast-math
-(numba does not contract a multiply and an add into one rounding unless it is told to), so a picture is the same on every
-machine. The logarithms of the colouring are computed from the same operations (`_log2`), not by the C library.
+(numba does not contract a multiply and an add into one rounding unless it is told to), so a picture is the same on
+every machine. The logarithms of the colouring are computed from the same operations (`_log2`), not by the C library.
 
-The kernels are serial and release the GIL; `fractals.render_fractals` runs them on plain threads. No OpenMP or TBB pool is
-ever started, so they work in forked, spawned and forkserver loader workers after the parent has used them.
+The kernels are serial and release the GIL; `fractals.render_fractals` runs them on plain threads. No OpenMP or TBB pool
+is ever started, so they work in forked, spawned and forkserver loader workers after the parent has used them.
 
-The inner loops run over the samples of one image row that are still alive, a structure of arrays that stays in the first
-level cache. Each loop touches few arrays, because LLVM gives up vectorising a loop that needs more than a handful of
-alias checks; samples that escape are written out and squeezed away, so finished ones cost nothing.
+The inner loops run over some hundred samples in flight, a structure of arrays that stays close to the first level
+cache. Each loop touches few arrays and loads before it selects, because LLVM gives up vectorising a loop that needs
+more than a handful of alias checks or a conditional load. A sample that ends hands its lane to a fresh one.
+
+All kernels are in one file on purpose: numba's disk cache notices a change of a function's own file only.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def _jit(function: F) -> F:
 
 @_jit
 def _log2(values: np.ndarray, out: np.ndarray) -> None:
-    """Base-2 logarithms of positive normal numbers from IEEE operations only (error below 1e-9). Arrays do not overlap."""
+    """Base-2 logarithms of positive normal numbers from IEEE operations only, to 1e-9; ``out`` is another array."""
     bits, result = values.view(np.int64), out.view(np.int64)
     n = values.shape[0]
     for i in range(n):
@@ -66,7 +68,7 @@ def _advance(
     ints: np.ndarray, floats: np.ndarray, x: np.ndarray, y: np.ndarray, cx: np.ndarray, cy: np.ndarray,
     ox: np.ndarray, oy: np.ndarray, wx: np.ndarray, wy: np.ndarray, n: int,
 ) -> None:
-    """One step of the map for samples 0..n-1, in place. ox, oy hold the previous point (Phoenix); wx, wy are scratch."""
+    """One step of the map for n samples, in place. ox, oy hold the point before (Phoenix); wx, wy are scratch."""
     family, degree, pole, fold, conj = ints[0], ints[1], ints[2], ints[4], ints[5]
     if fold == 1:  # Burning Ship: both parts made positive first
         for i in range(n):
@@ -210,8 +212,8 @@ def _places(
 ) -> None:
     """From the summaries of one row's orbits to places on the palettes, trap weight and darkening.
 
-    ``orbit`` has rows (count, norm, near, when, total, last); norm is 0 where the orbit stayed. ``work`` (6, n) receives
-    base, glow, weight and shade in its rows 0 to 3.
+    ``orbit`` has rows (count, norm, near, when, total, last); norm is 0 where the orbit stayed. ``work`` (6, n)
+    receives base, glow, weight and shade in its rows 0 to 3.
     """
     count, norm, near, when, total, last = orbit[0], orbit[1], orbit[2], orbit[3], orbit[4], orbit[5]
     base, glow, weights, shade, stripe, smooth = work[0], work[1], work[2], work[3], work[4], work[5]
@@ -299,7 +301,7 @@ def _start(
 def _follow(
     ints: np.ndarray, floats: np.ndarray, row: int, per_row: int, limit: int, orbit: np.ndarray
 ) -> None:
-    """Iterates all samples of ``orbit`` (6, n), rows of ``per_row`` from sub-row ``row`` on, and writes their summaries.
+    """Iterates all samples of ``orbit`` (6, n), rows of ``per_row`` from sub-row ``row`` on, and notes their summaries.
 
     A sample that ends hands its lane to the next one, so the lanes stay full until the last samples.
     """

@@ -43,7 +43,7 @@ def draw_palette(s: Stream) -> np.ndarray:
     edges = np.cumsum([0.0, *gaps]) / sum(gaps)
     rgb = 255.0 * np.array([*colours, colours[0]])
     place = np.arange(TABLE_SIZE) / TABLE_SIZE
-    k = np.minimum(np.searchsorted(edges, place, side="right") - 1, stops - 1)
-    part = (place - edges[k]) / (edges[k + 1] - edges[k])
+    stop = np.minimum(np.searchsorted(edges, place, side="right") - 1, stops - 1)
+    part = (place - edges[stop]) / (edges[stop + 1] - edges[stop])
     part = (part * part * (3.0 - 2.0 * part))[:, None]  # smoothstep: no kinks at the stops
-    return rgb[k] + part * (rgb[k + 1] - rgb[k])
+    return rgb[stop] + part * (rgb[stop + 1] - rgb[stop])

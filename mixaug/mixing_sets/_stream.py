@@ -66,7 +66,7 @@ class Stream:
         return len(shares) - 1
 
     def octaves(self, top: float, count: int) -> float:
-        """Between ``top`` and ``top / 2**count``, each factor of two equally likely (log-uniform without a logarithm)."""
+        """Between ``top`` and ``top / 2**count``, each factor of two equally likely (nearly log-uniform)."""
         halvings = self.integer(count)
         return top * 0.5**halvings * (1.0 - 0.5 * self._draw())
 

@@ -1,12 +1,11 @@
 """Escape-time orbit-trap fractals in colour: the default mixing set of IPMix.
 
-Three layers. `sample_fractals` draws the parameters of pictures (the only place with randomness), `render_fractals` turns
-parameters into pixels without randomness, `make_fractals` does both for callers who just want pictures.
+Three layers. `sample_fractals` draws the parameters of pictures (the only place with randomness), `render_fractals`
+turns parameters into pixels without randomness, `make_fractals` does both for callers who just want pictures.
 """
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -285,8 +284,8 @@ def render_fractals(
     """Renders fractals from their parameters; no randomness.
 
     The orbit of each sample is followed for at most ``iterations`` steps or until |z| > 100; its colour comes from the
-    smooth escape count, the depth and step of its nearest approach to the trap (C. Pickover's orbit traps), and the mean
-    over the orbit of the cosine of a multiple of its angle (stripe average), through two cyclic palettes.
+    smooth escape count, the depth and step of its nearest approach to the trap (C. Pickover's orbit traps), and the
+    mean over the orbit of the cosine of a multiple of its angle (stripe average), through two cyclic palettes.
 
     Convention: only IEEE plus, minus, times, divide and square root, so that every machine makes the same picture;
     a pixel is the mean of ``samples`` x ``samples`` points.
@@ -372,7 +371,7 @@ def make_fractals(
 
 def check_int(name: str, value: object, least: int, most: int = 2**63 - 1) -> None:
     """Raises TypeError or ValueError, naming argument, rule and value, unless ``value`` is an int in the range."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}: {value!r}")
     if not least <= value <= most:
         limit = f"at least {least}" if most == 2**63 - 1 else f"from {least} to {most}"

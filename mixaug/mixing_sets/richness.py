@@ -54,7 +54,7 @@ class Richness:
         return self.within(0.0)
 
     def within(self, margin: float) -> torch.Tensor:
-        """(N,) bool: every number is inside its limits by ``margin``, a share of the limit (0.1: lower limits times 1.1)."""
+        """(N,) bool: every number is inside its limits by ``margin``, a share of the limit."""
         more, less = 1.0 + margin, 1.0 - margin
         return (
             (self.entropy >= MIN_ENTROPY * more)

@@ -1,0 +1,47 @@
+"""A progress bar for work that takes seconds: rich where it is installed, else one line on standard error."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Iterator
+
+import torch
+
+
+def wanted(progress: bool | None) -> bool:
+    """Whether to show a bar: as told, else only on a terminal; never in a loader worker or another child process."""
+    if torch.utils.data.get_worker_info() is not None or multiprocessing.parent_process() is not None:
+        return False
+    return sys.stderr.isatty() if progress is None else progress
+
+
+def with_progress(
+    pieces: Iterator[torch.Tensor], total: int, title: str, progress: bool | None
+) -> Iterator[torch.Tensor]:
+    """Passes ``pieces`` on and counts their rows up to ``total``."""
+    if not wanted(progress):
+        yield from pieces
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError:
+        yield from _plain(pieces, total, title)
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total)
+        for piece in pieces:
+            yield piece
+            bar.advance(task, len(piece))
+
+
+def _plain(pieces: Iterator[torch.Tensor], total: int, title: str) -> Iterator[torch.Tensor]:
+    done = 0
+    for piece in pieces:
+        yield piece
+        done += len(piece)
+        sys.stderr.write(f"\r{title} {done}/{total}")
+        sys.stderr.flush()
+    sys.stderr.write("\n")
