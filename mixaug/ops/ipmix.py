@@ -26,6 +26,8 @@ from mixaug.transforms.ipmix_params import IMAGE_OPERATIONS, IPMixParams
 _CHUNK = {"cpu": 1 << 20, "cuda": 1 << 26}
 #: Below this many elements a second thread costs more than it saves (20 us to start one, 3 ns an element and step).
 _ELEMENTS_PER_THREAD = 1 << 14
+#: Names of the record's tensors, in order.
+_RECORD = tuple(field.name for field in dataclasses.fields(IPMixParams) if field.type == "Tensor")
 
 
 def replay_ipmix(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ def replay_ipmix(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tenso
             f"got {pictures.dtype} of shape {tuple(pictures.shape)}"
         )
     if torch.compiler.is_compiling() or images.requires_grad:
-        record = [getattr(params, name) for name in _record_names()]
+        record = [getattr(params, name) for name in _RECORD]
         return torch.ops.mixaug.ipmix(images, pictures, record, params.views, params.side, params.mixed_input)
     return _replay(images, params, pictures)
 
@@ -157,7 +159,8 @@ def _compiled_cpu() -> bool:
         return True
     if "MIXAUG_NO_EXT" not in mixaug_ext.why_not():
         warnings.warn(
-            f"mixaug: the compiled kernels are {mixaug_ext.why_not()}. IPMix runs as PyTorch code: same results, slower.",
+            f"mixaug: the compiled kernels are {mixaug_ext.why_not()}. IPMix runs as PyTorch "
+            "code: same results, slower.",
             stacklevel=4,
         )
     return False
@@ -214,11 +217,6 @@ def _empty_rows(images: Tensor, views: int) -> Tensor:
     return images.new_empty((images.shape[0] * views, *images.shape[1:])).contiguous(memory_format=memory_format)
 
 
-@functools.cache
-def _record_names() -> tuple[str, ...]:
-    return tuple(f.name for f in dataclasses.fields(IPMixParams) if f.type == "Tensor")
-
-
 # The same function as an operator, so that torch.compile and autograd see one node. Eager calls skip it: the
 # dispatcher's Python layers cost 60 us a call, a tenth of a single 32-px image.
 @torch.library.custom_op("mixaug::ipmix", mutates_args=())
@@ -229,9 +227,7 @@ def _ipmix_op(
 
 
 @_ipmix_op.register_fake
-def _(
-    images: Tensor, pictures: Tensor, record: Sequence[Tensor], views: int, side: int, mixed_input: bool
-) -> Tensor:
+def _(images: Tensor, pictures: Tensor, record: Sequence[Tensor], views: int, side: int, mixed_input: bool) -> Tensor:
     return _empty_rows(images, views)
 
 
@@ -242,16 +238,16 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.views = views
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     (skip,) = ctx.saved_tensors
     through = (grad * skip.view(-1, 1, 1, 1).to(grad.dtype)).unflatten(0, (ctx.views, -1)).sum(0)
-    return through, None, None, None, None, None
+    return through, None, [None] * len(_RECORD), None, None, None
 
 
 _ipmix_op.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _params_of(images: Tensor, record: Sequence[Tensor], views: int, side: int, mixed_input: bool) -> IPMixParams:
-    tensors = dict(zip(_record_names(), record, strict=True))
+    tensors = dict(zip(_RECORD, record, strict=True))
     size = (images.shape[2], images.shape[3])
     return IPMixParams(size, len(images), views, side, mixed_input, **tensors)

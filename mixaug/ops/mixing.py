@@ -1,7 +1,7 @@
 """The four mixing operators of the patch and pixel level, on 8-bit images.
 
-With ``u`` the image and ``s`` the other picture in ``[0, 1]`` (PixMix, Hendrycks et al., CVPR 2022; Summers and Dinneen,
-WACV 2019 for the random masks)::
+With ``u`` the image and ``s`` the other picture in ``[0, 1]`` (PixMix, Hendrycks et al., CVPR 2022;
+Summers and Dinneen, WACV 2019 for the random masks)::
 
     add              ((2u - 1) a + (2s - 1) b + 1) / 2
     multiply         (2u)^a (2s)^b / 2

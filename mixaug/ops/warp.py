@@ -24,8 +24,8 @@ _ANGLES = [degrees * (math.pi / 180.0) for degrees in range(-30, 31)]
 def affine_matrix(op: Tensor, level: Tensor, sign: Tensor, size: tuple[int, int]) -> Tensor:
     """The inverse map of each image's geometric operation, ``(x, y) -> (a x + b y + c, d x + e y + f)``.
 
-    rotate by ``int(3 L)`` degrees about the centre; shear by ``0.03 L``; translate by ``int(L side / 30)`` pixels, where
-    side is the width for x and the height for y.
+    rotate by ``int(3 L)`` degrees about the centre; shear by ``0.03 L``; translate by ``int(L side / 30)`` pixels,
+    where side is the width for x and the height for y.
 
     Args:
         op: ``(n,)`` int64, codes of the geometric operations.
@@ -51,9 +51,10 @@ def affine_matrix(op: Tensor, level: Tensor, sign: Tensor, size: tuple[int, int]
     # In double: an int64 tensor times a Python float would be float32.
     shear = sign.double() * 0.03 * strength
     identity = [one, zero, zero, zero, one, zero]
+    cx, cy = 0.5 * w, 0.5 * h
     rows = {
         "mirror": [-one, zero, w * one, zero, one, zero],
-        "rotate": [cos, -sin, -0.5 * w * cos + 0.5 * h * sin + 0.5 * w, sin, cos, -0.5 * w * sin - 0.5 * h * cos + 0.5 * h],
+        "rotate": [cos, -sin, -cx * cos + cy * sin + cx, sin, cos, -cx * sin - cy * cos + cy],
         "shear_x": [one, shear, zero, zero, one, zero],
         "shear_y": [one, zero, zero, shear, one, zero],
         "translate_x": [one, zero, (sign * (strength * w / 30.0).long()).double(), zero, one, zero],

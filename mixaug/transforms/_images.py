@@ -75,7 +75,8 @@ def to_batch(value: Any, name: str = "images") -> ImageBatch:
         raise TypeError(f"{name} must be {_DTYPE_NAMES}, got {tensor.dtype}")
     if not 3 <= tensor.dim() <= 6:
         raise ValueError(
-            f"{name} must be (C, H, W), (B, C, H, W) or clips (..., T, C, H, W) up to 6-D, got shape {tuple(tensor.shape)}"
+            f"{name} must be (C, H, W), (B, C, H, W) or clips (..., T, C, H, W) up to 6-D, "
+            f"got shape {tuple(tensor.shape)}"
         )
     if tensor.shape[-3] not in (1, 3):
         raise ValueError(f"{name} must have 1 or 3 channels in dimension -3, got shape {tuple(tensor.shape)}")

@@ -33,7 +33,7 @@ _RESIZED_BYTES = 256 << 20
 class IPMix(v2.Transform):
     r"""Label-preserving mixing of image-, patch- and pixel-level augmentations with synthetic pictures.
 
-    .. math:: out = (1 - m)\, x + m \sum_{i=1}^{k} w_i\, chain_i(x), \quad w \sim Dirichlet(1, .., 1),\ m \sim Beta(1, 1)
+    .. math:: out = (1 - m)\, x + m \sum_{i=1}^{k} w_i\, chain_i(x), \ w \sim Dirichlet(1, .., 1),\ m \sim Beta(1, 1)
 
     (Huang et al., NeurIPS 2023, Fig. 3). Each chain takes 0 to ``t`` steps. An image-level chain applies random PIL
     operations; a P-level chain mixes patches or the whole image with a synthetic picture by one of four operators.
@@ -154,7 +154,8 @@ class IPMix(v2.Transform):
             patch_sizes = self.patch_sizes
             if "patch" in self.levels and max(patch_sizes) > short:
                 raise ValueError(
-                    f"patch_sizes must be at most the shorter side of the image ({short} pixels), got {max(patch_sizes)}"
+                    f"patch_sizes must be at most the shorter side of the image ({short} pixels), "
+                    f"got {max(patch_sizes)}"
                 )
         return IPMixSettings(
             k=self.k,
@@ -214,8 +215,8 @@ class IPMix(v2.Transform):
             placed = [v for v in flat_inputs if isinstance(v, tv_tensors.TVTensor) and not is_image(v)]
             if placed:
                 raise TypeError(
-                    f"IPMix moves the image but not its {type(placed[0]).__name__}, which would no longer fit. Leave it "
-                    "out of the sample, or use levels=('patch', 'pixel'), which move nothing."
+                    f"IPMix moves the image but not its {type(placed[0]).__name__}, which would no longer fit. Leave "
+                    "it out of the sample, or use levels=('patch', 'pixel'), which move nothing."
                 )
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -311,9 +312,10 @@ def _integer(name: str, value: Any, low: int) -> int:
 def _real(name: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not (math.isfinite(value) and low <= value <= high):
+    number = float(value)
+    if not (math.isfinite(number) and low <= number <= high):
         raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value}")
-    return float(value)
+    return number
 
 
 def _sizes(sizes: Any) -> tuple[int, ...]:
@@ -329,5 +331,7 @@ def _levels(levels: Any) -> tuple[str, ...]:
         raise TypeError(f"levels must be a sequence of names, got {type(levels).__name__}")
     unknown = [level for level in levels if level not in LEVELS]
     if unknown or not levels:
-        raise ValueError(f"levels must be one or more of {', '.join(LEVELS)}, got {unknown[0] if unknown else 'none'!r}")
+        raise ValueError(
+            f"levels must be one or more of {', '.join(LEVELS)}, got {unknown[0] if unknown else 'none'!r}"
+        )
     return tuple(level for level in LEVELS if level in levels)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -129,7 +129,8 @@ class IPMixParams:
             >>> sample_example().to("cpu").m.device.type
             'cpu'
         """
-        return dataclasses.replace(self, **{name: value.to(device) for name, value in self.tensors().items()})
+        moved: dict[str, Any] = {name: value.to(device) for name, value in self.tensors().items()}
+        return dataclasses.replace(self, **moved)
 
     def rows(self, index: Tensor | Sequence[int]) -> IPMixParams:
         """The record of some images alone (``views`` must be 1), to replay them one by one.
@@ -147,7 +148,7 @@ class IPMixParams:
         if self.views != 1:
             raise ValueError(f"rows() needs a record of one view, got views={self.views}")
         index = torch.as_tensor(index, device=self.depth.device)
-        picked = {name: value[index] for name, value in self.tensors().items()}
+        picked: dict[str, Any] = {name: value[index] for name, value in self.tensors().items()}
         return dataclasses.replace(self, batch=len(index), **picked)
 
     def repeat_interleave(self, times: int) -> IPMixParams:
@@ -162,7 +163,7 @@ class IPMixParams:
         """
         if times == 1:
             return self
-        repeated = {name: value.repeat_interleave(times, 0) for name, value in self.tensors().items()}
+        repeated: dict[str, Any] = {name: value.repeat_interleave(times, 0) for name, value in self.tensors().items()}
         return dataclasses.replace(self, batch=self.batch * times, **repeated)
 
     def describe(self, row: int) -> list[str]:
