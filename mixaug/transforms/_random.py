@@ -58,13 +58,17 @@ class GeneratorState:
             generator.set_state(state["generator"].cpu())
 
     def __getstate__(self) -> dict[str, Any]:
-        # Not every supported torch pickles a Generator (spawned workers, deepcopy): seed, state and device do it.
+        # Not every supported torch pickles a Generator (spawned workers, deepcopy): seed, state and device do it. The
+        # state travels as bytes: a tensor that lives only here would be freed, and its shared memory closed, before a
+        # spawned worker opens it.
         g = self.generator
-        return {} if g is None else {"device": str(g.device), "seed": g.initial_seed(), "state": g.get_state()}
+        if g is None:
+            return {}
+        return {"device": str(g.device), "seed": g.initial_seed(), "state": g.get_state().numpy().tobytes()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._derived = None
         self.generator = None
         if state:
             self.generator = torch.Generator(state["device"]).manual_seed(state["seed"])
-            self.generator.set_state(state["state"])
+            self.generator.set_state(torch.frombuffer(bytearray(state["state"]), dtype=torch.uint8))
