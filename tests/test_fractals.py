@@ -1,0 +1,293 @@
+"""Fractals: against plain NumPy, the same everywhere, rich, and none twice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import reference_fractals
+import torch
+
+from mixaug.mixing_sets import (
+    FractalParams,
+    Richness,
+    fractals,
+    make_fractals,
+    render_fractals,
+    richness,
+    sample_fractals,
+)
+from mixaug.mixing_sets._stream import Stream, mix
+from mixaug.mixing_sets.fractals import FAMILIES, TRAPS, iter_fractals
+
+JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
+COUNT = 96 if JIT else 3  # pictures whose properties are looked at
+SIZE = 48 if JIT else 12
+ITERATIONS = 200 if JIT else 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_previews():
+    """Without compilation (the coverage pass) the loops run in Python: keep them short, take the first draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not JIT:
+            for name, value in (("PREVIEW_SIZE", 8), ("_PREVIEW_SAMPLES", 1), ("ITERATIONS", 12), ("_MAX_ATTEMPTS", 1)):
+                patch.setattr(fractals, name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def params(tiny_previews) -> FractalParams:
+    return sample_fractals(COUNT, seed=11)
+
+
+# --- the numbers ----------------------------------------------------------------------------------------------------
+
+
+def test_equals_numpy_reference(params):
+    size, pictures = (41, 40) if JIT else (9, 2)
+    made = render_fractals(params[:pictures], size, iterations=ITERATIONS).numpy()
+    different = total = 0
+    for i in range(pictures):
+        gap = np.abs(reference_fractals.render(params, i, size, ITERATIONS).astype(int) - made[i])
+        assert gap.max() <= 1, f"picture {i}: {FAMILIES[params.family[i]]}, {TRAPS[params.trap[i]]}"
+        different += (gap > 0).sum()
+        total += gap.size
+    assert different <= 1e-3 * total
+
+
+@pytest.mark.skipif(not JIT, reason="orbits of many pixels need compiled code")
+@pytest.mark.parametrize("family", range(len(FAMILIES)))
+@pytest.mark.parametrize("trap", range(len(TRAPS)))
+def test_each_family_and_trap_equals_reference(params, family, trap):
+    rows = (params.family == family).nonzero().flatten()[:2].tolist()
+    chosen = params[rows]
+    values = {f.name: getattr(chosen, f.name) for f in fields(chosen)}
+    chosen = FractalParams(**values | {"trap": torch.full_like(chosen.trap, trap)})
+    made = render_fractals(chosen, 24, samples=1).numpy()
+    for i in range(len(rows)):
+        expected = reference_fractals.render(chosen, i, 24, samples=1)
+        assert (expected != made[i]).mean() <= 1e-3
+        assert np.abs(expected.astype(int) - made[i]).max() <= 1
+
+
+@pytest.mark.skipif(not JIT, reason="pixels of the compiled kernels")
+def test_known_pixels():
+    """The picture of a seed is a promise: other numbers here mean another default mixing set for every user."""
+    picture = make_fractals(1, size=64, seed=0)[0]
+    assert abs(picture[:, ::21, ::21].sum().item() - 5714) <= 48  # one grey level each
+    assert np.abs(np.array(picture[:, 10, 20].tolist()) - [199, 170, 180]).max() <= 1
+
+
+def test_orbit_kernels_are_not_contracted():
+    """No fused multiply-add in the compiled code: it rounds once where IEEE asks for twice."""
+    if not JIT:
+        pytest.skip("nothing is compiled")
+    from mixaug.mixing_sets import _kernels
+
+    render_fractals(sample_fractals(1), 8)
+    # In a process of its own: code that came from the disk cache has no listing.
+    loaded = subprocess.run([sys.executable, "-c", LISTING], capture_output=True, text=True)
+    assert loaded.stdout.strip() == "0", loaded.stdout + loaded.stderr
+    assert not _kernels.render_rows.targetoptions.get("fastmath")
+
+
+LISTING = """
+import numba, numpy as np
+from mixaug.mixing_sets import _kernels as k
+a = np.zeros(8)
+f = numba.njit(error_model="numpy")(k._advance.py_func)
+f(np.zeros(7, np.int64), np.zeros(29), *[np.zeros(8) for _ in range(8)], 8)
+listing = "".join(f.inspect_asm().values())
+assert "mul" in listing
+print(sum(line.split()[0].startswith(("vfmadd", "vfmsub", "vfnm", "fmadd", "fmla"))
+          for line in listing.splitlines() if line.split()))
+"""
+
+
+# --- independence and repetition ------------------------------------------------------------------------------------
+
+
+def test_picture_depends_on_seed_and_index_only(params):
+    few = sample_fractals(2, seed=11)
+    later = sample_fractals(1, seed=11, start=1)
+    for f in fields(FractalParams):
+        assert torch.equal(getattr(params, f.name)[:2], getattr(few, f.name)), f.name
+        assert torch.equal(getattr(params, f.name)[1:2], getattr(later, f.name)), f.name
+
+
+def test_threads_chunks_and_count_do_not_matter():
+    count = 5 if JIT else 2
+    one = make_fractals(count, SIZE, seed=3, threads=1)
+    two = make_fractals(count, SIZE, seed=3, threads=2)
+    assert torch.equal(one, two)
+    assert torch.equal(one[:1], make_fractals(1, SIZE, seed=3))
+    assert torch.equal(one, torch.cat(list(iter_fractals(count, SIZE, seed=3, chunk=2))))
+
+
+def test_seeds_differ_and_global_generator_is_left_alone():
+    state = torch.get_rng_state()
+    assert not torch.equal(sample_fractals(1, seed=1).base, sample_fractals(1, seed=2).base)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_render_does_not_write_to_params(params):
+    before = {f.name: getattr(params, f.name).clone() for f in fields(params)}
+    render_fractals(params[:1], 8, iterations=10)
+    assert all(torch.equal(value, getattr(params, name)) for name, value in before.items())
+
+
+def test_stream_keeps_64_bits_of_its_key():
+    words = [mix(seed, index) for seed in range(20) for index in range(500)]
+    assert len(set(words)) == len(words)
+    first = {Stream(0, index, 0).uniform(0.0, 1.0) for index in range(300)}
+    assert len(first) == 300
+
+
+def test_stream_shapes():
+    s = Stream(1)
+    values = torch.tensor([s.uniform(-2.0, 3.0) for _ in range(100)])
+    assert values.min() >= -2 and values.max() <= 3
+    s = Stream(2)
+    assert all(abs(np.hypot(*s.unit()) - 1) < 1e-12 for _ in range(50))
+    s = Stream(3)
+    widths = [s.octaves(1.0, 4) for _ in range(100)]
+    assert min(widths) >= 1 / 16 and max(widths) <= 1.0
+    counts = torch.bincount(torch.tensor([Stream(4, i).pick((0.2, 0.5, 0.3)) for i in range(600)]), minlength=3)
+    assert (counts / 600 - torch.tensor([0.2, 0.5, 0.3])).abs().max() < 0.08
+
+
+@pytest.mark.parametrize(
+    "size,samples", [(8, 1), (9, 3), (70, 1)] if JIT else [(8, 1), (9, 2)], ids=lambda v: str(v)
+)  # fmt: skip
+def test_odd_sizes(params, size, samples):
+    pictures = render_fractals(params[:1], size, iterations=ITERATIONS, samples=samples)
+    assert pictures.shape == (1, 3, size, size) and pictures.dtype == torch.uint8
+
+
+# --- richness -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not JIT, reason="many pictures")
+def test_every_family_and_trap_occurs(params):
+    assert set(params.family.tolist()) == set(range(len(FAMILIES)))
+    assert set(params.trap.tolist()) == set(range(len(TRAPS)))
+    assert set(params.degree.tolist()) >= {2, 3, 4, 5}
+    assert 0 < params.parameter_plane.float().mean() < 1
+    assert params.attempt.max() < 20
+
+
+@pytest.mark.skipif(not JIT, reason="many pictures")
+@pytest.mark.parametrize("size", [64, 128])
+def test_accepted_pictures_are_rich(params, size):
+    measured = richness(render_fractals(params, size))
+    assert measured.accepted.float().mean() >= 0.98
+    assert measured.within(-0.15).all()  # the few others miss a limit by little
+    for f in fields(Richness):
+        assert getattr(measured, f.name).isfinite().all()
+
+
+@pytest.mark.skipif(not JIT, reason="many pictures")
+def test_no_near_duplicates(params):
+    thumbnails = render_fractals(params, 16).flatten(1).to(torch.float32)
+    distance = torch.cdist(thumbnails, thumbnails) / thumbnails.shape[1] ** 0.5
+    distance.fill_diagonal_(1e9)
+    assert distance.min() > 15  # grey levels, root mean square
+
+
+def _gradient() -> torch.Tensor:
+    ramp = torch.arange(64).mul(4).expand(64, 64)
+    return torch.stack([ramp, ramp.T, 255 - ramp])
+
+
+def _noise(low: int, high: int) -> torch.Tensor:
+    return torch.randint(low, high, (3, 64, 64), generator=torch.Generator().manual_seed(0))
+
+
+def _half_flat() -> torch.Tensor:
+    picture = make_fractals(1, 64, seed=0)[0] if JIT else _noise(0, 256)
+    picture[:, :36] = 90
+    return picture
+
+
+DULL = {
+    "black": lambda: torch.zeros(3, 64, 64),
+    "flat": lambda: torch.full((3, 64, 64), 128),
+    "near black": lambda: _noise(0, 30),
+    "blown out": lambda: _noise(225, 256),
+    "grey": lambda: _noise(0, 256)[:1].expand(3, 64, 64),
+    "two colours": lambda: 255 * (_gradient() > 128),
+    "smooth gradient": _gradient,
+    "noise": lambda: _noise(0, 256),
+    "half flat": _half_flat,
+}
+
+
+@pytest.mark.parametrize("name", DULL)
+def test_dull_pictures_are_refused(name):
+    assert not richness(DULL[name]().to(torch.uint8)).accepted.item()
+
+
+def test_richness_numbers():
+    black = richness(torch.zeros(3, 64, 64, dtype=torch.uint8))
+    assert [getattr(black, f.name).item() for f in fields(black)] == [0, 0, 0, 0, 1, 0]
+    halves = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    halves[:, :, 32:] = 255
+    measured = richness(halves)
+    assert measured.entropy.item() == 1 and measured.flat.item() == 0.5 and measured.colours.item() == 0
+    assert measured.edges.item() == pytest.approx(1 / 63) and measured.brightness.item() == pytest.approx(127.5)
+    assert richness(_noise(0, 256).to(torch.uint8)).grain.item() == pytest.approx(1.13, abs=0.03)
+
+
+def test_richness_is_per_picture_and_reduces_large_ones():
+    pictures = torch.stack([_noise(0, 256), _gradient()]).to(torch.uint8)
+    both = richness(pictures)
+    large = richness(pictures.repeat_interleave(3, 2).repeat_interleave(3, 3))
+    for f in fields(Richness):
+        values = getattr(both, f.name)
+        assert torch.equal(values[1:], getattr(richness(pictures[1]), f.name))
+        assert torch.allclose(values, getattr(large, f.name), atol=1e-6)
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call,error,words",
+    [
+        (lambda: make_fractals(0), ValueError, "count must be at least 1, got 0"),
+        (lambda: make_fractals(-3), ValueError, "count must be at least 1, got -3"),
+        (lambda: make_fractals(2.0), TypeError, "count must be an int, got float"),
+        (lambda: make_fractals(True), TypeError, "count must be an int, got bool"),
+        (lambda: make_fractals(1, size=7), ValueError, "size must be at least 8, got 7"),
+        (lambda: make_fractals(1, seed=-1), ValueError, "seed must be at least 0, got -1"),
+        (lambda: make_fractals(1, seed="0"), TypeError, "seed must be an int, got str: '0'"),
+        (lambda: sample_fractals(1, start=-1), ValueError, "start must be at least 0"),
+        (lambda: render_fractals([1]), TypeError, "params must be a FractalParams, got list"),
+        (lambda: render_fractals(sample_fractals(1), samples=9), ValueError, "samples must be from 1 to 8, got 9"),
+        (lambda: render_fractals(sample_fractals(1), iterations=0), ValueError, "iterations must be at least 1"),
+        (lambda: render_fractals(sample_fractals(1), threads=0), ValueError, "threads must be at least 1"),
+        (lambda: richness(torch.zeros(3, 8, 8)), TypeError, "pictures must be a uint8 tensor, got torch.float32"),
+        (lambda: richness("x"), TypeError, "pictures must be a uint8 tensor, got str"),
+        (lambda: richness(torch.zeros(8, 8, dtype=torch.uint8)), ValueError, "shape"),
+    ],
+)
+def test_bad_input(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_report_counts_up():
+    seen: list[int] = []
+    make_fractals(2, 8, report=seen.append)
+    assert seen == [2]
+
+
+def test_import_is_light():
+    code = "import sys, mixaug, mixaug.mixing_sets; print('numba' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
