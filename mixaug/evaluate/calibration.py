@@ -1,0 +1,180 @@
+"""Calibration: how far a model's confidence is from its accuracy."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mixaug.evaluate._optional import optional_import
+
+
+@dataclass(frozen=True)
+class ReliabilityCurve:
+    """The data of a reliability diagram: ``bins`` equal-width bins of the confidence.
+
+    Args:
+        edges: bins + 1 edges from 0 to 1.
+        counts: images in each bin.
+        confidence: mean confidence in each bin; NaN where a bin is empty.
+        accuracy: share of correct images in each bin; NaN where a bin is empty.
+    """
+
+    edges: list[float]
+    counts: list[int]
+    confidence: list[float]
+    accuracy: list[float]
+
+
+def ece(confidence: Tensor, correct: Tensor, bins: int = 15) -> float:
+    """Expected calibration error over equal-width bins.
+
+    ``sum_b (n_b / n) |accuracy_b - confidence_b|``; Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural
+    networks", ICML 2017. Computed by torchmetrics.
+
+    Convention: the confidence is the probability of the predicted class; an image on an edge belongs to the bin above.
+
+    Args:
+        confidence: probability of the predicted class, in [0, 1].
+        correct: whether the prediction is right.
+        bins: number of equal-width bins, default 15.
+
+    Shape:
+        confidence: (n,) float; correct: (n,) bool; n is 1 or more.
+
+    Returns:
+        The error, in [0, 1].
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: shapes that differ or are not (n,), no image, a confidence outside of [0, 1], bins below 1.
+        ModuleNotFoundError: torchmetrics is not installed.
+
+    Example:
+        >>> round(ece(torch.tensor([0.9, 0.9, 0.9, 0.9]), torch.tensor([True, True, True, False])), 4)
+        0.15
+    """
+    return _torchmetrics(confidence, correct, bins, "l1")
+
+
+def rms_equal_width(confidence: Tensor, correct: Tensor, bins: int = 15) -> float:
+    """Root-mean-square calibration error over equal-width bins, computed by torchmetrics.
+
+    ``sqrt(sum_b (n_b / n) (accuracy_b - confidence_b)^2)``. Convention, arguments and errors as :func:`ece`.
+
+    Example:
+        >>> round(rms_equal_width(torch.tensor([0.9, 0.9, 0.1, 0.1]), torch.tensor([True, False, False, False])), 4)
+        0.2915
+    """
+    return _torchmetrics(confidence, correct, bins, "l2")
+
+
+def rms(confidence: Tensor, correct: Tensor, bin_size: int = 100, variant: str = "all-bins") -> float:
+    """Root-mean-square calibration error over equal-count bins of the sorted confidence.
+
+    ``sqrt(sum_b (n_b / n) (accuracy_b - confidence_b)^2)``; Hendrycks, Mazeika, Dietterich, "Deep anomaly detection with
+    outlier exposure", ICLR 2019, as used by PixMix and IPMix. Equal-count bins follow a confident model, whose images
+    would nearly all fall into the last equal-width bin.
+
+    Convention: images are sorted by confidence (stable: equal ones keep their order) and cut into ``n // bin_size`` bins;
+    the last bin takes the remainder; fewer than ``bin_size`` images make one bin.
+
+    Args:
+        confidence: probability of the predicted class, in [0, 1].
+        correct: whether the prediction is right.
+        bin_size: images in a bin, default 100.
+        variant: ``"all-bins"`` (default), or ``"ipmix-papers"``: the published code of PixMix and IPMix sums over all
+            bins but the last, the most confident one, while it still divides by all n. Its figures compare with the
+            papers' tables; it is blind to over-confidence at the top, and 0 where there is one bin.
+
+    Shape:
+        confidence: (n,) float; correct: (n,) bool; n is 1 or more.
+
+    Returns:
+        The error, in [0, 1].
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: as :func:`ece`; bin_size below 1; an unknown variant.
+
+    Note:
+        It is biased upwards by sampling noise (about ``sqrt(p(1-p) / bin_size)`` for a perfect model), so it compares
+        models on the same number of images only.
+
+    Example:
+        >>> confidence = torch.tensor([0.6, 0.6, 0.9, 0.9])
+        >>> correct = torch.tensor([True, False, True, False])
+        >>> round(rms(confidence, correct, bin_size=2), 4)
+        0.2915
+        >>> round(rms(confidence, correct, bin_size=2, variant="ipmix-papers"), 4)
+        0.0707
+    """
+    if bin_size < 1:
+        raise ValueError(f"bin_size must be 1 or more, got {bin_size}")
+    if variant not in ("all-bins", "ipmix-papers"):
+        raise ValueError(f"variant must be 'all-bins' or 'ipmix-papers', got {variant!r}")
+    confidence, correct = _checked(confidence, correct)
+    order = torch.argsort(confidence, stable=True)
+    gap = confidence[order] - correct[order].to(torch.float64)
+    n = len(gap)
+    bins = max(1, n // bin_size)
+    bin_of = (torch.arange(n) // bin_size).clamp(max=bins - 1)
+    sums = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of, gap)
+    counts = torch.bincount(bin_of, minlength=bins)
+    squares = sums**2 / counts / n  # n_b / n * (sum_b / n_b)^2
+    return float((squares if variant == "all-bins" else squares[:-1]).sum().sqrt())
+
+
+def reliability_curve(confidence: Tensor, correct: Tensor, bins: int = 15) -> ReliabilityCurve:
+    """Mean confidence and accuracy in equal-width bins: the data of a reliability diagram.
+
+    Arguments, shapes and errors as :func:`ece`, with the same bins.
+
+    Example:
+        >>> reliability_curve(torch.tensor([0.2, 0.8, 0.9]), torch.tensor([False, True, False]), bins=2).accuracy
+        [0.0, 0.5]
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be 1 or more, got {bins}")
+    confidence, correct = _checked(confidence, correct)
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+    bin_of = torch.bucketize(confidence, edges[1:-1].contiguous(), right=True)
+    counts = torch.bincount(bin_of, minlength=bins)
+    mean = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of, confidence) / counts
+    share = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of, correct.to(torch.float64)) / counts
+    return ReliabilityCurve(edges.tolist(), counts.tolist(), mean.tolist(), share.tolist())
+
+
+def _torchmetrics(confidence: Tensor, correct: Tensor, bins: int, norm: str) -> float:
+    if bins < 1:
+        raise ValueError(f"bins must be 1 or more, got {bins}")
+    confidence, correct = _checked(confidence, correct)
+    functional = optional_import("torchmetrics.functional.classification")
+    with warnings.catch_warnings():  # other parts of torchmetrics may warn about libraries that we do not use
+        warnings.simplefilter("ignore")
+        # The binary form takes "confidence in the event" and "did it happen"; with event = "the prediction is right" it
+        # is the multi-class error, without keeping the (n, classes) probabilities.
+        error = functional.binary_calibration_error(confidence, correct.long(), n_bins=bins, norm=norm)
+    return float(error)
+
+
+def _checked(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    if not isinstance(confidence, Tensor) or not confidence.is_floating_point():
+        got = confidence.dtype if isinstance(confidence, Tensor) else type(confidence).__name__
+        raise TypeError(f"confidence must be a floating point tensor, got {got}")
+    if not isinstance(correct, Tensor) or correct.dtype != torch.bool:
+        got = correct.dtype if isinstance(correct, Tensor) else type(correct).__name__
+        raise TypeError(f"correct must be a bool tensor, got {got}")
+    if confidence.ndim != 1 or len(confidence) == 0 or correct.shape != confidence.shape:
+        raise ValueError(
+            "confidence and correct must both have shape (n,) with n of 1 or more, "
+            f"got {tuple(confidence.shape)} and {tuple(correct.shape)}"
+        )
+    confidence = confidence.detach().to("cpu", torch.float64)
+    if not bool(((confidence >= 0) & (confidence <= 1)).all()):  # also catches NaN
+        raise ValueError(
+            f"confidence must lie in [0, 1], got {confidence.min().item():g} to {confidence.max().item():g}"
+        )
+    return confidence, correct.detach().cpu()

@@ -1,0 +1,154 @@
+"""Figures with their sample size and a 95% interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_Z95 = 1.959963984540054  # the normal distribution's 97.5% point
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured figure, its 95% interval and the number of images behind it.
+
+    Args:
+        value: the figure; a fraction in [0, 1], or a difference of two in [-1, 1].
+        low: lower end of the 95% interval.
+        high: upper end of it.
+        n: number of images.
+        method: how the interval was made, ``"wilson"`` or ``"bootstrap"`` (or ``"paired bootstrap"``).
+
+    Example:
+        >>> str(Estimate(0.25, 0.2, 0.31, 200))
+        '25.0% [20.0, 31.0]'
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    method: str = "wilson"
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+    def __float__(self) -> float:
+        return self.value
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside of the interval (for a difference)."""
+        return self.low > 0 or self.high < 0
+
+
+def wilson(successes: int, n: int) -> Estimate:
+    """A share with Wilson's 95% score interval.
+
+    ``(p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``; E. B. Wilson, JASA 22 (1927). Unlike the normal
+    interval it is of use at 0 and at 1 and for small n.
+
+    Args:
+        successes: number of images counted, 0 to ``n``.
+        n: number of images, 1 or more.
+
+    Returns:
+        The share as an :class:`Estimate`.
+
+    Raises:
+        ValueError: ``n`` below 1, or ``successes`` outside of 0 to ``n``.
+
+    Example:
+        >>> round(wilson(0, 10).high, 3)
+        0.278
+    """
+    if n < 1:
+        raise ValueError(f"n must be 1 or more, got {n}")
+    if not 0 <= successes <= n:
+        raise ValueError(f"successes must lie between 0 and n={n}, got {successes}")
+    share = successes / n
+    scale = 1 + _Z95**2 / n
+    centre = (share + _Z95**2 / (2 * n)) / scale
+    half = _Z95 / scale * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2))
+    # In exact arithmetic the ends meet 0 and 1 and always hold the share; rounding may miss by one unit.
+    return Estimate(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)), n)
+
+
+def bootstrap_mean(per_image: Tensor, *, resamples: int = 2000, seed: int = 0, method: str = "bootstrap") -> Estimate:
+    """The mean of one number per image with its 95% percentile bootstrap interval over the images.
+
+    For a mean of fractions (such as the share of the corruptions that an image fails) or of paired differences, where a
+    binomial interval does not hold.
+
+    Args:
+        per_image: (n,) any real dtype; one number per image.
+        resamples: number of bootstrap draws; default 2000.
+        seed: seed of the draws; default 0. The same for two models: their draws are paired.
+        method: name kept in the result.
+
+    Returns:
+        The mean as an :class:`Estimate`.
+
+    Example:
+        >>> bootstrap_mean(torch.tensor([1.0, 1.0, 1.0])).low
+        1.0
+    """
+    values = per_image.to(torch.float64)
+    draws = bootstrap(lambda index: values[index].mean(), len(values), resamples=resamples, seed=seed)
+    low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(float(values.mean()), low, high, len(values), method)
+
+
+def bootstrap_centred(
+    statistic: Callable[[Tensor], Tensor],
+    n: int,
+    *,
+    lower: float,
+    resamples: int = 1000,
+    seed: int = 0,
+    method: str = "bootstrap",
+) -> Estimate:
+    """A statistic of the images with a 95% bootstrap interval whose centre is moved to the measured value.
+
+    A calibration error is biased upwards by sampling noise, and resampling adds that noise a second time: the plain
+    percentile interval may lie wholly above the figure. Here the draws are moved by ``value - mean(draws)`` first.
+
+    Args:
+        statistic: takes (n,) int64 indices of images, gives a scalar.
+        n: number of images.
+        lower: smallest possible value of the statistic; the interval is cut there.
+        resamples: number of bootstrap draws; default 1000.
+        seed: seed of the draws; default 0.
+        method: name kept in the result.
+
+    Returns:
+        The statistic of all images as an :class:`Estimate`.
+
+    Example:
+        >>> values = torch.tensor([0.0, 1.0, 2.0, 3.0])
+        >>> bootstrap_centred(lambda index: values[index].mean(), 4, lower=0.0).value
+        1.5
+    """
+    value = float(statistic(torch.arange(n)))
+    draws = bootstrap(statistic, n, resamples=resamples, seed=seed)
+    draws = draws - draws.mean() + value
+    low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(value, max(lower, min(low, value)), max(lower, high, value), n, method)
+
+
+def bootstrap(statistic: Callable[[Tensor], Tensor], n: int, *, resamples: int, seed: int) -> Tensor:
+    """The statistic on ``resamples`` draws of n images with replacement: (resamples,) float64.
+
+    Example:
+        >>> bootstrap(lambda index: index.double().mean(), 10, resamples=3, seed=0).shape
+        torch.Size([3])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.empty(resamples, dtype=torch.float64)
+    for draw in range(resamples):
+        draws[draw] = statistic(torch.randint(n, (n,), generator=generator))
+    return draws
