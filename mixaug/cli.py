@@ -1,0 +1,70 @@
+"""The ``mixaug`` command. Each subcommand is a module of ``mixaug.commands``, imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+#: Subcommand, module, one line of help. The modules have ``arguments(parser)`` and ``run(options) -> int``.
+COMMANDS = (
+    ("demo", "demo", "standard training against IPMix on real images in the package, with a report"),
+    ("preview", "preview", "a before/after grid with labels and operation names"),
+    ("train", "train", "train a classifier with one of the methods"),
+    ("evaluate", "evaluate", "the report of one or more checkpoints: table, JSON, HTML with pictures"),
+    ("mixing-set", "mixing_set", "make synthetic pictures into a folder"),
+    ("info", "info", "versions, devices, which compiled parts are active and why not"),
+)
+
+#: Exit codes: 0 done, 2 wrong input, 130 interrupted (as shells do for Ctrl-C).
+WRONG_INPUT, INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: arguments without the program's name; None: those of the process.
+
+    Returns:
+        the exit code: 0 done, 2 wrong input (the reason in one line on stderr), 130 interrupted by Ctrl-C.
+
+    Example:
+        >>> main(["evaluate", "/nowhere.pt"])
+        2
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(prog="mixaug", description="Mixing augmentations that make image classifiers accurate and robust.")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    modules = {}
+    for name, module, summary in COMMANDS:
+        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        modules[name] = module
+        # Only the command that runs is imported: `mixaug --help` needs no torch.
+        if name in argv[:1]:
+            importlib.import_module(f"mixaug.commands.{module}").arguments(sub)
+    options = parser.parse_args(argv)
+    if options.version:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"mixaug {version('mixaug')}\n")
+        return 0
+    if options.command is None:
+        parser.print_help()
+        return 0
+    command = importlib.import_module(f"mixaug.commands.{modules[options.command]}")
+    try:
+        return int(command.run(options))
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        # Wrong input in one line; a traceback would hide it. A bug in mixaug is another kind of error and shows whole.
+        sys.stderr.write(f"mixaug {options.command}: {error}\n")
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        sys.stderr.write(f"mixaug {options.command}: interrupted\n")
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

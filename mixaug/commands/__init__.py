@@ -1,0 +1,1 @@
+"""The subcommands of ``mixaug``: each module has ``arguments(parser)`` and ``run(options)``."""
