@@ -25,7 +25,7 @@ from mixaug.mixing_sets._stream import Stream, mix
 from mixaug.mixing_sets.fractals import FAMILIES, TRAPS, iter_fractals
 
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
-COUNT = 96 if JIT else 3  # pictures whose properties are looked at
+COUNT = 96 if JIT else 10  # pictures whose properties are looked at
 SIZE = 48 if JIT else 12
 ITERATIONS = 200 if JIT else 20
 

@@ -3,9 +3,10 @@
 Importing this package is cheap; numba is imported, and the fractals' kernels compiled, when the first picture is made.
 """
 
+from mixaug.mixing_sets._params import FractalParams
+from mixaug.mixing_sets._richness import Richness, richness
 from mixaug.mixing_sets.bank import MixingSet
-from mixaug.mixing_sets.fractals import FractalParams, make_fractals, render_fractals, sample_fractals
-from mixaug.mixing_sets.richness import Richness, richness
+from mixaug.mixing_sets.fractals import make_fractals, render_fractals, sample_fractals
 
 __all__ = [
     "FractalParams",

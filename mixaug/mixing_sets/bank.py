@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mixaug.mixing_sets._cache import load_or_make, open_cached
+from mixaug.mixing_sets._checks import check_int
 from mixaug.mixing_sets._progress import with_progress
 from mixaug.mixing_sets._recipes import (
     FolderRecipe,
@@ -20,7 +21,6 @@ from mixaug.mixing_sets._recipes import (
     resized_chunks,
     scan_folder,
 )
-from mixaug.mixing_sets.fractals import check_int
 
 if TYPE_CHECKING:
     from PIL import Image

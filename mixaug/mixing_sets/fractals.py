@@ -8,109 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 
+from mixaug.mixing_sets._checks import check_int
 from mixaug.mixing_sets._palettes import TABLE_SIZE, draw_palette
+from mixaug.mixing_sets._params import FAMILIES, N_FLOATS, N_INTS, TRAPS, FractalParams, unpack
+from mixaug.mixing_sets._richness import PREVIEW_SIZE, richness
 from mixaug.mixing_sets._stream import Stream
-from mixaug.mixing_sets.richness import PREVIEW_SIZE, richness
-
-FAMILIES = ("power", "phoenix", "pole")
-TRAPS = ("point", "line", "cross", "circle", "square")
 
 ITERATIONS = 200
 SAMPLES = 2
-# A draw is accepted about two times out of three, so that all of these fail about once in 10^30 pictures.
+# About three draws in five are accepted: all of these fail once in 10^25 pictures (the last one is kept then).
 _MAX_ATTEMPTS = 64
 # A preview stands for the picture reduced to 64 px, so it has nearly as many points; the margin covers the rest.
 _PREVIEW_SAMPLES = 3
 _MARGIN = 0.12
 _BAND = 64  # rows a thread renders at a time: small enough to balance, large enough to hide Python
-
-# Columns of the packed arrays that the compiled kernels read, in their order (see `_kernels.py`).
-_INTS = ("family", "degree", "pole", "parameter_plane", "fold", "conj", "trap")
-_FLOATS = (
-    ("centre", 2), ("view_axis", 2), ("width", 0), ("constant", 2), ("memory", 2),
-    ("trap_centre", 2), ("trap_axis", 2), ("trap_radius", 0), ("stripe_axis", 2), ("stripe_harmonic", 0),
-    ("base", 5), ("glow", 4), ("glow_width", 0), ("shine", 0), ("shade", 0),
-)  # fmt: skip
-_N_FLOATS = sum(max(width, 1) for _, width in _FLOATS)
-
-
-@dataclass(frozen=True)
-class FractalParams:
-    """Everything that determines N fractals: a record that can be saved, replayed and shown.
-
-    Args:
-        family: (N,) int64, index into ``FAMILIES``: ``power`` z^d + c, ``phoenix`` z^2 + c + p z_before,
-            ``pole`` z^d + c / z^m.
-        degree, pole: (N,) int64, the powers d (2 to 5) and m (1 to 3).
-        parameter_plane: (N,) int64, 1 when the pixel is c (Mandelbrot), 0 when it is the start of the orbit (Julia).
-        fold, conj: (N,) int64, 1 takes absolute values of both parts (Burning Ship) / the conjugate (Tricorn) first.
-        trap: (N,) int64, index into ``TRAPS``.
-        centre, view_axis, width: (N, 2), (N, 2) unit, (N,) float64: the square of the plane that is shown.
-        constant, memory: (N, 2) float64: c of a Julia set or the start of a Mandelbrot orbit; p of ``phoenix``.
-        trap_centre, trap_axis, trap_radius: (N, 2), (N, 2) unit, (N,) float64.
-        stripe_axis, stripe_harmonic: (N, 2) unit, (N,) float64: the angle average of the orbit.
-        base: (N, 5) float64, weights of (1, root of smooth count, trap depth, stripe, step of nearest approach) in the
-            place on the first palette; glow: (N, 4) the same without the count on the second.
-        glow_width, shine, shade: (N,) float64: how far the trap glows, its highlight, the darkening by the stripes.
-        palettes: (N, 2, 256, 3) float64 in [0, 255], cyclic colour tables.
-        attempt: (N,) int64, how many draws were refused before this one.
-    """
-
-    family: torch.Tensor
-    degree: torch.Tensor
-    pole: torch.Tensor
-    parameter_plane: torch.Tensor
-    fold: torch.Tensor
-    conj: torch.Tensor
-    trap: torch.Tensor
-    centre: torch.Tensor
-    view_axis: torch.Tensor
-    width: torch.Tensor
-    constant: torch.Tensor
-    memory: torch.Tensor
-    trap_centre: torch.Tensor
-    trap_axis: torch.Tensor
-    trap_radius: torch.Tensor
-    stripe_axis: torch.Tensor
-    stripe_harmonic: torch.Tensor
-    base: torch.Tensor
-    glow: torch.Tensor
-    glow_width: torch.Tensor
-    shine: torch.Tensor
-    shade: torch.Tensor
-    palettes: torch.Tensor
-    attempt: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.family)
-
-    def __getitem__(self, rows: slice | torch.Tensor | list[int]) -> FractalParams:
-        """The record of some pictures (a slice, a mask or a list of rows)."""
-        return FractalParams(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
-
-    def packed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The kernels' arrays: (N, 7) int64, (N, 29) float64, (N, 2, 256, 3) float64."""
-        ints = torch.stack([getattr(self, name) for name in _INTS], 1)
-        floats = torch.cat([getattr(self, name).reshape(len(self), -1) for name, _ in _FLOATS], 1)
-        return ints.numpy(), floats.numpy(), self.palettes.contiguous().numpy()
-
-
-def _params(ints: np.ndarray, floats: np.ndarray, palettes: np.ndarray, attempt: np.ndarray) -> FractalParams:
-    values: dict[str, torch.Tensor] = {name: torch.from_numpy(ints[:, k].copy()) for k, name in enumerate(_INTS)}
-    start = 0
-    for name, width in _FLOATS:
-        stop = start + max(width, 1)
-        column = floats[:, start:stop] if width else floats[:, start]
-        values[name] = torch.from_numpy(column.copy())
-        start = stop
-    return FractalParams(**values, palettes=torch.from_numpy(palettes), attempt=torch.from_numpy(attempt))
-
 
 # --- the sampler -------------------------------------------------------------------------------------------------
 
@@ -194,7 +110,7 @@ def _draw(seed: int, index: int, attempt: int) -> tuple[np.ndarray, np.ndarray, 
     s = Stream(seed, index, attempt)
     chosen = _draw_map(s)
     ints = np.array([*chosen.values(), s.integer(len(TRAPS))], np.int64)
-    floats = np.zeros(_N_FLOATS)
+    floats = np.zeros(N_FLOATS)
     floats[2:4] = s.unit()
     _draw_view(s, ints, floats)
     _draw_trap(s, floats)
@@ -229,7 +145,7 @@ def sample_fractals(count: int, seed: int = 0, start: int = 0, threads: int | No
     check_int("count", count, 1)
     check_int("seed", seed, 0)
     check_int("start", start, 0)
-    ints, floats = np.zeros((count, len(_INTS)), np.int64), np.zeros((count, _N_FLOATS))
+    ints, floats = np.zeros((count, N_INTS), np.int64), np.zeros((count, N_FLOATS))
     palettes, attempts = np.zeros((count, 2, TABLE_SIZE, 3)), np.zeros(count, np.int64)
     pending = list(range(count))
     for attempt in range(_MAX_ATTEMPTS):
@@ -242,7 +158,7 @@ def sample_fractals(count: int, seed: int = 0, start: int = 0, threads: int | No
         pending = [row for row, good in zip(pending, accepted, strict=True) if not good]
         if not pending:
             break
-    return _params(ints, floats, palettes, attempts)
+    return unpack(ints, floats, palettes, attempts)
 
 
 # --- rendering ---------------------------------------------------------------------------------------------------
@@ -367,12 +283,3 @@ def make_fractals(
         if report is not None:
             report(done)
     return out
-
-
-def check_int(name: str, value: object, least: int, most: int = 2**63 - 1) -> None:
-    """Raises TypeError or ValueError, naming argument, rule and value, unless ``value`` is an int in the range."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}: {value!r}")
-    if not least <= value <= most:
-        limit = f"at least {least}" if most == 2**63 - 1 else f"from {least} to {most}"
-        raise ValueError(f"{name} must be {limit}, got {value}")
