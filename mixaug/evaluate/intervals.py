@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _Z95 = 1.959963984540054  # the normal distribution's 97.5% point
+_CHUNK = 50  # bootstrap draws made at once: 20 MB at 50,000 images
 
 
 @dataclass(frozen=True)
@@ -78,29 +79,40 @@ def wilson(successes: int, n: int) -> Estimate:
     return Estimate(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)), n)
 
 
-def bootstrap_mean(per_image: Tensor, *, resamples: int = 2000, seed: int = 0, method: str = "bootstrap") -> Estimate:
-    """The mean of one number per image with its 95% percentile bootstrap interval over the images.
+def bootstrap_means(columns: Tensor, *, resamples: int = 2000, seed: int = 0, method: str = "bootstrap") -> list[Estimate]:
+    """The mean of each column with its 95% percentile bootstrap interval over the images (the rows).
 
     For a mean of fractions (such as the share of the corruptions that an image fails) or of paired differences, where a
     binomial interval does not hold.
 
     Args:
-        per_image: (n,) any real dtype; one number per image.
-        resamples: number of bootstrap draws; default 2000.
-        seed: seed of the draws; default 0. The same for two models: their draws are paired.
+        columns: (n, k) any real dtype; k numbers per image.
+        resamples: number of bootstrap draws; default 2000. All columns share them.
+        seed: seed of the draws; default 0.
         method: name kept in the result.
 
     Returns:
-        The mean as an :class:`Estimate`.
+        The k means as :class:`Estimate`.
 
     Example:
-        >>> bootstrap_mean(torch.tensor([1.0, 1.0, 1.0])).low
+        >>> bootstrap_means(torch.tensor([[1.0], [1.0], [1.0]]))[0].low
         1.0
     """
-    values = per_image.to(torch.float64)
-    draws = bootstrap(lambda index: values[index].mean(), len(values), resamples=resamples, seed=seed)
-    low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(float(values.mean()), low, high, len(values), method)
+    columns = columns.to(torch.float64)
+    n = len(columns)
+    generator = torch.Generator().manual_seed(seed)
+    draws = []
+    for start in range(0, resamples, _CHUNK):
+        rows = min(_CHUNK, resamples - start)
+        index = torch.randint(n, (rows, n), generator=generator)
+        # How often each image was drawn, so that all columns cost one matrix product.
+        counts = torch.zeros(rows, n, dtype=torch.float64).scatter_add_(1, index, torch.ones((), dtype=torch.float64).expand(rows, n))
+        draws.append(counts @ columns / n)
+    low, high = torch.quantile(torch.cat(draws), torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    return [
+        Estimate(value, min(bottom, value), max(top, value), n, method)
+        for value, bottom, top in zip(columns.mean(0).tolist(), low.tolist(), high.tolist(), strict=True)
+    ]
 
 
 def bootstrap_centred(
