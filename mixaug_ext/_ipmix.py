@@ -13,7 +13,7 @@ _POINTERS = (
     "images", "out", "pictures", "depth", "op", "source", "level", "sign", "box", "a", "b", "keep", "seed",
     "picture", "top", "left", "skip", "coef",
 )  # fmt: skip
-_SIZES = ("rows", "batch", "channels", "height", "width", "k", "t", "side")
+_SIZES = ("rows", "batch", "channels", "height", "width", "k", "t", "side", "bank")
 
 
 class IPMixArgs(ctypes.Structure):
@@ -28,14 +28,22 @@ class IPMixArgs(ctypes.Structure):
 
 
 def ipmix(
-    images: Tensor, out: Tensor, pictures: Tensor, record: dict[str, Tensor], *, mixed_input: bool, threads: int
+    images: Tensor,
+    out: Tensor,
+    pictures: Tensor,
+    record: dict[str, Tensor],
+    *,
+    side: int,
+    mixed_input: bool,
+    threads: int,
 ) -> None:
     """Fills ``out`` with the replay of ``record`` on ``images``.
 
     Args:
         images: ``(B, C, H, W)`` uint8 or float32 on the CPU, any strides. Only read.
         out: ``(rows, C, H, W)`` of the same dtype, any strides without overlap. Row ``r`` comes from image ``r % B``.
-        pictures: ``(P, 3, side, side)`` uint8, contiguous; only read, and only by rows whose chains use a picture.
+        pictures: ``(P, 3, bank, bank)`` uint8, contiguous, ``bank <= side``; only read, by rows that use a picture.
+        side: side that the pictures are enlarged to, in pixels.
         record: the tensors named in :class:`IPMixArgs`, contiguous, int64 and float32.
         mixed_input: each chain starts from the result of the one before.
         threads: threads to use, this one included.
@@ -53,7 +61,8 @@ def ipmix(
         setattr(args, name, tensors[name].data_ptr())
     batch, channels, height, width = images.shape
     rows, k, t = record["op"].shape
-    for name, value in zip(_SIZES, (rows, batch, channels, height, width, k, t, pictures.shape[-1]), strict=True):
+    sizes = (rows, batch, channels, height, width, k, t, side, pictures.shape[-1])
+    for name, value in zip(_SIZES, sizes, strict=True):
         setattr(args, name, value)
     args.in_strides[:] = images.stride()
     args.out_strides[:] = out.stride()

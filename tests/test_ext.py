@@ -71,7 +71,7 @@ def test_call_without_the_library_says_so(fresh_loader, images):
 
     fresh_loader.setenv("MIXAUG_NO_EXT", "1")
     with pytest.raises(RuntimeError, match="needs the compiled library"):
-        ipmix(images, images, images, {}, mixed_input=False, threads=1)
+        ipmix(images, images, images, {}, side=8, mixed_input=False, threads=1)
 
 
 def test_fallback_gives_the_same_bits_and_says_so_once():

@@ -20,6 +20,7 @@ from mixaug.ops._select import update
 from mixaug.ops.color import luma
 from mixaug.ops.image import image_operation
 from mixaug.ops.mixing import mix, quantise
+from mixaug.ops.warp import UNIT, taps
 from mixaug.transforms.ipmix_params import IMAGE_OPERATIONS, IPMixParams
 
 #: Rows of the PyTorch form that are worked on at once, in elements: its int64 index tensors are 8 times the images.
@@ -45,7 +46,8 @@ def replay_ipmix(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tenso
     Args:
         images: ``(B, C, H, W)``, C 1 or 3; uint8, or float16, bfloat16, float32 in ``[0, 1]``. Not written.
         params: a record drawn for this ``B`` and ``(H, W)``.
-        pictures: ``(P, 3, side, side)`` uint8 on the images' device, the mixing set resized to ``params.side``.
+        pictures: ``(P, 3, S, S)`` uint8 on the images' device, the mixing set resized to ``params.side``; a
+            smaller ``S`` is enlarged (bilinear) where a patch needs it.
 
     Returns:
         ``(B * views, C, H, W)``, same dtype, device and memory format. Halves are computed in float32.
@@ -64,9 +66,10 @@ def replay_ipmix(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tenso
             f"params was drawn for {params.batch} images of {params.size[0]}x{params.size[1]} pixels, "
             f"got images of shape {tuple(images.shape)}"
         )
-    if pictures.shape[1:] != (3, params.side, params.side) or pictures.dtype != torch.uint8:
+    bank = pictures.shape[-1]
+    if pictures.shape[1:] != (3, bank, bank) or bank > params.side or pictures.dtype != torch.uint8:
         raise ValueError(
-            f"pictures must be uint8 of shape (P, 3, {params.side}, {params.side}), "
+            f"pictures must be uint8 of shape (P, 3, S, S) with S at most {params.side}, "
             f"got {pictures.dtype} of shape {tuple(pictures.shape)}"
         )
     if torch.compiler.is_compiling() or images.requires_grad:
@@ -148,7 +151,7 @@ def _replay(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tensor:
     record = {name: tensor.contiguous() for name, tensor in params.tensors().items() if name not in ("weight", "m")}
     record |= {"skip": skip.contiguous(), "coef": coef.contiguous()}
     threads = max(1, min(torch.get_num_threads(), out.numel() // _ELEMENTS_PER_THREAD))
-    ipmix(source, out, pictures.contiguous(), record, mixed_input=params.mixed_input, threads=threads)
+    ipmix(source, out, pictures.contiguous(), record, side=params.side, mixed_input=params.mixed_input, threads=threads)
     return out.to(images.dtype)
 
 
@@ -172,7 +175,7 @@ def _replay_rows(
     """One chunk of one view: a loop over chains and steps, each step over all images of the chunk."""
     base = quantise(images)
     depth, op, level, sign = params.depth[row], params.op[row], params.level[row], params.sign[row]
-    crops = _crops(pictures, params.picture[row], params.top[row], params.left[row], params.size)
+    crops = _crops(pictures, params.picture[row], params.top[row], params.left[row], params)
     if images.shape[1] == 1:
         crops = luma(crops)
     per_image = (1, 1, 1)
@@ -201,11 +204,22 @@ def _replay_rows(
     return total.clamp(0.0, 1.0).to(images.dtype)
 
 
-def _crops(pictures: Tensor, picture: Tensor, top: Tensor, left: Tensor, size: tuple[int, int]) -> Tensor:
-    """``(n, 3, H, W)`` crops of the pictures, one gather."""
-    y = top[:, None, None] + torch.arange(size[0], device=top.device)[:, None]
-    x = left[:, None, None] + torch.arange(size[1], device=left.device)
-    return pictures[picture[:, None, None], :, y, x].permute(0, 3, 1, 2)
+def _crops(pictures: Tensor, picture: Tensor, top: Tensor, left: Tensor, params: IPMixParams) -> Tensor:
+    """``(n, 3, H, W)`` crops of the pictures, enlarged to ``params.side`` if they are smaller, by gathers."""
+    (h, w), bank = params.size, pictures.shape[-1]
+    y = top[:, None, None] + torch.arange(h, device=top.device)[:, None]
+    x = left[:, None, None] + torch.arange(w, device=left.device)
+    picture = picture[:, None, None]
+    if bank == params.side:
+        return pictures[picture, :, y, x].permute(0, 3, 1, 2)
+    # Fixed point as in a warp: centres aligned, 11 bits of weight, rounded.
+    y0, y1, fy, _ = taps((((2 * y + 1) * bank) << 31) // params.side, bank)
+    x0, x1, fx, _ = taps((((2 * x + 1) * bank) << 31) // params.side, bank)
+    fy, fx = fy[..., None], fx[..., None]
+    high = pictures[picture, :, y0, x0] * (UNIT - fx) + pictures[picture, :, y0, x1] * fx
+    low = pictures[picture, :, y1, x0] * (UNIT - fx) + pictures[picture, :, y1, x1] * fx
+    value = (high * (UNIT - fy) + low * fy + UNIT * UNIT // 2) // (UNIT * UNIT)
+    return value.to(torch.uint8).permute(0, 3, 1, 2)
 
 
 def _empty_rows(images: Tensor, views: int) -> Tensor:

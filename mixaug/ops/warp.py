@@ -17,6 +17,8 @@ from mixaug.transforms.ipmix_params import OP
 
 _ONE = 1 << 32
 _BITS = 11
+#: Weights of the two taps of a coordinate sum to this.
+UNIT = 1 << _BITS
 #: Cosine and sine of -30..30 degrees: a constant table, since cos differs in the last bit between devices.
 _ANGLES = [degrees * (math.pi / 180.0) for degrees in range(-30, 31)]
 
@@ -86,25 +88,38 @@ def warp(images: Tensor, matrix: Tensor) -> Tensor:
     a, b, c, d, e, f = (column[:, None, None] for column in matrix.unbind(1))
     x = 2 * torch.arange(w, device=images.device) + 1
     y = 2 * torch.arange(h, device=images.device)[:, None] + 1
-    x0, x1, fx, in_x = _taps(((a * x + b * y) >> 1) + c, w)
-    y0, y1, fy, in_y = _taps(((d * x + e * y) >> 1) + f, h)
+    x0, x1, fx, in_x = taps(((a * x + b * y) >> 1) + c, w)
+    y0, y1, fy, in_y = taps(((d * x + e * y) >> 1) + f, h)
     flat = images.flatten(2)
 
     def pixel(row: Tensor, column: Tensor) -> Tensor:
         index = (row * w + column).view(n, 1, h * w).expand(-1, channels, -1)
         return flat.gather(2, index).view(images.shape).int()
 
-    fx, fy, unit = fx[:, None], fy[:, None], 1 << _BITS
-    top = pixel(y0, x0) * (unit - fx) + pixel(y0, x1) * fx
-    bottom = pixel(y1, x0) * (unit - fx) + pixel(y1, x1) * fx
-    value = (top * (unit - fy) + bottom * fy) >> (2 * _BITS)
+    fx, fy = fx[:, None], fy[:, None]
+    top = pixel(y0, x0) * (UNIT - fx) + pixel(y0, x1) * fx
+    bottom = pixel(y1, x0) * (UNIT - fx) + pixel(y1, x1) * fx
+    value = (top * (UNIT - fy) + bottom * fy) >> (2 * _BITS)
     return torch.where((in_x & in_y)[:, None], value, 0).to(torch.uint8)
 
 
-def _taps(coordinate: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The two neighbours (clamped), the weight of the second in 2^-11, and whether the coordinate is inside."""
+def taps(coordinate: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The two pixels whose centres enclose a coordinate, and their weights.
+
+    Args:
+        coordinate: int64 in units of ``2^-32`` pixels, 0 at the image's border.
+        size: pixels on this axis.
+
+    Returns:
+        the two positions (clamped to the image), the second one's weight (int32, of ``UNIT``), and whether the
+        coordinate lies inside the image.
+
+    Example:
+        >>> [int(part) for part in taps(torch.tensor(5 << 31), 4)]
+        [2, 3, 0, 1]
+    """
     shifted = coordinate - _ONE // 2 + (1 << (31 - _BITS))
     index = shifted >> 32
-    weight = ((shifted >> (32 - _BITS)) & ((1 << _BITS) - 1)).int()
+    weight = ((shifted >> (32 - _BITS)) & (UNIT - 1)).int()
     inside = (coordinate >= 0) & (coordinate < size * _ONE)
     return index.clamp(0, size - 1), (index + 1).clamp(0, size - 1), weight, inside

@@ -5,7 +5,6 @@ Paper: Huang et al., "IPMix: Label-Preserving Data Augmentation Method for Train
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import numbers
 from collections.abc import Sequence
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 #: Images with a shorter side take the defaults of 32-px images, others those of 224-px images.
 _SMALL = 64
-#: A mixing set is resized whole, once, up to this many bytes; beyond it, just the pictures of a batch are resized.
-_RESIZED_BYTES = 256 << 20
 
 
 class IPMix(v2.Transform):
@@ -268,8 +265,7 @@ class IPMix(v2.Transform):
         if params.m.device != images.device:
             params = params.to(images.device)
         params = params.repeat_interleave(batch.frames)
-        pictures, params = self._pictures(params, images.device)
-        out = replay_ipmix(images, params, pictures)
+        out = replay_ipmix(images, params, self._pictures(params, images.device))
         if params.views == 1:
             return batch.restore(out)
         views = out.unflatten(0, (params.views, images.shape[0])).unbind(0)
@@ -287,18 +283,11 @@ class IPMix(v2.Transform):
     def _needs_pictures(self) -> bool:
         return "patch" in self.levels or "pixel" in self.levels
 
-    def _pictures(self, params: IPMixParams, device: torch.device) -> tuple[Tensor, IPMixParams]:
-        """The mixing set at the record's size on ``device``, and the record, renumbered where only a part is made."""
-        side = params.side
+    def _pictures(self, params: IPMixParams, device: torch.device) -> Tensor:
+        """The mixing set on ``device``, shrunk to the record's side; a smaller set is enlarged as patches need it."""
         if not self._needs_pictures:
-            return torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device), params
-        pictures = self.mixing_set
-        if device.type != "cpu" or len(pictures) * 3 * side * side <= _RESIZED_BYTES:
-            return pictures.resized(side, device), params
-        used, index = params.picture.unique(return_inverse=True)
-        chosen = torch.stack([pictures[i] for i in used.tolist() or [0]])
-        resized = v2.functional.resize(chosen, [side, side], antialias=True)
-        return resized, dataclasses.replace(params, picture=index)
+            return torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device=device)
+        return self.mixing_set.resized(min(params.side, self.mixing_set.size), device)
 
 
 def _integer(name: str, value: Any, low: int) -> int:

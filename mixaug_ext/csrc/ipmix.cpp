@@ -645,7 +645,7 @@ MIXAUG_CLONES void store_u8(const u8* x, u8* o, Image im, Layout in, Layout to, 
 struct IPMixArgs {
     const void* images;
     void* out;
-    const u8* pictures;  // (P, 3, side, side)
+    const u8* pictures;  // (P, 3, bank, bank), bank <= side: enlarged to side where a patch needs them
     const i64* depth;
     const i64* op;
     const i64* source;
@@ -661,7 +661,7 @@ struct IPMixArgs {
     const i64* left;
     const float* skip;  // (rows,)
     const float* coef;  // (rows, k)
-    i64 rows, batch, channels, height, width, k, t, side;
+    i64 rows, batch, channels, height, width, k, t, side, bank;
     i64 in_strides[4], out_strides[4];
     i64 is_float, mixed_input, threads;
 };
@@ -673,6 +673,53 @@ struct Scratch {
     std::vector<std::vector<u8>> chain;
     std::vector<i32> columns;
 };
+
+// The patch of a picture that the mixing step needs, as planes of the image's size: enlarged from the bank's side to
+// g.side (bilinear, pixel centres aligned, rounded), and as luma for grey images. Only the box is computed.
+Source picture_source(const IPMixArgs& g, i64 r, Image im, Box box, Scratch& s) {
+    const i64 plane = g.bank * g.bank;
+    const u8* p = g.pictures + g.picture[r] * 3 * plane;
+    const bool enlarge = g.bank != g.side;
+    if (!enlarge) {
+        p += g.top[r] * g.side + g.left[r];
+        if (im.c == 3) return {p, plane, g.side};
+    }
+    const int size = static_cast<int>(g.bank);
+    auto taps = [&](i64 at) { return tap((((2 * at + 1) * g.bank) << 31) / g.side, size); };
+    s.columns.resize(static_cast<size_t>(im.w) * 3);
+    i32 *first = s.columns.data(), *second = first + im.w, *frac = second + im.w;
+    if (enlarge)
+        for (int x = box.x0; x < box.x1; x++) {
+            const Tap t = taps(g.left[r] + x);
+            first[x] = clampi(t.index, size - 1);
+            second[x] = clampi(t.index + 1, size - 1);
+            frac[x] = t.frac;
+        }
+    const i64 n = im.plane();
+    for (int y = box.y0; y < box.y1; y++) {
+        u8* out = s.source.data() + static_cast<i64>(y) * im.w;
+        if (!enlarge) {
+            const u8* q = p + y * g.side;
+            for (int x = box.x0; x < box.x1; x++) out[x] = luma(q[x], q[plane + x], q[2 * plane + x]);
+            continue;
+        }
+        const Tap t = taps(g.top[r] + y);
+        const u8* upper = p + static_cast<i64>(clampi(t.index, size - 1)) * size;
+        const u8* lower = p + static_cast<i64>(clampi(t.index + 1, size - 1)) * size;
+        for (int x = box.x0; x < box.x1; x++) {
+            int value[3];
+            for (int c = 0; c < 3; c++) {
+                const u8 *a = upper + c * plane, *b = lower + c * plane;
+                const i32 high = a[first[x]] * (UNIT - frac[x]) + a[second[x]] * frac[x];
+                const i32 low = b[first[x]] * (UNIT - frac[x]) + b[second[x]] * frac[x];
+                value[c] = (high * (UNIT - t.frac) + low * t.frac + (1 << (2 * BITS - 1))) >> (2 * BITS);
+            }
+            if (im.c == 1) out[x] = luma(value[0], value[1], value[2]);
+            else for (int c = 0; c < 3; c++) out[c * n + x] = static_cast<u8>(value[c]);
+        }
+    }
+    return {s.source.data(), n, im.w};
+}
 
 void run_row(const IPMixArgs& g, i64 r, Scratch& s) {
     const Image im{static_cast<int>(g.channels), static_cast<int>(g.height), static_cast<int>(g.width)};
@@ -716,17 +763,7 @@ void run_row(const IPMixArgs& g, i64 r, Scratch& s) {
                                 s.source.data(), im, box, s.columns);
                 src = {s.source.data(), n, im.w};
             } else {
-                const i64 plane = g.side * g.side;
-                const u8* p = g.pictures + g.picture[r] * 3 * plane + g.top[r] * g.side + g.left[r];
-                src = {p, plane, g.side};
-                if (im.c == 1) {
-                    for (int y = box.y0; y < box.y1; y++)
-                        for (int x = box.x0; x < box.x1; x++) {
-                            const u8* q = p + y * g.side + x;
-                            s.source[static_cast<i64>(y) * im.w + x] = luma(q[0], q[plane], q[2 * plane]);
-                        }
-                    src = {s.source.data(), n, im.w};
-                }
+                src = picture_source(g, r, im, box, s);
             }
             mixing(op, g.a[at], g.b[at], g.keep[at], g.seed[at], mine.data(), src, im, box);
         }
@@ -747,7 +784,7 @@ void run_row(const IPMixArgs& g, i64 r, Scratch& s) {
 }  // namespace
 
 // Bumped whenever IPMixArgs or its meaning changes; the loader refuses a library with another number.
-MIXAUG_API int mixaug_abi() { return 1; }
+MIXAUG_API int mixaug_abi() { return 2; }
 
 // 0: done; 1: out of memory.
 MIXAUG_API int mixaug_ipmix(const IPMixArgs* args) {
