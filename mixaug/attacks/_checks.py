@@ -32,7 +32,7 @@ def check_flag(name: str, value: object) -> None:
 
 
 def check_batch(model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Raises unless ``images`` are (B, C, H, W) floats in [0, 1] and ``labels`` (B,) int64, 0 or more, on one device."""
+    """Raises unless ``images`` are (B, C, H, W) floats in [0, 1] and ``labels`` (B,) int64 from 0, on one device."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(images, Tensor):
@@ -53,7 +53,8 @@ def check_batch(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     low, high = (float(bound) for bound in images.detach().aminmax())
     if not (low >= 0 and high <= 1):  # also false for NaN
         raise ValueError(
-            f"images must lie in [0, 1], got values from {low:g} to {high:g}; normalise inside the model, as its first layer"
+            f"images must lie in [0, 1], got values from {low:g} to {high:g}; "
+            "normalise inside the model, as its first layer"
         )
     if int(labels.min()) < 0:
         raise ValueError(f"labels must be 0 or more, got {int(labels.min())}")

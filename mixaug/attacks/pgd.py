@@ -18,13 +18,13 @@ class PGD:
     """Projected gradient descent in the l-infinity ball around each image.
 
     ``x_0 = clip(x + U(-eps, eps))``, then ``x_{t+1} = clip(project(x_t + step_size * sign(grad L(f(x_t), y))))`` where
-    ``project`` is the ball of radius ``eps`` around ``x`` and ``clip`` is [0, 1]; L is the cross entropy. Madry, Makelov,
-    Schmidt, Tsipras, Vladu, "Towards deep learning models resistant to adversarial attacks", ICLR 2018
+    ``project`` is onto the ball of radius ``eps`` around ``x``, ``clip`` onto [0, 1], L the cross entropy. Madry,
+    Makelov, Schmidt, Tsipras, Vladu, "Towards deep learning models resistant to adversarial attacks", ICLR 2018
     (arXiv:1706.06083); targeted with a random other class: Kurakin, Goodfellow, Bengio, ICLR 2017 (arXiv:1611.01236).
 
     Convention: the result is the *last* iterate of every image, not the worst one seen, and an image that is already
-    misclassified is attacked like any other. Start and target are drawn per image. The loss is summed over the batch, so
-    an image's gradient does not depend on the batch it is in. There is one forward and one backward a step, none beside.
+    misclassified is attacked like any other. Start and target are drawn per image. The loss is summed over the batch,
+    so an image's gradient does not depend on the batch it is in. One forward and one backward a step, none beside.
 
     Args:
         eps: radius in pixel units of images in [0, 1]; 0 or more, default 8/255.

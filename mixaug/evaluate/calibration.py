@@ -74,11 +74,11 @@ def rms_equal_width(confidence: Tensor, correct: Tensor, bins: int = 15) -> floa
 def rms(confidence: Tensor, correct: Tensor, bin_size: int = 100, variant: str = "all-bins") -> float:
     """Root-mean-square calibration error over equal-count bins of the sorted confidence.
 
-    ``sqrt(sum_b (n_b / n) (accuracy_b - confidence_b)^2)``; Hendrycks, Mazeika, Dietterich, "Deep anomaly detection with
-    outlier exposure", ICLR 2019, as used by PixMix and IPMix. Equal-count bins follow a confident model, whose images
-    would nearly all fall into the last equal-width bin.
+    ``sqrt(sum_b (n_b / n) (accuracy_b - confidence_b)^2)``; Hendrycks, Mazeika, Dietterich, "Deep anomaly detection
+    with outlier exposure", ICLR 2019, as used by PixMix and IPMix. Equal-count bins suit a confident model, whose
+    images would nearly all fall into the last equal-width bin.
 
-    Convention: images are sorted by confidence (stable: equal ones keep their order) and cut into ``n // bin_size`` bins;
+    Convention: images are sorted by confidence (stable: equal ones keep their order), cut into ``n // bin_size`` bins;
     the last bin takes the remainder; fewer than ``bin_size`` images make one bin.
 
     Args:

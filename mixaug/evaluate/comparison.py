@@ -82,7 +82,12 @@ class Comparison:
         for index, difference in enumerate(self.differences):
             if difference:
                 changes = [
-                    [label, f"{100 * difference[key].value:+.1f}", interval_text(difference[key]), verdict(difference[key])]
+                    [
+                        label,
+                        f"{100 * difference[key].value:+.1f}",
+                        interval_text(difference[key]),
+                        verdict(difference[key]),
+                    ]
                     for key, label in self.columns.items()
                 ]
                 parts += [
@@ -104,7 +109,9 @@ class Comparison:
     @property
     def notes(self) -> list[str]:
         """What a reader must know about the figures, a sentence each."""
-        notes = ["All figures are errors: lower is better; < marks the best. Intervals are paired bootstraps over images."]
+        notes = [
+            "All figures are errors: lower is better; < marks the best. Intervals are paired bootstraps over images."
+        ]
         ours = [name for name in self.corruptions if name in OURS]
         if ours:
             notes.append(
@@ -116,7 +123,7 @@ class Comparison:
         return notes
 
     def to_json(self) -> dict[str, Any]:
-        """Figures, differences, and the settings of each report; the image-by-image outcomes stay in the reports' own."""
+        """Figures, differences and settings of each report; the image-by-image outcomes stay in the reports' own."""
         return {
             "format": FORMAT,
             "reference": self.names[0],
@@ -215,9 +222,7 @@ def _difference(report: Report, reference: Report, key: str) -> Estimate:
     return bootstrap_means(change[:, None], method="paired bootstrap")[0]
 
 
-def _calibration_difference(
-    metric: Callable[[Tensor, Tensor], float], report: Report, reference: Report
-) -> Estimate:
+def _calibration_difference(metric: Callable[[Tensor, Tensor], float], report: Report, reference: Report) -> Estimate:
     one, two = report.outcomes, reference.outcomes
 
     def statistic(index: Tensor) -> Tensor:

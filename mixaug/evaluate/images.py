@@ -17,8 +17,8 @@ class LabelledImages:
 
     Args:
         dataset: ``(images, labels)`` tensors, an object with such ``images`` and ``labels`` attributes, or a map-style
-            data set of ``(image, label)`` with PIL images or tensors of one size. Images are uint8, or floating point in
-            [0, 1]; labels are integers.
+            data set of ``(image, label)`` with PIL images or tensors of one size. Images are uint8, or floating point
+            in [0, 1]; labels are integers.
 
     Shape:
         images: (N, C, H, W), or (C, H, W) each in a map-style data set.
@@ -66,7 +66,8 @@ class LabelledImages:
         """The images (n, C, H, W) and labels (n,) at ``index`` (n,), as they are stored (uint8 or float32)."""
         if self._images is not None and self._labels is not None:
             return self._images[index], self._labels[index]
-        images, labels = [], []
+        images: list[Tensor] = []
+        labels: list[int] = []
         for position in index.tolist():
             image, label = self._item(position)
             if images and image.shape != images[0].shape:

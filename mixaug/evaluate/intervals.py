@@ -79,7 +79,9 @@ def wilson(successes: int, n: int) -> Estimate:
     return Estimate(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)), n)
 
 
-def bootstrap_means(columns: Tensor, *, resamples: int = 2000, seed: int = 0, method: str = "bootstrap") -> list[Estimate]:
+def bootstrap_means(
+    columns: Tensor, *, resamples: int = 2000, seed: int = 0, method: str = "bootstrap"
+) -> list[Estimate]:
     """The mean of each column with its 95% percentile bootstrap interval over the images (the rows).
 
     For a mean of fractions (such as the share of the corruptions that an image fails) or of paired differences, where a
@@ -106,7 +108,9 @@ def bootstrap_means(columns: Tensor, *, resamples: int = 2000, seed: int = 0, me
         rows = min(_CHUNK, resamples - start)
         index = torch.randint(n, (rows, n), generator=generator)
         # How often each image was drawn, so that all columns cost one matrix product.
-        counts = torch.zeros(rows, n, dtype=torch.float64).scatter_add_(1, index, torch.ones((), dtype=torch.float64).expand(rows, n))
+        counts = torch.zeros(rows, n, dtype=torch.float64).scatter_add_(
+            1, index, torch.ones((), dtype=torch.float64).expand(rows, n)
+        )
         draws.append(counts @ columns / n)
     low, high = torch.quantile(torch.cat(draws), torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     return [

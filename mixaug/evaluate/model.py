@@ -29,7 +29,7 @@ Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 # Images are corrupted in blocks of this size whatever the model's batch size is: the same seed gives the same pictures.
 CORRUPTION_BLOCK = 256
 _SHOWN_SEVERITY = 3
-_SHOWN_ATTACKED = 6
+_SHOWN_ATTACKED = 4
 
 
 def evaluate_model(
@@ -54,8 +54,8 @@ def evaluate_model(
     Clean error over all images; errors of the common corruptions at five severities and their mean (Hendrycks,
     Dietterich, ICLR 2019); RMS and ECE of the confidence on the clean images; error under PGD with 20 steps.
 
-    Convention: a subset of images (``n_corruption``, ``n_attack``) is drawn from the seed; subsets, corrupted images and
-    the attack's random starts depend on the seed and the data set alone, so two models see the same ones. Corrupted
+    Convention: a subset of images (``n_corruption``, ``n_attack``) is drawn from the seed; subsets, corrupted images
+    and the attack's random starts depend on the seed and the data set alone, so two models see the same ones. Corrupted
     images are made on the CPU and rounded to 8 bit like the published sets. The model is not changed: device, modes,
     buffers, ``requires_grad`` and ``.grad`` are as before, and no global random state is used by it.
 
@@ -89,8 +89,8 @@ def evaluate_model(
         ModuleNotFoundError: ``progress=True`` without rich installed.
 
     Note:
-        Only shares of right and wrong are kept image by image, with the confidence: a report can be compared with another
-        one pairwise later, from its JSON.
+        Right or wrong is kept image by image, with the confidence: a report can be compared with another one pairwise
+        later, from its JSON.
 
     Example:
         >>> images = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)
@@ -123,7 +123,9 @@ def evaluate_model(
             corrupted = {
                 corruption: torch.stack(
                     [
-                        _corrupted(judge, data, corruption_index, corruption, severity, corruptions or "", seed, bar, examples)
+                        _corrupted(
+                            judge, data, corruption_index, corruption, severity, corruptions or "", seed, bar, examples
+                        )
                         for severity in SEVERITIES
                     ]
                 )
@@ -224,7 +226,12 @@ def _corrupted(
             at = len(examples.corrupted) % len(images)  # another image for each corruption
             examples.corrupted.append(
                 CorruptedExample(
-                    name, severity, as_bytes(corrupted[at]).clone(), int(labels[at]), int(predicted[at]), float(sure[at])
+                    name,
+                    severity,
+                    as_bytes(corrupted[at]).clone(),
+                    int(labels[at]),
+                    int(predicted[at]),
+                    float(sure[at]),
                 )
             )
     bar.advance(f"{name.replace('_', ' ')} {severity}")
@@ -379,6 +386,8 @@ def _environment(device: torch.device) -> dict[str, str]:
         "torchvision": torchvision.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads",
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mixaug._files import atomic_path
-from mixaug.evaluate import calibration
+from mixaug.evaluate import calibration as measures
 from mixaug.evaluate.corruptions import CORRUPTIONS, OURS
 from mixaug.evaluate.intervals import Estimate, bootstrap_centred, bootstrap_means, wilson
 from mixaug.evaluate.outcomes import SEVERITIES, Examples, Outcomes
@@ -21,10 +21,10 @@ from mixaug.evaluate.tables import text_table
 
 FORMAT = "mixaug-report-1"
 CALIBRATION = {
-    "rms": calibration.rms,
-    "rms_ipmix_papers": lambda confidence, correct: calibration.rms(confidence, correct, variant="ipmix-papers"),
-    "rms_equal_width": calibration.rms_equal_width,
-    "ece": calibration.ece,
+    "rms": measures.rms,
+    "rms_ipmix_papers": lambda confidence, correct: measures.rms(confidence, correct, variant="ipmix-papers"),
+    "rms_equal_width": measures.rms_equal_width,
+    "ece": measures.ece,
 }
 # AlexNet's mean error over the five severities of each ImageNet-C corruption, in the order of CORRUPTIONS.
 _ALEXNET = (88.6, 89.4, 92.3, 82.0, 82.6, 78.6, 79.8, 86.7, 82.7, 81.9, 56.5, 85.3, 64.6, 71.8, 60.7)
@@ -104,6 +104,11 @@ class Report:
         return bootstrap_means(wrong.mean(0).T)
 
     @cached_property
+    def clean_error_of_corrupted(self) -> Estimate | None:
+        """Clean error of the images that were corrupted, what corruption errors are to be held against; or None."""
+        return error_of(self.outcomes.correct[self.outcomes.corruption_index]) if self.outcomes.corrupted else None
+
+    @cached_property
     def mce(self) -> Estimate | None:
         """Mean corruption error: the plain mean over corruptions and severities; None without corruptions.
 
@@ -132,7 +137,9 @@ class Report:
         if self.settings.get("preset") != "imagenet" or self.settings.get("num_classes") != 1000 or self.missing:
             return None
         means = self.corruption_means
-        return sum(100 * means[name].value / ref for name, ref in zip(CORRUPTIONS, _ALEXNET, strict=True)) / len(_ALEXNET)
+        return sum(100 * means[name].value / ref for name, ref in zip(CORRUPTIONS, _ALEXNET, strict=True)) / len(
+            _ALEXNET
+        )
 
     @cached_property
     def calibration(self) -> dict[str, Estimate]:
@@ -158,9 +165,9 @@ class Report:
         return self.calibration["ece"]
 
     @cached_property
-    def reliability(self) -> calibration.ReliabilityCurve:
+    def reliability(self) -> measures.ReliabilityCurve:
         """Confidence and accuracy in 15 equal-width bins."""
-        return calibration.reliability_curve(self.outcomes.confidence, self.outcomes.correct)
+        return measures.reliability_curve(self.outcomes.confidence, self.outcomes.correct)
 
     @cached_property
     def attacks(self) -> dict[str, AttackResult]:
@@ -194,8 +201,10 @@ class Report:
             parts.append(f"mCE relative to AlexNet: {100 * self.mce_alexnet:.1f}%")
         if self.corruption_errors:
             cells = [
-                [corruption_label(name), *(f"{100 * cell.value:.1f}" for cell in errors)]
-                + [f"{100 * self.corruption_means[name].value:.1f}"]
+                [
+                    corruption_label(name),
+                    *(f"{100 * cell.value:.1f}" for cell in [*errors, self.corruption_means[name]]),
+                ]
                 for name, errors in self.corruption_errors.items()
             ]
             cells.append(["mean", *(f"{100 * cell.value:.1f}" for cell in self.severity_means), ""])
@@ -203,7 +212,7 @@ class Report:
                 cells[-1][-1] = f"{100 * self.mce.value:.1f}"
             header = ["error in %", *(f"severity {severity}" for severity in SEVERITIES), "mean"]
             parts += ["", text_table(header, cells)]
-        return "\n".join([*parts, *(f"{note}" for note in self.notes)])
+        return "\n".join([*parts, *self.notes])
 
     @property
     def notes(self) -> list[str]:
@@ -269,7 +278,9 @@ class Report:
         from mixaug.evaluate.page import report_page
 
         figures = report_figures(self)
-        return save_files(path, report_page(self, figures), self.to_json(), {key: fig.png for key, fig in figures.items()})
+        return save_files(
+            path, report_page(self, figures), self.to_json(), {key: fig.png for key, fig in figures.items()}
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Report:
@@ -304,7 +315,7 @@ class Report:
 
 
 def save_files(path: str | os.PathLike[str], page: str, data: dict[str, Any], pictures: dict[str, bytes]) -> Path:
-    """Writes a page, its JSON and its pictures side by side; the page last, so that it never shows what is not there."""
+    """Writes a page, its JSON and its pictures side by side, the page last."""
     target = Path(path)
     if target.suffix != ".html":
         raise ValueError(f"path must end in .html, got {str(path)!r}")

@@ -1,0 +1,317 @@
+"""The figures of a report, drawn by matplotlib without a display and without its global state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mixaug.evaluate._optional import optional_import
+from mixaug.evaluate.intervals import Estimate
+from mixaug.evaluate.outcomes import SEVERITIES
+from mixaug.evaluate.report import Report, attack_label, corruption_label
+
+if TYPE_CHECKING:
+    from mixaug.evaluate.comparison import Comparison
+
+# Narrow and tall: readable on a phone, two beside each other on a desk.
+_WIDTH = 5.2
+_DPI = 180
+# Okabe and Ito's colours, told apart by colour-blind readers.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+_RIGHT, _WRONG, _GREY = "#00734F", "#B3400A", "#777777"
+_STYLE = {
+    "font.size": 10,
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.8,
+    "axes.edgecolor": "#888888",
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class FigureImage:
+    """A drawn figure: PNG bytes, its title and one sentence on how to read it."""
+
+    png: bytes
+    title: str
+    caption: str
+
+
+def report_figures(report: Report) -> dict[str, FigureImage]:
+    """All figures of one report by file name part; those without data are left out.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    reports, names = [report], [report.name]
+    figures: dict[str, FigureImage] = {}
+    if report.outcomes.corrupted:
+        figures["corruptions"] = corruption_bars(reports, names)
+        figures["severity"] = severity_lines(reports, names)
+    figures["reliability"] = reliability_diagram(report)
+    if report.examples.corrupted:
+        figures["corrupted"] = corrupted_examples(report)
+    for attack in report.attacks:
+        if any(example.attack == attack for example in report.examples.adversarial):
+            figures[f"adversarial-{_file_part(attack)}"] = adversarial_examples(report, attack)
+    return figures
+
+
+def comparison_figures(comparison: Comparison) -> dict[str, FigureImage]:
+    """All figures of a comparison by file name part; those without data are left out.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    reports, names = comparison.reports, comparison.names
+    figures = {"headline": headline_bars(comparison)}
+    if comparison.corruptions:
+        figures["corruptions"] = corruption_bars(reports, names, comparison.corruptions)
+        figures["severity"] = severity_lines(reports, names)
+    figures["reliability"] = reliability_lines(reports, names)
+    return figures
+
+
+def headline_bars(comparison: Comparison) -> FigureImage:
+    """Clean error, mCE, calibration and attack errors of each model, with intervals."""
+    rows = [
+        (label, [report.figures[key][1] for report in comparison.reports]) for key, label in comparison.columns.items()
+    ]
+    return FigureImage(
+        _grouped_bars(rows, comparison.names, "%"),
+        "The main figures",
+        "All are errors: shorter is better. Lines are 95% intervals of each figure by itself; "
+        "for the difference of two models see the table of differences, which compares image by image.",
+    )
+
+
+def corruption_bars(reports: Sequence[Report], names: Sequence[str], which: Sequence[str] | None = None) -> FigureImage:
+    """Error of each corruption, mean over the severities; one bar a model."""
+    which = list(reports[0].outcomes.corrupted) if which is None else which
+    rows = [(corruption_label(name), [report.corruption_means[name] for report in reports]) for name in which]
+    clean = [report.clean_error_of_corrupted.value for report in reports if report.clean_error_of_corrupted]
+    caption = (
+        f"Mean over five severities, n = {len(reports[0].outcomes.corruption_index)} images; lines are 95% intervals, "
+        "dashed is the error on the same images uncorrupted."
+    )
+    return FigureImage(_grouped_bars(rows, names, "error in %", clean), "Error by corruption", caption)
+
+
+def severity_lines(reports: Sequence[Report], names: Sequence[str]) -> FigureImage:
+    """Error against severity, mean over the corruptions; severity 0 is the clean images."""
+    figure, axes = _figure(3.4)
+    for report, name, colour in zip(reports, names, _colours(len(reports)), strict=True):
+        clean = report.clean_error_of_corrupted or report.clean_error
+        estimates = [clean, *report.severity_means]
+        places = [0, *SEVERITIES]
+        axes.fill_between(
+            places,
+            [100 * estimate.low for estimate in estimates],
+            [100 * estimate.high for estimate in estimates],
+            color=colour,
+            alpha=0.15,
+            linewidth=0,
+        )
+        values = [100 * estimate.value for estimate in estimates]
+        axes.plot(places, values, "o-", color=colour, label=name, markersize=4.5)
+    axes.set_xticks([0, *SEVERITIES], ["clean", *map(str, SEVERITIES)])
+    axes.set_xlabel("severity")
+    axes.set_ylabel("error in %")
+    axes.set_ylim(bottom=0)
+    _legend(axes, names)
+    caption = f"Mean over {len(reports[0].outcomes.corrupted)} corruptions; bands are 95% intervals."
+    return FigureImage(_png(figure), "Error by severity", caption)
+
+
+def reliability_diagram(report: Report) -> FigureImage:
+    """Accuracy against confidence in equal-width bins, over a histogram of the confidence."""
+    curve = report.reliability
+    figure, (axes, histogram) = _figure(4.6, rows=2, ratios=[3.2, 1])
+    filled = [index for index, count in enumerate(curve.counts) if count]
+    width = 1 / len(curve.counts)
+    centres = [curve.edges[index] + width / 2 for index in filled]
+    accuracy = [curve.accuracy[index] for index in filled]
+    confidence = [curve.confidence[index] for index in filled]
+    axes.bar(centres, accuracy, width=0.92 * width, color=_COLOURS[0], alpha=0.85, label="accuracy")
+    axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1.2, label="calibrated")
+    axes.plot(confidence, accuracy, "o", color="black", markersize=3, label="mean confidence of the bin")
+    axes.set_ylabel("accuracy")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    axes.tick_params(labelbottom=False)
+    axes.legend(loc="upper left", fontsize=9, frameon=True, framealpha=0.85, edgecolor="none")
+    share = [100 * curve.counts[index] / len(report.outcomes.correct) for index in filled]
+    histogram.bar(centres, share, width=0.92 * width, color=_GREY)
+    histogram.set(xlim=(0, 1), xlabel="confidence", ylabel="images in %")
+    caption = (
+        f"Bars below the dashed line: the model is too sure. RMS {report.rms}, ECE {report.ece}, "
+        f"n = {len(report.outcomes.correct)}."
+    )
+    return FigureImage(_png(figure), "Confidence and accuracy", caption)
+
+
+def reliability_lines(reports: Sequence[Report], names: Sequence[str]) -> FigureImage:
+    """Accuracy against confidence of several models; bins of fewer than 5 images are left out."""
+    figure, axes = _figure(4.2)
+    axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1.2)
+    for report, name, colour in zip(reports, names, _colours(len(reports)), strict=True):
+        curve = report.reliability
+        filled = [index for index, count in enumerate(curve.counts) if count >= 5]
+        axes.plot(
+            [curve.confidence[index] for index in filled],
+            [curve.accuracy[index] for index in filled],
+            "o-",
+            color=colour,
+            markersize=4.5,
+            label=f"{name} (ECE {100 * report.ece.value:.1f}%)",
+        )
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
+    axes.legend(loc="upper left", fontsize=9)
+    return FigureImage(
+        _png(figure),
+        "Confidence and accuracy",
+        "Below the dashed line a model is too sure. Bins with fewer than 5 images are left out.",
+    )
+
+
+def corrupted_examples(report: Report) -> FigureImage:
+    """One corrupted image for each corruption with what the model says."""
+    examples = report.examples.corrupted
+    columns = 3
+    rows = -(-len(examples) // columns)
+    figure, grid = _figure(2.25 * rows, rows=rows, columns=columns)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, example in zip(grid.flat, examples, strict=False):
+        _show(axes, example.image)
+        axes.set_title(corruption_label(example.corruption), fontsize=9, pad=3)
+        right = example.label == example.predicted
+        _below(axes, report, example.predicted, example.confidence, right, example.label)
+    severity = examples[0].severity
+    caption = f"Severity {severity} of 5, one image each; below it the prediction with its confidence, in red if wrong."
+    return FigureImage(_png(figure), "Corrupted images and predictions", caption)
+
+
+def adversarial_examples(report: Report, attack: str) -> FigureImage:
+    """Images before and after an attack, and their difference, amplified."""
+    examples = [example for example in report.examples.adversarial if example.attack == attack]
+    figure, grid = _figure(2.15 * len(examples), rows=len(examples), columns=3)
+    largest = max(1, *(_difference(example.clean, example.adversarial).abs().max().item() for example in examples))
+    for row, (axes_row, example) in enumerate(zip(grid.reshape(-1, 3), examples, strict=True)):
+        amplified = (127.5 + _difference(example.clean, example.adversarial) * (127.5 / largest)).round().clamp(0, 255)
+        for axes, image in zip(axes_row, (example.clean, example.adversarial, amplified.to(torch.uint8)), strict=True):
+            axes.axis("off")
+            _show(axes, image)
+        if row == 0:
+            for axes, title in zip(axes_row, ("clean", "attacked", f"change x {127.5 / largest:.0f}"), strict=True):
+                axes.set_title(title, fontsize=10, pad=4)
+        right_before, right = example.label == example.predicted_clean, example.label == example.predicted
+        _below(axes_row[0], report, example.predicted_clean, example.confidence_clean, right_before, example.label)
+        _below(axes_row[1], report, example.predicted, example.confidence, right, example.label)
+    change = 255 * report.outcomes.attack_change[attack]
+    caption = (
+        f"{attack_label(attack)}; no pixel changes by more than {change:.1f} of 255 grey levels. Grey means no change. "
+        "The images that the attack turned are shown first."
+    )
+    return FigureImage(_png(figure), f"Attacked images ({attack_label(attack)})", caption)
+
+
+def _grouped_bars(
+    rows: Sequence[tuple[str, Sequence[Estimate]]],
+    names: Sequence[str],
+    unit: str,
+    lines: Sequence[float] = (),
+) -> bytes:
+    count = len(names)
+    height = 0.8 / count
+    figure, axes = _figure(0.9 + len(rows) * (0.16 + 0.17 * count))
+    colours = _colours(count)
+    for index, (name, colour) in enumerate(zip(names, colours, strict=True)):
+        places = [row + (index - (count - 1) / 2) * height for row in range(len(rows))]
+        values = [100 * estimates[index].value for _, estimates in rows]
+        reach = [
+            [100 * (estimates[index].value - estimates[index].low) for _, estimates in rows],
+            [100 * (estimates[index].high - estimates[index].value) for _, estimates in rows],
+        ]
+        error_style = {"ecolor": "#333333", "elinewidth": 0.9, "capsize": 0}
+        axes.barh(places, values, height=0.9 * height, color=colour, label=name, xerr=reach, error_kw=error_style)
+        for place, (_, estimates) in zip(places, rows, strict=True):
+            text = f"{100 * estimates[index].value:.1f}"
+            axes.annotate(
+                text, (100 * estimates[index].high, place), (4, 0), textcoords="offset points", va="center", fontsize=8
+            )
+    for value, colour in zip(lines, colours, strict=False):
+        axes.axvline(100 * value, color=colour, linestyle="--", linewidth=1.2)
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+    axes.set_ylim(len(rows) - 0.45, -0.55)  # the first row on top
+    axes.set_xlabel(unit)
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.12)
+    axes.set_xlim(left=0)
+    if count > 1:
+        figure.legend(loc="outside upper center", ncols=min(count, 3), fontsize=9)
+    return _png(figure)
+
+
+def _figure(height: float, rows: int = 1, columns: int = 1, ratios: Sequence[float] | None = None) -> tuple[Any, Any]:
+    matplotlib = optional_import("matplotlib")
+    figure_class = optional_import("matplotlib.figure").Figure
+    with matplotlib.rc_context(_STYLE):
+        # The class itself, not pyplot: no window, no global list of figures, nothing changed for the user's own plots.
+        figure = figure_class(figsize=(_WIDTH, height), layout="constrained", facecolor="white")
+        axes = figure.subplots(rows, columns, height_ratios=ratios, squeeze=rows * columns == 1 or ratios is not None)
+    return figure, axes
+
+
+def _png(figure: Any) -> bytes:
+    optional_import("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
+    file = io.BytesIO()
+    # No version or date inside: the same figures give the same bytes.
+    figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+    return file.getvalue()
+
+
+def _colours(count: int) -> list[str]:
+    return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
+
+
+def _legend(axes: Any, names: Sequence[str]) -> None:
+    if len(names) > 1:
+        axes.legend(loc="upper left", fontsize=9)
+
+
+def _show(axes: Any, image: Tensor) -> None:
+    smooth = "nearest" if max(image.shape[1:]) <= 96 else "antialiased"
+    if image.shape[0] == 1:
+        axes.imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=255, interpolation=smooth)
+    else:
+        axes.imshow(image.permute(1, 2, 0).numpy(), interpolation=smooth)
+
+
+def _below(axes: Any, report: Report, predicted: int, confidence: float, right: bool, label: int) -> None:
+    text = f"{_short(report.class_name(predicted))} {100 * confidence:.0f}%"
+    if not right:
+        text += f"\nis: {_short(report.class_name(label))}"
+    colour = _RIGHT if right else _WRONG
+    axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", fontsize=8.5, color=colour)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 16 else name[:15] + "…"
+
+
+def _difference(clean: Tensor, adversarial: Tensor) -> Tensor:
+    return adversarial.float() - clean.float()
+
+
+def _file_part(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter == "-" else "-" for letter in name)

@@ -1,0 +1,272 @@
+"""The HTML pages: one self-contained file each, for screens, phones and paper, light and dark."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from mixaug.evaluate.intervals import Estimate
+from mixaug.evaluate.outcomes import SEVERITIES
+from mixaug.evaluate.report import Report, attack_label, corruption_label, interval_text
+
+if TYPE_CHECKING:
+    from mixaug.evaluate.comparison import Comparison
+    from mixaug.evaluate.figures import FigureImage
+
+_CSS = """
+:root { color-scheme: light dark; --ground: #f6f6f4; --card: #ffffff; --ink: #1d1d1f; --soft: #65656b;
+  --line: #dededa; --best: #dff0e6; --good: #00734f; --bad: #b3400a; --heat: 179, 64, 10; }
+@media (prefers-color-scheme: dark) { :root { --ground: #19191b; --card: #232326; --ink: #ececee; --soft: #a2a2a9;
+  --line: #3a3a3f; --best: #1d3d2e; --good: #5fd0a0; --bad: #ff9d6b; --heat: 255, 140, 80; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .5rem; overflow-wrap: anywhere; }
+p { margin: .3rem 0; } .soft, figcaption, .note { color: var(--soft); font-size: .88rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .75rem; margin: 1.2rem 0; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem .9rem; }
+.card b { display: block; font-size: 1.65rem; line-height: 1.25; font-weight: 650; font-variant-numeric: tabular-nums; }
+.card span { display: block; font-size: .82rem; color: var(--soft); }
+.card .label { color: var(--ink); font-size: .88rem; }
+.scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .38rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { font-weight: 600; } tr:last-child > * { border-bottom: 0; } thead th { color: var(--soft); font-size: .82rem; }
+th:first-child { text-align: left; position: sticky; left: 0; background: var(--card); }
+td.best { background: var(--best); font-weight: 650; } .better { color: var(--good); } .worse { color: var(--bad); }
+td small { display: block; color: var(--soft); font-size: .76rem; font-weight: 400; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 1rem;
+  align-items: start; }
+figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .9rem; }
+figure h3 { margin: 0 0 .5rem; }
+figure img { display: block; width: 100%; height: auto; border-radius: 6px; background: #fff; }
+figcaption { margin-top: .5rem; }
+details { margin-top: 2rem; } summary { cursor: pointer; font-weight: 600; margin-bottom: .6rem; }
+.settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; font-variant-numeric: normal; }
+@media (max-width: 520px) { main { padding: 1rem .7rem 2rem; } th, td { padding: .34rem .5rem; }
+  .cards { grid-template-columns: 1fr 1fr; gap: .5rem; } .card b { font-size: 1.4rem; } figure { padding: .6rem; }
+  .settings th { white-space: normal; } }
+@media print { :root { color-scheme: light; --ground: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #bbb;
+  --best: #e4f2ea; --good: #00734f; --bad: #b3400a; --heat: 179, 64, 10; }
+  body { font-size: 10.5pt; } main { max-width: none; padding: 0; } .scroll { overflow: visible; }
+  figure, .card, tr { break-inside: avoid; } .figures { grid-template-columns: 1fr 1fr; } h2, h3 { break-after: avoid; }
+  * { -webkit-print-color-adjust: exact; print-color-adjust: exact; } }
+"""
+
+
+def report_page(report: Report, figures: Mapping[str, FigureImage]) -> str:
+    """The page of one model."""
+    counts = [f"{len(report.outcomes.correct):,} clean images"]
+    if report.outcomes.corrupted:
+        counts.append(f"corruptions on {len(report.outcomes.corruption_index):,}")
+    counts += [f"{attack_label(name)} on {result.error.n:,}" for name, result in report.attacks.items()]
+    body = [
+        f"<h1>{escape(report.name)}</h1>",
+        f'<p class="soft">{escape(", ".join(counts))}. Errors, lower is better; [95% interval].</p>',
+        '<div class="cards">',
+        *(_card(label, figure) for label, figure in report.figures.values()),
+        "</div>",
+    ]
+    if report.mce_alexnet is not None:
+        body.append(f"<p>mCE relative to AlexNet: <b>{100 * report.mce_alexnet:.1f}%</b></p>")
+    body += ['<div class="figures">', *(_figure(figure) for figure in figures.values()), "</div>"]
+    if report.corruption_errors:
+        body += ["<h2>Corruptions, error in %</h2>", _corruption_table(report)]
+    if report.attacks:
+        body += ["<h2>Attacks</h2>", _attack_table(report)]
+    body += ["<h2>Calibration</h2>", _calibration_table(report)]
+    body += [f'<p class="note">{escape(note)}</p>' for note in report.notes]
+    body.append(_settings([report], [report.name]))
+    return _page(f"{report.name}: evaluation", body)
+
+
+def comparison_page(comparison: Comparison, figures: Mapping[str, FigureImage]) -> str:
+    """The page of several models side by side."""
+    body = [
+        f"<h1>{escape(' against '.join(comparison.names))}</h1>",
+        '<p class="soft">The same images for each model. Errors, lower is better; the best of a column is marked.</p>',
+        "<h2>Main figures</h2>",
+        _main_table(comparison),
+        f"<h2>Differences to {escape(comparison.names[0])}, in points</h2>",
+        _difference_table(comparison),
+        '<h2>Figures</h2><div class="figures">',
+        *(_figure(figure) for figure in figures.values()),
+        "</div>",
+    ]
+    if comparison.corruptions:
+        body += ["<h2>Corruptions, mean error of five severities in %</h2>", _corruption_comparison(comparison)]
+    body += [f'<p class="note">{escape(note)}</p>' for note in comparison.notes]
+    body.append(_settings(comparison.reports, comparison.names))
+    return _page(" against ".join(comparison.names), body)
+
+
+def _page(title: str, body: Sequence[str]) -> str:
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escape(title)}</title>",
+            f"<style>{_CSS}</style></head><body><main>",
+            *body,
+            "</main></body></html>\n",
+        ]
+    )
+
+
+def _card(label: str, figure: Estimate) -> str:
+    return (
+        f'<div class="card"><span class="label">{escape(label)}</span><b>{100 * figure.value:.1f}%</b>'
+        f"<span>[{100 * figure.low:.1f}, {100 * figure.high:.1f}]</span><span>n = {figure.n:,}</span></div>"
+    )
+
+
+def _figure(figure: FigureImage) -> str:
+    data = base64.b64encode(figure.png).decode()
+    return (
+        f'<figure><h3>{escape(figure.title)}</h3><img alt="{escape(figure.title)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[str], kind: str = "") -> str:
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
+    thead = f"<thead><tr>{head}</tr></thead>" if header else ""
+    return f'<div class="scroll"><table class="{kind}">{thead}<tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _row(label: str, cells: Sequence[str]) -> str:
+    return f'<tr><th scope="row">{escape(label)}</th>{"".join(cells)}</tr>'
+
+
+def _cell(text: str, small: str = "", kind: str = "", style: str = "") -> str:
+    attributes = (f' class="{kind}"' if kind else "") + (f' style="{style}"' if style else "")
+    return f"<td{attributes}>{escape(text)}" + (f"<small>{escape(small)}</small>" if small else "") + "</td>"
+
+
+def _percent(figure: Estimate, kind: str = "", heat: bool = False) -> str:
+    style = f"background: rgba(var(--heat), {0.5 * figure.value:.3f})" if heat else ""
+    return _cell(f"{100 * figure.value:.1f}", f"{100 * figure.low:.1f}–{100 * figure.high:.1f}", kind, style)
+
+
+def _corruption_table(report: Report) -> str:
+    rows = [
+        _row(
+            corruption_label(name),
+            [*(_percent(cell, heat=True) for cell in errors), _percent(report.corruption_means[name], heat=True)],
+        )
+        for name, errors in report.corruption_errors.items()
+    ]
+    last = [_percent(cell, heat=True) for cell in report.severity_means]
+    rows.append(_row("mean", [*last, *([_percent(report.mce, heat=True)] if report.mce is not None else [])]))
+    header = ["corruption", *(f"severity {severity}" for severity in SEVERITIES), "mean"]
+    count = (
+        f'<p class="note">n = {len(report.outcomes.corruption_index):,} images; small figures are 95% intervals.</p>'
+    )
+    return _table(header, rows) + count
+
+
+def _attack_table(report: Report) -> str:
+    rows = [
+        _row(
+            attack_label(name),
+            [
+                _percent(result.clean_accuracy),
+                _percent(result.accuracy),
+                _percent(result.error),
+                _cell(f"{255 * report.outcomes.attack_change[name]:.1f} / 255"),
+                _cell(f"{result.error.n:,}"),
+            ],
+        )
+        for name, result in report.attacks.items()
+    ]
+    header = ["attack", "accuracy before, %", "accuracy under it, %", "error, %", "largest change", "n"]
+    return _table(header, rows)
+
+
+def _calibration_table(report: Report) -> str:
+    labels = {
+        "rms": "RMS, equal-count bins of 100",
+        "rms_ipmix_papers": "the same without the last bin, as the IPMix papers' code",
+        "rms_equal_width": "RMS, 15 equal-width bins",
+        "ece": "ECE, 15 equal-width bins",
+    }
+    rows = [
+        _row(labels[name], [_percent(figure), _cell(f"{figure.n:,}")]) for name, figure in report.calibration.items()
+    ]
+    return _table(["calibration error", "%", "n"], rows)
+
+
+def _main_table(comparison: Comparison) -> str:
+    rows = []
+    for index, report in enumerate(comparison.reports):
+        cells = [
+            _percent(report.figures[key][1], "best" if index in comparison.best[key] else "")
+            for key in comparison.columns
+        ]
+        rows.append(_row(comparison.names[index], cells))
+    first = comparison.reports[0].figures
+    rows.append(_row("n", [_cell(f"{first[key][1].n:,}") for key in comparison.columns]))
+    return _table(["model, %", *comparison.columns.values()], rows)
+
+
+def _difference_table(comparison: Comparison) -> str:
+    from mixaug.evaluate.comparison import verdict
+
+    rows = []
+    for name, difference in zip(comparison.names, comparison.differences, strict=True):
+        if difference:
+            cells = [
+                _cell(
+                    f"{100 * difference[key].value:+.1f}",
+                    f"{interval_text(difference[key])}; {verdict(difference[key])}",
+                    verdict(difference[key]).split()[0].replace("no", ""),
+                )
+                for key in comparison.columns
+            ]
+            rows.append(_row(name, cells))
+    note = '<p class="note">Paired bootstrap over the images: 95% intervals of the difference itself.</p>'
+    return _table(["model", *comparison.columns.values()], rows) + note
+
+
+def _corruption_comparison(comparison: Comparison) -> str:
+    rows = [
+        _row(
+            corruption_label(name),
+            [
+                _percent(report.corruption_means[name], "best" if index in comparison.best[name] else "")
+                for index, report in enumerate(comparison.reports)
+            ],
+        )
+        for name in comparison.corruptions
+    ]
+    return _table(["corruption", *comparison.names], rows)
+
+
+def _settings(reports: Sequence[Report], names: Sequence[str]) -> str:
+    columns = [
+        {key: _plain(value) for key, value in report.settings.items()}
+        | report.environment
+        | {f"seconds: {part}": f"{seconds:.1f}" for part, seconds in report.seconds.items()}
+        for report in reports
+    ]
+    keys = list(dict.fromkeys(key for column in columns for key in column))
+    rows = [_row(key.replace("_", " "), [_cell(column.get(key, "")) for column in columns]) for key in keys]
+    header = ["setting", *names] if len(reports) > 1 else []
+    table = _table(header, rows, "settings")
+    return f"<details><summary>How to repeat this: settings, versions, times</summary>{table}</details>"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)
