@@ -184,9 +184,10 @@ def _render(
         for task in tasks:
             band(task)
         return
-    band(tasks[0])  # the first call compiles, or loads the compiled code: not in several threads at once
+    if not getattr(_kernels.render_rows, "signatures", True):
+        band(tasks.pop())  # the first call compiles, or loads the compiled code: not in several threads at once
     with ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(band, tasks[1:]):
+        for _ in pool.map(band, tasks):
             pass
 
 
