@@ -1,0 +1,244 @@
+"""Classifiers by name, with their normalisation as the first layer."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from mixaug.train.networks import LeNet5, ResidualNet, ResNeXt, WideResNet
+
+__all__ = ["MODELS", "Normalize", "build_model", "torchvision_models"]
+
+_TIMM = "timm:"
+
+# name -> (num_classes, in_channels, image_size) -> network on normalised images
+_OWN: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "lenet5": lambda classes, channels, side: LeNet5(classes, channels, side),
+    # One block a stage and thin early stages: most of the time of a CPU goes into full resolution. 309,000 parameters.
+    "resnet-small": lambda classes, channels, side: ResidualNet(classes, channels, (16, 32, 64, 128), blocks=1),
+    "resnet18-cifar": lambda classes, channels, side: ResidualNet(classes, channels, (64, 128, 256, 512), blocks=2),
+    "wrn-40-4": lambda classes, channels, side: WideResNet(classes, channels, depth=40, width=4),
+    "wrn-28-10": lambda classes, channels, side: WideResNet(classes, channels, depth=28, width=10),
+    "resnext29": lambda classes, channels, side: ResNeXt(classes, channels),
+}
+MODELS = tuple(_OWN)
+
+
+class Normalize(nn.Module):
+    """Normalisation of images in [0, 1] as a layer: ``(image - mean) / std`` per channel.
+
+    Convention: as the first layer of every model of this package it lets augmentations, attacks and corruptions work in
+    pixel space, where their strengths are defined. Mean and standard deviation are buffers: they move and are saved
+    with the model and are no parameters. ``repeat`` turns a grey image into equal channels after normalising, for
+    networks that take three.
+
+    Args:
+        mean: mean of each channel, in [0, 1].
+        std: standard deviation of each channel, > 0.
+        repeat: how often a single channel is repeated; default 1.
+
+    Shape: (B, C, H, W) floating, C the number of means -> (B, C * repeat, H, W), the same dtype.
+
+    Raises:
+        ValueError: the lengths differ, a standard deviation is not positive, ``repeat`` with several channels, or at
+            the call an image of another number of channels.
+        TypeError: at the call, an image that is not floating.
+
+    Example:
+        >>> layer = Normalize([0.5], [0.25])
+        >>> layer(torch.ones(1, 1, 1, 1)).item()
+        2.0
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], repeat: int = 1) -> None:
+        super().__init__()
+        if len(mean) != len(std):
+            raise ValueError(f"mean and std must have one value per channel each, got {len(mean)} and {len(std)}")
+        if not len(mean):
+            raise ValueError("mean must have at least one value, got none")
+        if min(std) <= 0:
+            raise ValueError(f"std must be greater than 0, got {list(std)}")
+        if repeat < 1 or (repeat > 1 and len(mean) != 1):
+            raise ValueError(f"repeat must be 1, or more for a single channel; got {repeat} for {len(mean)} channels")
+        self.repeat = repeat
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The normalised images, a new tensor."""
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floating in [0, 1], got {images.dtype}; divide 8-bit images by 255")
+        channels = self.mean.shape[1]
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise ValueError(f"images must have the shape (B, {channels}, H, W), got {tuple(images.shape)}")
+        normalised = (images - self.mean.to(images.dtype)) / self.std.to(images.dtype)
+        return normalised.repeat(1, self.repeat, 1, 1) if self.repeat > 1 else normalised
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        mean, std = ([round(value, 4) for value in buffer.flatten().tolist()] for buffer in (self.mean, self.std))
+        return f"mean={mean}, std={std}, repeat={self.repeat}"
+
+
+def torchvision_models() -> tuple[str, ...]:
+    """Names of torchvision's image classifiers, such as "resnet50", "convnext_tiny", "vit_b_16"."""
+    return tuple(torchvision.models.list_models(module=torchvision.models))
+
+
+def build_model(
+    name: str,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int = 32,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> nn.Sequential:
+    """A new classifier with random weights that takes images in [0, 1] and normalises them itself.
+
+    Convention: the result is ``nn.Sequential(Normalize, network)``. Of our own networks the first convolution has
+    ``in_channels`` channels. torchvision's take three, so grey images are normalised and then repeated to three
+    channels; timm builds its first layer for ``in_channels``. Weights come from torch's global random state: call
+    ``torch.manual_seed`` first.
+
+    Args:
+        name: one of ``MODELS``; a torchvision classifier (``torchvision_models()``), whose output layer has
+            ``num_classes`` logits and which has no auxiliary heads; or "timm:NAME" where timm is installed.
+        num_classes: number of logits, at least 2.
+        in_channels: channels of the images, default 3. torchvision's networks: 1 or 3.
+        image_size: side of the square images in pixels, default 32. LeNet-5 and transformers are built for it; every
+            network is checked to take it.
+        mean: mean of each channel of the training images in [0, 1]; default 0.5.
+        std: standard deviation of each channel; default 0.5.
+
+    Shape: images (B, in_channels, image_size, image_size) float in [0, 1] -> logits (B, num_classes). Networks with
+        global pooling take other sizes too.
+
+    Returns:
+        nn.Sequential: the model, in training mode, on the current default device (``with torch.device("meta")`` builds
+        without memory).
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: an unknown name (the message has the close ones), a number out of range, or a network that cannot
+            take images of this size.
+        ImportError: a timm name where timm is not installed; the message says what to type.
+
+    Note:
+        Dropout and stochastic depth are the library's defaults. Pre-trained weights are not loaded here.
+
+    Example:
+        >>> model = build_model("resnet-small", num_classes=10, in_channels=1, image_size=28, mean=[0.29], std=[0.35])
+        >>> model(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, got {type(name).__name__}")
+    for argument, value, least in (
+        ("num_classes", num_classes, 2),
+        ("in_channels", in_channels, 1),
+        ("image_size", image_size, 1),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{argument} must be an int, got {type(value).__name__}")
+        if value < least:
+            raise ValueError(f"{argument} must be at least {least}, got {value}")
+    mean = [0.5] * in_channels if mean is None else list(mean)
+    std = [0.5] * in_channels if std is None else list(std)
+    if len(mean) != in_channels:
+        raise ValueError(f"mean must have one value per channel, {in_channels}; got {len(mean)}")
+    repeat = 1
+    if name in _OWN:
+        network = _OWN[name](num_classes, in_channels, image_size)
+    elif name.startswith(_TIMM):
+        network = _timm_network(name.removeprefix(_TIMM), num_classes, in_channels, image_size)
+    elif name in torchvision_models():
+        if in_channels not in (1, 3):
+            raise ValueError(f"in_channels must be 1 or 3 for torchvision's {name}, got {in_channels}")
+        repeat = 3 // in_channels
+        network = _torchvision_network(name, num_classes, image_size)
+    else:
+        raise ValueError(_unknown(name))
+    model = nn.Sequential(Normalize(mean, std, repeat), network)
+    _check_image_size(model, name, (1, in_channels, image_size, image_size))
+    return model
+
+
+def _torchvision_network(name: str, num_classes: int, image_size: int) -> nn.Module:
+    options: dict[str, Any] = {"weights": None, "num_classes": num_classes}
+    if name in ("googlenet", "inception_v3"):
+        # One tensor of logits also in training mode; and the papers' initialisation (unset, it warns).
+        options |= {"aux_logits": False, "init_weights": True}
+    elif name.startswith("vit_"):
+        options["image_size"] = image_size
+    elif name.startswith("maxvit"):
+        options["input_size"] = (image_size, image_size)
+    try:
+        return torchvision.models.get_model(name, **options)
+    except (AssertionError, ValueError) as error:  # transformers refuse sizes that their patches do not divide
+        raise ValueError(f"{name} cannot be built for images of {image_size}x{image_size} pixels: {error}") from error
+
+
+def _timm_network(name: str, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # timm's own deprecations are nothing the caller can act on
+            import timm
+    except ImportError as error:
+        raise ImportError(f"the model 'timm:{name}' needs timm: pip install 'mixaug[timm]'") from error
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=5)
+        hint = f"did you mean {', '.join(_TIMM + match for match in close)}?" if close else "see timm.list_models()"
+        raise ValueError(f"name must be a timm model after 'timm:', got {name!r}; {hint}")
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels}
+    try:
+        return timm.create_model(name, img_size=image_size, **options)
+    except TypeError:  # convolutional networks have no img_size: they take any
+        return timm.create_model(name, **options)
+    except (AssertionError, ValueError) as error:
+        raise ValueError(
+            f"timm:{name} cannot be built for images of {image_size}x{image_size} pixels: {error}"
+        ) from error
+
+
+def _unknown(name: str) -> str:
+    known = [*MODELS, *torchvision_models()]
+    close = difflib.get_close_matches(name, known, n=3)
+    # difflib weighs case and separators as heavily as letters; "ResNet 18" should still find resnet18.
+    plain = {"".join(filter(str.isalnum, candidate.lower())): candidate for candidate in reversed(known)}
+    close += [
+        plain[match]
+        for match in difflib.get_close_matches("".join(filter(str.isalnum, name.lower())), list(plain), n=3)
+        if plain[match] not in close
+    ]
+    hint = f"did you mean {' or '.join(close[:3])}? " if close else ""
+    return (
+        f"name must be a known model, got {name!r}; {hint}Ours: {', '.join(MODELS)}. "
+        f"torchvision: {', '.join(torchvision_models())}. With timm: timm:NAME"
+    )
+
+
+def _check_image_size(model: nn.Module, name: str, shape: tuple[int, int, int, int]) -> None:
+    """One pass without data or memory: a network that cannot take the images fails here, not in the first step."""
+    state = {key: torch.empty_like(value, device="meta") for key, value in model.state_dict(keep_vars=True).items()}
+    state |= {key: torch.empty_like(value, device="meta") for key, value in model.named_buffers()}
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(model, state, (torch.empty(shape, device="meta"),))
+    except NotImplementedError:  # an operation without a shape rule says nothing about the size
+        return
+    except (RuntimeError, ValueError, AssertionError) as error:
+        side = shape[-1]
+        raise ValueError(f"{name} cannot take images of {side}x{side} pixels: {error}") from error
+    finally:
+        model.train(training)
