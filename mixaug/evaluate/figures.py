@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Narrow and tall: readable on a phone, two beside each other on a desk.
 _WIDTH = 5.2
 _DPI = 180
+_FEW = 5  # images below which a bin's accuracy is noise
 # Okabe and Ito's colours, told apart by colour-blind readers.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _RIGHT, _WRONG, _GREY = "#00734F", "#B3400A", "#777777"
@@ -60,7 +61,7 @@ def report_figures(report: Report) -> dict[str, FigureImage]:
         figures["severity"] = severity_lines(reports, names)
     figures["reliability"] = reliability_diagram(report)
     if report.examples.corrupted:
-        figures["corrupted"] = corrupted_examples(report)
+        figures["corrupted"] = corrupted_examples(reports, names)
     for attack in report.attacks:
         if any(example.attack == attack for example in report.examples.adversarial):
             figures[f"adversarial-{_file_part(attack)}"] = adversarial_examples(report, attack)
@@ -79,6 +80,8 @@ def comparison_figures(comparison: Comparison) -> dict[str, FigureImage]:
         figures["corruptions"] = corruption_bars(reports, names, comparison.corruptions)
         figures["severity"] = severity_lines(reports, names)
     figures["reliability"] = reliability_lines(reports, names)
+    if _same_examples(reports):
+        figures["corrupted"] = corrupted_examples(reports, names)
     return figures
 
 
@@ -142,30 +145,34 @@ def reliability_diagram(report: Report) -> FigureImage:
     centres = [curve.edges[index] + width / 2 for index in filled]
     accuracy = [curve.accuracy[index] for index in filled]
     confidence = [curve.confidence[index] for index in filled]
-    axes.bar(centres, accuracy, width=0.92 * width, color=_COLOURS[0], alpha=0.85, label="accuracy")
+    bars = axes.bar(centres, accuracy, width=0.92 * width, color=_COLOURS[0], alpha=0.85, label="accuracy")
+    for bar, index in zip(bars, filled, strict=True):
+        if curve.counts[index] < _FEW:
+            bar.set_alpha(0.3)
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1.2, label="calibrated")
-    axes.plot(confidence, accuracy, "o", color="black", markersize=3, label="mean confidence of the bin")
+    axes.plot(confidence, accuracy, "o", color="black", markersize=3, label="mean of the bin")
     axes.set_ylabel("accuracy")
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.tick_params(labelbottom=False)
-    axes.legend(loc="upper left", fontsize=9, frameon=True, framealpha=0.85, edgecolor="none")
+    figure.legend(loc="outside upper center", ncols=3, fontsize=9, frameon=False)
     share = [100 * curve.counts[index] / len(report.outcomes.correct) for index in filled]
     histogram.bar(centres, share, width=0.92 * width, color=_GREY)
     histogram.set(xlim=(0, 1), xlabel="confidence", ylabel="images in %")
     caption = (
-        f"Bars below the dashed line: the model is too sure. RMS {report.rms}, ECE {report.ece}, "
+        f"Bars below the dashed line: the model is too sure. Pale bars hold fewer than {_FEW} images. "
+        f"RMS {report.rms}, ECE {report.ece}, "
         f"n = {len(report.outcomes.correct)}."
     )
     return FigureImage(_png(figure), "Confidence and accuracy", caption)
 
 
 def reliability_lines(reports: Sequence[Report], names: Sequence[str]) -> FigureImage:
-    """Accuracy against confidence of several models; bins of fewer than 5 images are left out."""
+    """Accuracy against confidence of several models; bins of few images are left out."""
     figure, axes = _figure(4.2)
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1.2)
     for report, name, colour in zip(reports, names, _colours(len(reports)), strict=True):
         curve = report.reliability
-        filled = [index for index, count in enumerate(curve.counts) if count >= 5]
+        filled = [index for index, count in enumerate(curve.counts) if count >= _FEW]
         axes.plot(
             [curve.confidence[index] for index in filled],
             [curve.accuracy[index] for index in filled],
@@ -175,29 +182,39 @@ def reliability_lines(reports: Sequence[Report], names: Sequence[str]) -> Figure
             label=f"{name} (ECE {100 * report.ece.value:.1f}%)",
         )
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
-    axes.legend(loc="upper left", fontsize=9)
+    axes.legend(loc="upper left", fontsize=9, frameon=False)
     return FigureImage(
         _png(figure),
         "Confidence and accuracy",
-        "Below the dashed line a model is too sure. Bins with fewer than 5 images are left out.",
+        f"Below the dashed line a model is too sure. Bins with fewer than {_FEW} images are left out.",
     )
 
 
-def corrupted_examples(report: Report) -> FigureImage:
-    """One corrupted image for each corruption with what the model says."""
-    examples = report.examples.corrupted
+def corrupted_examples(reports: Sequence[Report], names: Sequence[str]) -> FigureImage:
+    """One corrupted image for each corruption with what each model says."""
     columns = 3
-    rows = -(-len(examples) // columns)
-    figure, grid = _figure(2.25 * rows, rows=rows, columns=columns)
+    rows = -(-len(reports[0].examples.corrupted) // columns)
+    figure, grid = _figure((2.0 + 0.25 * len(reports)) * rows, rows=rows, columns=columns)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, example in zip(grid.flat, examples, strict=False):
-        _show(axes, example.image)
-        axes.set_title(corruption_label(example.corruption), fontsize=9, pad=3)
-        right = example.label == example.predicted
-        _below(axes, report, example.predicted, example.confidence, right, example.label)
-    severity = examples[0].severity
-    caption = f"Severity {severity} of 5, one image each; below it the prediction with its confidence, in red if wrong."
+    for axes, *examples in zip(grid.flat, *(report.examples.corrupted for report in reports), strict=False):
+        first = examples[0]
+        _show(axes, first.image)
+        axes.set_title(corruption_label(first.corruption), fontsize=9, pad=3)
+        lines = [
+            (
+                (f"{name}: " if len(names) > 1 else "")
+                + f"{report.class_name(example.predicted)} {100 * example.confidence:.0f}%",
+                example.predicted == example.label,
+            )
+            for report, name, example in zip(reports, names, examples, strict=True)
+        ]
+        _below(axes, lines, reports[0].class_name(first.label))
+    severity = reports[0].examples.corrupted[0].severity
+    caption = (
+        f"Severity {severity} of 5, one image each; below it the prediction with its confidence, "
+        "green if right, red if not."
+    )
     return FigureImage(_png(figure), "Corrupted images and predictions", caption)
 
 
@@ -214,9 +231,11 @@ def adversarial_examples(report: Report, attack: str) -> FigureImage:
         if row == 0:
             for axes, title in zip(axes_row, ("clean", "attacked", f"change x {127.5 / largest:.0f}"), strict=True):
                 axes.set_title(title, fontsize=10, pad=4)
-        right_before, right = example.label == example.predicted_clean, example.label == example.predicted
-        _below(axes_row[0], report, example.predicted_clean, example.confidence_clean, right_before, example.label)
-        _below(axes_row[1], report, example.predicted, example.confidence, right, example.label)
+        truth = report.class_name(example.label)
+        before = f"{report.class_name(example.predicted_clean)} {100 * example.confidence_clean:.0f}%"
+        after = f"{report.class_name(example.predicted)} {100 * example.confidence:.0f}%"
+        _below(axes_row[0], [(before, example.predicted_clean == example.label)], truth)
+        _below(axes_row[1], [(after, example.predicted == example.label)], truth)
     change = 255 * report.outcomes.attack_change[attack]
     caption = (
         f"{attack_label(attack)}; no pixel changes by more than {change:.1f} of 255 grey levels. Grey means no change. "
@@ -258,7 +277,7 @@ def _grouped_bars(
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
     if count > 1:
-        figure.legend(loc="outside upper center", ncols=min(count, 3), fontsize=9)
+        figure.legend(loc="outside upper center", ncols=min(count, 3), fontsize=9, frameon=False)
     return _png(figure)
 
 
@@ -286,7 +305,7 @@ def _colours(count: int) -> list[str]:
 
 def _legend(axes: Any, names: Sequence[str]) -> None:
     if len(names) > 1:
-        axes.legend(loc="upper left", fontsize=9)
+        axes.legend(loc="upper left", fontsize=9, frameon=False)
 
 
 def _show(axes: Any, image: Tensor) -> None:
@@ -297,16 +316,30 @@ def _show(axes: Any, image: Tensor) -> None:
         axes.imshow(image.permute(1, 2, 0).numpy(), interpolation=smooth)
 
 
-def _below(axes: Any, report: Report, predicted: int, confidence: float, right: bool, label: int) -> None:
-    text = f"{_short(report.class_name(predicted))} {100 * confidence:.0f}%"
-    if not right:
-        text += f"\nis: {_short(report.class_name(label))}"
-    colour = _RIGHT if right else _WRONG
-    axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", fontsize=8.5, color=colour)
+def _below(axes: Any, lines: Sequence[tuple[str, bool]], truth: str) -> None:
+    """Predictions under a picture, each green or red, and the truth where one is wrong."""
+    texts = [(_short(text), _RIGHT if right else _WRONG) for text, right in lines]
+    if not all(right for _, right in lines):
+        texts.append((_short(f"is: {truth}"), _GREY))
+    for place, (text, colour) in enumerate(texts):
+        # An invisible line above each keeps the layout's room for all of them.
+        axes.text(
+            0.5, -0.03, "\n" * place + text, transform=axes.transAxes, ha="center", va="top", fontsize=8, color=colour
+        )
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 16 else name[:15] + "…"
+def _same_examples(reports: Sequence[Report]) -> bool:
+    """Whether all reports show the same corrupted pictures (they do for the same seed and images)."""
+    first, *others = (report.examples.corrupted for report in reports)
+    return bool(first) and all(
+        len(first) == len(other)
+        and all(torch.equal(one.image, two.image) for one, two in zip(first, other, strict=True))
+        for other in others
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 24 else text[:15] + "…" + text[-8:]
 
 
 def _difference(clean: Tensor, adversarial: Tensor) -> Tensor:

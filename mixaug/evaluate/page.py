@@ -40,9 +40,9 @@ th { font-weight: 600; } tr:last-child > * { border-bottom: 0; } thead th { colo
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--card); }
 td.best { background: var(--best); font-weight: 650; } .better { color: var(--good); } .worse { color: var(--bad); }
 td small { display: block; color: var(--soft); font-size: .76rem; font-weight: 400; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 1rem;
-  align-items: start; }
-figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .9rem; }
+.figures { columns: 2 420px; column-gap: 1rem; }
+figure { margin: 0 0 1rem; break-inside: avoid;
+  background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .9rem; }
 figure h3 { margin: 0 0 .5rem; }
 figure img { display: block; width: 100%; height: auto; border-radius: 6px; background: #fff; }
 figcaption { margin-top: .5rem; }
@@ -54,7 +54,7 @@ details { margin-top: 2rem; } summary { cursor: pointer; font-weight: 600; margi
 @media print { :root { color-scheme: light; --ground: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #bbb;
   --best: #e4f2ea; --good: #00734f; --bad: #b3400a; --heat: 179, 64, 10; }
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; } .scroll { overflow: visible; }
-  figure, .card, tr { break-inside: avoid; } .figures { grid-template-columns: 1fr 1fr; } h2, h3 { break-after: avoid; }
+  .card, tr { break-inside: avoid; } .figures { columns: 2; } h2, h3 { break-after: avoid; }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; } }
 """
 
