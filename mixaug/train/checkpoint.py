@@ -1,0 +1,181 @@
+"""Checkpoints: files of tensors, numbers and names only, so that opening one never runs code.
+
+A checkpoint holds what is needed to build its model again: ``mixaug evaluate`` gets by with the path.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mixaug._files import atomic_path
+
+__all__ = ["ModelSpec", "load_checkpoint", "read_checkpoint", "write_checkpoint"]
+
+#: Raised when the content changes so that older versions cannot read it.
+FORMAT = 1
+_PARTS = ("format", "spec", "model", "data", "settings", "epoch", "step")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The arguments of :func:`mixaug.train.models.build_model`, as plain values.
+
+    Example:
+        >>> ModelSpec("lenet5", 10, 1, 28, (0.5,), (0.25,)).num_classes
+        10
+    """
+
+    name: str
+    num_classes: int
+    in_channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def build(self) -> nn.Module:
+        """A new model with fresh weights from torch's default generator."""
+        from mixaug.train.models import build_model
+
+        return build_model(self.name, self.num_classes, self.in_channels, self.image_size, self.mean, self.std)
+
+
+def write_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Writes a checkpoint whole or not at all.
+
+    Args:
+        path: file; its folder is made if it is missing.
+        content: tensors, numbers, strings, lists and dicts.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "last.pt"
+        >>> write_checkpoint(path, {"format": FORMAT})
+        >>> path.exists()
+        True
+    """
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a checkpoint of this package, with ``weights_only=True``.
+
+    Args:
+        path: file that a run wrote (``last.pt`` or ``best.pt``).
+
+    Returns:
+        its content, tensors on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, damaged, of another program or of a newer version.
+
+    Example:
+        >>> read_checkpoint("/nowhere/best.pt")
+        Traceback (most recent call last):
+        FileNotFoundError: no checkpoint at /nowhere/best.pt
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"a checkpoint must be a file such as {path / 'best.pt'}, got the folder {path}")
+    if not path.exists():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        # torch reads tensors without looking at their checksums: a flipped bit would pass as a weight.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"its part {damaged} does not match its checksum")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"the checkpoint {path} is damaged or was not written by mixaug: {reason}") from error
+    if not isinstance(content, dict) or any(part not in content for part in _PARTS):
+        raise ValueError(f"the checkpoint {path} was not written by mixaug: it must have {', '.join(_PARTS)}")
+    if content["format"] != FORMAT:
+        raise ValueError(f"the checkpoint {path} has format {content['format']}, this version of mixaug reads {FORMAT}")
+    return content
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of a checkpoint, ready for evaluation, and what is known of it.
+
+    Args:
+        path: file that a run wrote (``last.pt`` or ``best.pt``).
+
+    Returns:
+        the model on the CPU in evaluation mode, images in ``[0, 1]`` in, logits out; and a dict with ``spec``
+        (:class:`ModelSpec`), ``data`` (name, root, classes, image_size), ``settings`` (dict), ``epoch``, ``step``,
+        ``metrics`` (of the last finished epoch) and ``path``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read, or its weights do not fit its model.
+
+    Example:
+        >>> import tempfile
+        >>> spec = ModelSpec("lenet5", 10, 1, 28, (0.5,), (0.25,))
+        >>> path = Path(tempfile.mkdtemp()) / "best.pt"
+        >>> write_checkpoint(path, describe_model(spec, spec.build(), data={"name": "embedded"}, settings={}))
+        >>> model, info = load_checkpoint(path)
+        >>> model(torch.rand(2, 1, 28, 28)).shape, info["spec"].name
+        (torch.Size([2, 10]), 'lenet5')
+    """
+    content = read_checkpoint(path)
+    try:
+        values = content["spec"]
+        spec = ModelSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        # Building draws weights that are overwritten at once: the caller's random numbers are left as they were.
+        with torch.random.fork_rng(devices=[]):
+            model = spec.build()
+        model.load_state_dict(content["model"])
+    except (TypeError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"the weights of the checkpoint {path} do not fit its model: {reason}") from error
+    known = {name: content[name] for name in ("data", "settings", "epoch", "step")}
+    return model.eval(), {**known, "metrics": content.get("metrics", {}), "spec": spec, "path": str(path)}
+
+
+def describe_model(
+    spec: ModelSpec,
+    model: nn.Module,
+    *,
+    data: dict[str, Any],
+    settings: dict[str, Any],
+    epoch: int = 0,
+    step: int = 0,
+    metrics: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """The content of a checkpoint of a model alone, as ``best.pt`` holds it.
+
+    Args:
+        spec: how the model is built.
+        model: the weights; the checkpoint refers to them, it must be written before they change.
+        data: what is known of the data: name, root, classes, image_size.
+        settings: of the run, as a dict.
+        epoch: finished epochs.
+        step: finished optimiser steps.
+        metrics: of the last finished epoch.
+
+    Returns:
+        plain values for :func:`write_checkpoint`.
+    """
+    return {
+        "format": FORMAT,
+        "spec": {**vars(spec), "mean": list(spec.mean), "std": list(spec.std)},
+        # A compiled or wrapped model would prefix its names; contiguous copies make files independent of memory format.
+        "model": {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()},
+        "data": data,
+        "settings": settings,
+        "epoch": epoch,
+        "step": step,
+        "metrics": metrics or {},
+    }
