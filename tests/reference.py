@@ -101,11 +101,27 @@ def mix(
     return out
 
 
+def enlarge(picture: np.ndarray, side: int) -> np.ndarray:
+    """A uint8 picture (3, S, S) at a larger side: bilinear in float64, pixel centres aligned, rounded."""
+    size = picture.shape[-1]
+    at = (np.arange(side) + 0.5) * size / side - 0.5
+    low = np.floor(at).astype(int)
+    weight = at - low
+    first, second = np.clip(low, 0, size - 1), np.clip(low + 1, 0, size - 1)
+    x = picture.astype(np.float64)
+    x = x[:, first] * (1 - weight)[:, None] + x[:, second] * weight[:, None]
+    x = x[:, :, first] * (1 - weight) + x[:, :, second] * weight
+    return np.rint(x).astype(np.uint8)
+
+
 def picture_crop(params: IPMixParams, row: int, pictures: np.ndarray, channels: int) -> np.ndarray:
-    """The picture of a row, cropped to the image's size; its luma (PIL's) for grey images."""
+    """The picture of a row, enlarged if it is too small, cropped to the image's size; PIL's luma for grey images."""
     height, width = params.size
     top, left = int(params.top[row]), int(params.left[row])
-    crop = pictures[int(params.picture[row]), :, top : top + height, left : left + width]
+    picture = pictures[int(params.picture[row])]
+    if picture.shape[-1] < params.side:
+        picture = enlarge(picture, params.side)
+    crop = picture[:, top : top + height, left : left + width]
     if crop.shape[1:] != (height, width):
         raise ValueError(f"the crop at ({top}, {left}) leaves the picture of {pictures.shape[-2:]}")
     return from_pil(to_pil(crop).convert("L")) if channels == 1 else crop
@@ -166,7 +182,7 @@ def replay_reference(
         image: (C, H, W) uint8 in 0..255 or floating point in [0, 1]; the image of this row (``row % params.batch``).
         params: the record.
         row: position in ``0..batch*views-1``.
-        pictures: (P, 3, side, side) uint8.
+        pictures: (P, 3, S, S) uint8, S at most ``params.side``.
 
     Returns:
         uint8 for uint8 images, else float64 in [0, 1].

@@ -203,6 +203,30 @@ def test_random_masks(form: Replay) -> None:
         assert torch.allclose(share, torch.tensor(keep).double(), atol=0.04)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("channels", [3, 1], ids=["rgb", "grey"])
+@pytest.mark.parametrize("small", [1, 7, 32, 49])
+def test_smaller_pictures_are_enlarged(small: int, channels: int, form: Replay) -> None:
+    """A picture under the record's side is enlarged where the patch lies: bilinear, as torch's interpolation."""
+    size, n = (33, 47), 6
+    images, pictures = pictures_of(n, channels, size), pictures_of(4, 3, (small, small), seed=3)
+    boxes = [(0, 0, 47, 33), (3, 5, 40, 9), (46, 0, 47, 33), (0, 32, 47, 33), (20, 20, 36, 33), (0, 0, 2, 2)]
+    params = one_step(size, op=[OP["random_pixels"]] * n, keep=[0.0] * n, box=boxes)
+    got = form(images, params, pictures)
+    expected = [
+        reference.step(images[i].numpy(), images[i].numpy(),
+                       reference.picture_crop(params, i, pictures.numpy(), channels), params, i, 0, 0)
+        for i in range(n)
+    ]  # fmt: skip
+    off = difference(got, expected)
+    assert off.max() <= 1
+    assert (off > 0).mean() < 6e-3
+    if channels == 3:
+        whole = torch.nn.functional.interpolate(pictures.float(), size=(params.side,) * 2, mode="bilinear")
+        crop = whole[0, :, : size[0], : size[1]]  # the first row's box is the image, its crop the upper left corner
+        assert (got[0] - crop).abs().max() <= 1.001
+
+
 def test_yardstick_mixes_by_the_formula() -> None:
     """The benchmark's NumPy operators equal the oracle's, so the yardstick does the same work."""
     u, s = (pictures_of(1, 3, (33, 47), seed=seed)[0].numpy() for seed in (1, 2))
@@ -244,7 +268,9 @@ def test_record_is_the_oracles(
     if dtype != torch.uint8:
         noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(1)) - 0.5
         images = ((images + 0.9 * noise) / 255).clamp(0, 1)
-    params, pictures = record(batch, size, structure, views=2), bank(size)
+    params = record(batch, size, structure, views=2)
+    # Half of the cases enlarge the pictures on the way.
+    pictures = bank(size) if structure == "chain" else pictures_of(4, 3, (29, 29), seed=98)
     got = form(images, params, pictures)
     assert got.shape == (2 * batch, channels, *size)
     expected = [reference.replay_reference(images[r % batch], params, r, pictures) for r in range(2 * batch)]
@@ -323,8 +349,9 @@ def test_compiled_and_torch_forms_agree_bit_for_bit(
     images = pictures_of(48, channels, size)
     if dtype != torch.uint8:
         images = (images / 255.0).to(dtype)
-    params, pictures = record(48, size, structure, views=2, seed=8), bank(size)
-    assert torch.equal(replay_ipmix(images, params, pictures), ipmix_torch(images, params, pictures))
+    params = record(48, size, structure, views=2, seed=8)
+    for pictures in (bank(size), pictures_of(4, 3, (3, 3), seed=2)):
+        assert torch.equal(replay_ipmix(images, params, pictures), ipmix_torch(images, params, pictures))
 
 
 @compiled_only
