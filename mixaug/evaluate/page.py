@@ -50,7 +50,7 @@ details { margin-top: 2rem; } summary { cursor: pointer; font-weight: 600; margi
 .settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; font-variant-numeric: normal; }
 @media (max-width: 520px) { main { padding: 1rem .7rem 2rem; } th, td { padding: .34rem .5rem; }
   .cards { grid-template-columns: 1fr 1fr; gap: .5rem; } .card b { font-size: 1.4rem; } figure { padding: .6rem; }
-  .settings th { white-space: normal; } }
+  th, td small { white-space: normal; } th:first-child { min-width: 5.5rem; } }
 @media print { :root { color-scheme: light; --ground: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #bbb;
   --best: #e4f2ea; --good: #00734f; --bad: #b3400a; --heat: 179, 64, 10; }
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; } .scroll { overflow: visible; }
@@ -224,7 +224,7 @@ def _difference_table(comparison: Comparison) -> str:
             cells = [
                 _cell(
                     f"{100 * difference[key].value:+.1f}",
-                    f"{interval_text(difference[key])}; {verdict(difference[key])}",
+                    f"{interval_text(difference[key])}, {verdict(difference[key])}",
                     verdict(difference[key]).split()[0].replace("no", ""),
                 )
                 for key in comparison.columns
