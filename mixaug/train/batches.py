@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mixaug.attacks._state import evaluation_mode
+
 __all__ = ["accuracy", "batches", "derived_seed", "epoch_order"]
 
 
@@ -108,8 +110,6 @@ def accuracy(
     Returns:
         loss and accuracy.
     """
-    from mixaug.attacks._state import evaluation_mode
-
     loss = correct = 0.0
     with evaluation_mode(model):
         for images, labels in batches(part, torch.arange(len(part)), batch_size, workers):

@@ -121,8 +121,14 @@ def train(
         ):
             while run.step < run.total_steps and not stop.asked:
                 run.one_epoch(stop, log, shown)
-    paths = (folder / name for name in ("last.pt", "best.pt", "log.csv"))
-    return RunResult(folder, *paths, run.history, interrupted=run.step < run.total_steps)
+    return RunResult(
+        folder=folder,
+        last=folder / "last.pt",
+        best=folder / "best.pt",
+        log=folder / "log.csv",
+        history=run.history,
+        interrupted=run.step < run.total_steps,
+    )
 
 
 def _stored(settings: TrainSettings, resume: bool) -> dict[str, Any] | None:
@@ -170,9 +176,7 @@ class _Run:
         self.total_steps = settings.steps or settings.epochs * self.steps_per_epoch
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         self.padding = default_padding(data.image_size) if settings.padding is None else settings.padding
-        last = settings.channels_last
-        self.channels_last = (device.type == "cuda" or data.channels == 3) if last is None else last
-        self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
+        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.spec = ModelSpec(
             settings.model, len(data.classes), data.channels, data.image_size, tuple(data.mean), tuple(data.std)
         )
@@ -348,7 +352,7 @@ class _Run:
         """What the settings left open, for ``settings.json``."""
         return {
             "device": str(self.device),
-            "channels_last": self.channels_last,
+            "threads": torch.get_num_threads(),
             "padding": self.padding,
             "flip": self.settings.flips,
             "batch_size": self.batch_size,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 
 from mixaug._files import atomic_path
 from mixaug.train.settings import TrainSettings
@@ -37,9 +38,13 @@ def write_settings(path: Path, settings: TrainSettings, resolved: dict[str, Any]
         >>> json.loads(Path("settings.json").read_text())["settings"]["method"]
         'ipmix'
     """
-    packages = {name: version(name) for name in ("mixaug", "torch", "torchvision")}
-    machine = {"python": platform.python_version(), "threads": torch.get_num_threads(), **packages}
-    content = {"settings": settings.to_dict(), "resolved": resolved, "versions": machine}
+    versions = {
+        "python": platform.python_version(),
+        "mixaug": version("mixaug"),
+        "torch": str(torch.__version__),  # with the build it was made for, which the installed metadata leave out
+        "torchvision": str(torchvision.__version__),
+    }
+    content = {"settings": settings.to_dict(), "resolved": resolved, "versions": versions}
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

@@ -1,0 +1,73 @@
+"""Small data for the training tests: stripes whose direction is the class, under noise."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class Part:
+    """A part in memory, as load_data returns it."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class MapStyle(Dataset):
+    """The same part as a map-style data set, as load_data returns folders too large for memory."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.part.images[index], int(self.part.labels[index])
+
+
+class Untouchable:
+    """A test part: whoever looks at it fails."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"training looked at {name} of the test part")
+
+    def __getitem__(self, index: int) -> object:
+        raise AssertionError("training looked at an image of the test part")
+
+
+def stripes(count: int, channels: int, seed: int, side: int = 16) -> Part:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    row, column = torch.arange(side)[:, None], torch.arange(side)[None]
+    patterns = torch.stack(
+        [(row % 4 < 2).expand(side, side), (column % 4 < 2).expand(side, side), (row + column) % 4 < 2]
+    )
+    noise = torch.randint(0, 120, (count, channels, side, side), generator=generator)
+    return Part((patterns[labels][:, None] * 110 + noise).to(torch.uint8), labels)
+
+
+def parts(train: int = 96, validation: int = 30, channels: int = 1, map_style: bool = False):
+    made = [stripes(train, channels, 0), stripes(validation, channels, 1)]
+    if map_style:
+        made = [MapStyle(part) for part in made]
+    return SimpleNamespace(
+        train=made[0],
+        validation=made[1],
+        test=Untouchable(),
+        classes=("rows", "columns", "diagonals"),
+        name="stripes",
+        channels=channels,
+        image_size=16,
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+    )
