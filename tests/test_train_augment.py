@@ -36,7 +36,8 @@ def test_equals_the_loop_over_pixels(shape, dtype, padding):
     out = crop_flip(images, params)
     assert out.dtype == dtype and out.is_contiguous()
     torch.testing.assert_close(out, slow_crop_flip(images, params), rtol=0, atol=0)
-    assert torch.equal(images, before) and out.data_ptr() != images.data_ptr() or images.numel() == 0
+    assert torch.equal(images, before)
+    assert images.numel() == 0 or out.data_ptr() != images.data_ptr()
 
 
 def test_keeps_channels_last():

@@ -146,7 +146,7 @@ def test_unknown_methods_list_the_right_ones():
         ({"lr": math.nan}, "lr must be above 0, got nan"),
         ({"lr": math.inf}, "lr must be above 0, got inf"),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
-        ({"validation": 0.95}, "validation must be at least 0 and at most 0.9, got 0.95"),
+        ({"validation": 0.95}, "validation must be above 0 and at most 0.5, got 0.95"),
         ({"severity": 11.0}, "severity must be at least 0.1 and at most 10, got 11.0"),
         ({"alpha": -1.0}, "alpha must be above 0, got -1.0"),
         ({"amp": "half"}, "amp must be one of off, bf16, fp16, got 'half'"),

@@ -163,11 +163,16 @@ def _device(settings: TrainSettings) -> torch.device:
     return device
 
 
+def _parts(data: DataParts) -> dict[str, Any]:
+    return {"train": data.train, "validation": data.validation, "test": data.test}
+
+
 class _Run:
     """A run's state: everything that changes from step to step, and how it is saved and loaded."""
 
     def __init__(self, settings: TrainSettings, data: DataParts, device: torch.device) -> None:
-        count = len(data.train)
+        self.counts = {name: len(part) for name, part in _parts(data).items()}
+        count = self.counts["train"]
         if count < 2:
             raise ValueError(f"data must have at least 2 training images, got {count}")
         self.settings, self.data, self.device = settings, data, device
@@ -204,7 +209,7 @@ class _Run:
         """From the current step to the end of its epoch (or of the run), then validation, log and checkpoints."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         here = min(self.steps_per_epoch, self.total_steps - epoch * self.steps_per_epoch)
-        order = epoch_order(len(self.data.train), self.settings.seed, epoch)[: here * self.batch_size]
+        order = epoch_order(self.counts["train"], self.settings.seed, epoch)[: here * self.batch_size]
         totals = self.totals.to(self.device)
         first, before, started = self.step, self.seconds, time.perf_counter()
         saved = started
@@ -244,7 +249,7 @@ class _Run:
             "train_accuracy": correct / seen,
         }
         better = True  # without a validation part nothing is chosen: the best epoch is the last one
-        if len(self.data.validation):
+        if self.counts["validation"]:
             row["validation_loss"], row["validation_accuracy"] = accuracy(
                 self.model, self.data.validation, self._prepare, workers=self.settings.workers, autocast=self._autocast
             )
@@ -358,7 +363,7 @@ class _Run:
             "batch_size": self.batch_size,
             "steps": self.total_steps,
             "epochs": self.epochs,
-            "images": {part: len(getattr(self.data, part)) for part in ("train", "validation", "test")},
+            "images": self.counts,
             "classes": list(self.data.classes),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
         }

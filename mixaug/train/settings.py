@@ -52,7 +52,7 @@ class TrainSettings:
         flip: horizontal flips; None: for all data but digits.
         padding: pixels of the random crop; None: an eighth of the side. 0: no crop.
         limit: use this many training images (class-balanced); None: all.
-        validation: share of the training part that chooses the best epoch, where the data bring no part for it.
+        validation: share of the training part, in (0, 0.5], that chooses the best epoch where the data bring none for it.
         image_size: side in pixels that the images are resized to; None: as they are.
         root: folder of data sets; None: the default.
         workers: processes that load pictures of folders too large for memory.
@@ -123,7 +123,7 @@ class TrainSettings:
         _real("weight_decay", self.weight_decay, 0.0, math.inf)
         _real("jsd_weight", self.jsd_weight, 0.0, math.inf)
         _real("alpha", self.alpha, math.ulp(0.0), math.inf)
-        _real("validation", self.validation, 0.0, 0.9)
+        _real("validation", self.validation, math.ulp(0.0), 0.5)
         if self.severity is not None:
             _real("severity", self.severity, 0.1, 10.0)
         if self.jsd and self.method not in CONSISTENT_METHODS:
