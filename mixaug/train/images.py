@@ -1,0 +1,212 @@
+"""Sets of images with labels: in memory or read on demand, how they are split, their mean and standard deviation."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as F
+
+__all__ = [
+    "ImageTensors",
+    "ResizedImages",
+    "Source",
+    "TensorSource",
+    "balanced_limit",
+    "mean_and_std",
+    "stratified_split",
+]
+
+MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded images a part may hold in memory; larger parts are read on demand
+_SAMPLE = 2_000  # images that stand for a part on disk when its mean is measured
+_CHUNK = 4_096  # images a step of resizing or counting, to keep what is in between small
+
+
+class ImageTensors(Dataset[tuple[Tensor, int]]):
+    """A part of a data set in memory.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64, one per image.
+
+    Raises:
+        TypeError: another dtype. ValueError: another shape, or lengths that differ.
+
+    Example:
+        >>> part = ImageTensors(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([3, 1]))
+        >>> len(part), part[1][0].shape, part[1][1]
+        (2, torch.Size([1, 4, 4]), 1)
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        if images.dtype != torch.uint8:
+            raise TypeError(f"images must be uint8, got {images.dtype}")
+        if labels.dtype != torch.int64:
+            raise TypeError(f"labels must be int64, got {labels.dtype}")
+        if images.ndim != 4:
+            raise ValueError(f"images must have the shape (N, C, H, W), got {tuple(images.shape)}")
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"labels must have the shape ({len(images)},), got {tuple(labels.shape)}")
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+
+class ResizedImages(Dataset[tuple[Tensor, int]]):
+    """A part in memory whose images are resized when they are asked for, because all of them resized are too many.
+
+    Args:
+        part: the images as they are.
+        side: side of the square images returned, in pixels.
+    """
+
+    def __init__(self, part: ImageTensors, side: int) -> None:
+        self.part, self.side, self.labels = part, side, part.labels
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.part[index]
+        return _resize(image, self.side), label
+
+
+Part = ImageTensors | Dataset[tuple[Tensor, int]]
+
+
+class Source(Protocol):
+    """Images that are known (labels, number) before they are decoded and resized."""
+
+    labels: Tensor
+
+    def subset(self, index: Tensor) -> Source:
+        """The images at these positions."""
+
+    def natural_side(self) -> int:
+        """The side in pixels that needs the least resizing."""
+
+    def load(self, side: int) -> Part:
+        """The images, square, of this side: in memory where they fit, else read on demand."""
+
+
+class TensorSource:
+    """A source whose images are tensors already.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64.
+        side: the side in pixels that they get where none is asked for; default their own.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, side: int | None = None) -> None:
+        self.images, self.labels, self.side = images, labels, side
+
+    def subset(self, index: Tensor) -> TensorSource:
+        """The images at these positions, a copy."""
+        return TensorSource(self.images[index], self.labels[index], self.side)
+
+    def natural_side(self) -> int:
+        """The side they have, or were given."""
+        return self.side or self.images.shape[-1]
+
+    def load(self, side: int) -> Part:
+        """The images with this side (bilinear with antialiasing)."""
+        if self.images.shape[-2:] == (side, side):
+            return ImageTensors(self.images, self.labels)
+        if len(self.images) * self.images.shape[1] * side * side > MEMORY_LIMIT:
+            return ResizedImages(ImageTensors(self.images, self.labels), side)
+        resized = self.images.new_empty(*self.images.shape[:2], side, side)
+        for start in range(0, len(resized), _CHUNK):
+            resized[start : start + _CHUNK] = _resize(self.images[start : start + _CHUNK], side)
+        return ImageTensors(resized, self.labels)
+
+
+def _resize(images: Tensor, side: int) -> Tensor:
+    return F.resize(images, [side, side], antialias=True)
+
+
+def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Positions kept and positions split off, the same share of each class.
+
+    Convention: of a class of n images ``round(share * n)`` are split off, at least one where n > 1, and at least one
+    stays. Which ones depends on labels and seed alone. Both results are ascending.
+
+    Args:
+        labels: (N,) int64.
+        share: of each class that is split off, in (0, 1).
+        seed: of the choice.
+
+    Returns:
+        tuple[Tensor, Tensor]: int64 positions kept, and split off; together all of 0..N-1.
+
+    Example:
+        >>> kept, off = stratified_split(torch.tensor([0, 1] * 10), 0.1, seed=0)
+        >>> len(kept), torch.tensor([0, 1] * 10)[off].sort().values.tolist()
+        (18, [0, 1])
+    """
+    off = torch.zeros(len(labels), dtype=torch.bool)
+    for positions in _shuffled_classes(labels, seed):
+        off[positions[: min(max(1, round(share * len(positions))), len(positions) - 1)]] = True
+    return torch.nonzero(~off).flatten(), torch.nonzero(off).flatten()
+
+
+def balanced_limit(labels: Tensor, limit: int, seed: int) -> Tensor:
+    """Ascending positions of ``limit`` images, of each class as many as of the others as far as it has them.
+
+    Convention: depends on labels, limit and seed alone; a smaller limit gives a subset of a larger one's. Classes get
+    their images in turns, so that numbers differ by at most one between classes that are not used up.
+
+    Example:
+        >>> labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])
+        >>> labels[balanced_limit(labels, 5, seed=0)].bincount().tolist()
+        [2, 2, 1]
+    """
+    turn = torch.empty(len(labels), dtype=torch.int64)
+    for positions in _shuffled_classes(labels, seed):
+        turn[positions] = torch.arange(len(positions))
+    order = torch.argsort(turn * (int(labels.max()) + 1 if len(labels) else 1) + labels)
+    return order[:limit].sort().values
+
+
+def _shuffled_classes(labels: Tensor, seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    groups = [torch.nonzero(labels == label).flatten() for label in labels.unique()]
+    return [group[torch.randperm(len(group), generator=generator)] for group in groups]
+
+
+def mean_and_std(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all pixels of images scaled to [0, 1].
+
+    Convention: exact for a part in memory (from histograms of its bytes); for a part read on demand from up to 2,000
+    images evenly spread over it. The standard deviation is at least 1/255: one colour everywhere
+    must not divide by 0.
+
+    Returns:
+        two tuples with one float per channel.
+
+    Example:
+        >>> images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+        >>> mean_and_std(ImageTensors(images, torch.zeros(2, dtype=torch.int64)))
+        ((0.5,), (0.5,))
+    """
+    if isinstance(part, ImageTensors):
+        images = part.images
+    else:
+        count = len(part)  # type: ignore[arg-type]
+        spread = torch.linspace(0, count - 1, min(_SAMPLE, count)).round().long().unique().tolist()
+        images = torch.stack([part[index][0] for index in spread])
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
+    for chunk in images.split(_CHUNK):
+        for channel in range(images.shape[1]):
+            counts[channel] += torch.bincount(chunk[:, channel].flatten(), minlength=256)
+    weights = counts / counts.sum(1, keepdim=True)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean = weights @ values
+    std = (weights * (values - mean[:, None]) ** 2).sum(1).sqrt().clamp_min(1 / 255)
+    return tuple(mean.tolist()), tuple(std.tolist())
