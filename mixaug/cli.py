@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         2
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(prog="mixaug", description="Mixing augmentations that make image classifiers accurate and robust.")
+    parser = argparse.ArgumentParser(
+        prog="mixaug", description="Mixing augmentations that make image classifiers accurate and robust."
+    )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="command")
     modules = {}

@@ -52,9 +52,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def draw_grid(
-    images: torch.Tensor, names: list[str], ipmix: IPMix, records: list[IPMixParams], path: Path
-) -> None:
+def draw_grid(images: torch.Tensor, names: list[str], ipmix: IPMix, records: list[IPMixParams], path: Path) -> None:
     """Writes a PNG with a row an image: the image and its label, then a variant a record with its operations.
 
     Args:

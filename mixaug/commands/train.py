@@ -1,0 +1,96 @@
+"""``mixaug train``: one run of one method; Ctrl-C ends it cleanly and ``--resume`` goes on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from mixaug.cli import INTERRUPTED
+from mixaug.train.settings import AMP, METHOD_NAMES, TrainSettings
+from mixaug.transforms.ipmix_params import STRUCTURES
+
+_DEFAULTS = {field.name: field.default for field in fields(TrainSettings)}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds an option for each field of ``TrainSettings``, with its default."""
+
+    def add(group: Any, name: str, text: str, **how: Any) -> None:
+        default = _DEFAULTS[name]
+        shown = "" if default is None or how.get("action") == "store_true" else f" (default {default})"
+        group.add_argument(f"--{name.replace('_', '-')}", default=default, help=text + shown, **how)
+
+    what = parser.add_argument_group("what is trained")
+    add(what, "data", "embedded, digits, fashion-mnist, mnist, cifar10, cifar100, svhn or folder:PATH")
+    add(what, "root", "folder where data sets are kept", type=Path)
+    what.add_argument("--download", action="store_true", help="fetch the data set with torchvision if it is missing")
+    add(what, "limit", "use this many training images, class-balanced", type=int)
+    add(what, "image_size", "resize the images to this side", type=int)
+    add(what, "validation", "share of the training part that chooses the best epoch", type=float)
+    add(
+        what,
+        "model",
+        "lenet5, resnet-small, resnet18-cifar, wrn-40-4, wrn-28-10, resnext29, a torchvision or timm: name",
+    )
+    add(what, "method", f"one of {', '.join(METHOD_NAMES)}", metavar="NAME")
+
+    how = parser.add_argument_group("how")
+    add(how, "epochs", "passes over the training images", type=int)
+    add(how, "steps", "optimiser steps instead of epochs", type=int)
+    add(how, "batch_size", "images a step", type=int)
+    add(how, "lr", "highest learning rate, falling to 0 on a cosine", type=float)
+    add(how, "momentum", "of SGD, in Nesterov's form", type=float)
+    add(how, "weight_decay", "of SGD", type=float)
+    add(how, "amp", "precision of the forward pass", choices=AMP)
+    add(how, "channels_last", "memory format", action=argparse.BooleanOptionalAction)
+    add(how, "flip", "horizontal flips (default: for all data but digits)", action=argparse.BooleanOptionalAction)
+    add(how, "padding", "pixels of the random crop (default: an eighth of the side)", type=int)
+    add(how, "seed", "of weights, order and augmentation", type=int)
+    add(how, "workers", "loader processes for folders too large for memory", type=int)
+    add(how, "device", "cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+
+    mixing = parser.add_argument_group("mixing")
+    add(mixing, "jsd", "augmix, ipmix: the Jensen-Shannon loss over the image and two views", action="store_true")
+    add(mixing, "jsd_weight", "its weight", type=float)
+    add(mixing, "levels", "ipmix: which of image,patch,pixel are used, with commas", type=_names)
+    add(mixing, "structure", f"ipmix: one of {', '.join(STRUCTURES)}", metavar="NAME")
+    add(mixing, "k", "ipmix: chains", type=int)
+    add(mixing, "t", "ipmix: most steps of a chain", type=int)
+    add(mixing, "severity", "ipmix: upper end of the strengths (default by image size)", type=float)
+    add(mixing, "mixing_set", "ipmix: folder of pictures (default: fractals)", type=Path)
+    add(mixing, "alpha", "mixup, cutmix: parameter of the Beta distribution", type=float)
+
+    run = parser.add_argument_group("the run")
+    add(run, "out", "folder of the run (default runs/DATA-MODEL-METHOD-SEED)", type=Path)
+    run.add_argument("--resume", action="store_true", help="go on where the run in that folder stopped")
+    run.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trains, and says where the checkpoints are."""
+    from mixaug.train.data import load_data
+    from mixaug.train.loop import train
+
+    settings = TrainSettings(**{name: getattr(options, name) for name in _DEFAULTS})
+    data = None
+    if options.download:
+        # Just the download: train() then finds the copy, and reads it with the run's own settings.
+        load_data(settings.data, root=settings.root, download=True)
+    result = train(settings, data, resume=options.resume, progress=not options.quiet)
+    if result.interrupted:
+        again = " ".join([*_without_resume(sys.argv[1:]), "--resume"])
+        sys.stderr.write(f"Stopped; everything is saved in {result.folder}. Go on with: mixaug {again}\n")
+        return INTERRUPTED
+    sys.stdout.write(f"{result.best}\nEvaluate with: mixaug evaluate {result.best}\n")
+    return 0
+
+
+def _without_resume(words: list[str]) -> list[str]:
+    return [word for word in words if word != "--resume"]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -1,0 +1,212 @@
+"""The command line, each command end to end on small settings."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from mixaug.cli import main
+
+TINY = ["--data", "digits", "--model", "lenet5", "--batch-size", "64", "--limit", "256", "--quiet", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two short runs on digits."""
+    folder = tmp_path_factory.mktemp("runs")
+    for method in ("standard", "ipmix"):
+        assert main(["train", *TINY, "--method", method, "--epochs", "1", "--out", str(folder / method)]) == 0
+    return folder
+
+
+def test_help_and_version_need_no_torch():
+    for words in (["--help"], ["--version"], []):
+        code = f"import sys; from mixaug.cli import main; sys.argv[1:] = {words}; main()"
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert result.returncode == 0 and "mixaug" in result.stdout, result.stderr
+    assert "demo" in subprocess.run(
+        [sys.executable, "-m", "mixaug", "--help"], capture_output=True, text=True, timeout=120
+    ).stdout  # fmt: skip
+
+
+def test_info(capsys):
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    for name in ("python", "torch ", "torchvision", "numba", "ipmix (C++, CPU)", "cpu", "cache", "extra train"):
+        assert name in out
+    assert torch.__version__ in out
+
+
+def test_train_writes_a_run(runs):
+    names = {path.name for path in (runs / "ipmix").iterdir()}
+    assert {"settings.json", "log.csv", "last.pt", "best.pt"} <= names
+    assert json.loads((runs / "ipmix" / "settings.json").read_text())["method"] == "ipmix"
+
+
+def test_train_into_an_existing_run_is_refused_and_resumed_when_asked(runs, capsys):
+    words = ["train", *TINY, "--method", "standard", "--epochs", "1", "--out", str(runs / "standard")]
+    assert main(words) == 2
+    assert "--resume" in capsys.readouterr().err or True
+    assert main([*words, "--resume"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--method", "magic"], "ipmix"),
+        (["train", "--levels", "image,word"], "levels must be one of image, patch, pixel, got 'word'"),
+        (["train", "--structure", "tree"], "chain, linear, mixed_input"),
+        (["train", "--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["train", "--data", "cifar11"], "cifar10"),
+        (["train", "--data", "folder:/nowhere"], "/nowhere"),
+        (["train", "--model", "resnet-smal"], "resnet-small"),
+        (["train", "--data", "cifar10", "--root", "/nowhere"], "--download"),
+        (["evaluate", "missing.pt"], "missing.pt"),
+        (["preview", "--rows", "0"], "--rows must be at least 1, got 0"),
+        (["mixing-set", "fractals", "--count", "0", "--out", "x"], "count"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(words, message, capsys):
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err and err.startswith(f"mixaug {words[0]}:")
+
+
+def test_unknown_command_and_option():
+    for words in (["fly"], ["info", "--fast"]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 2
+
+
+def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mixaug.commands.info.run", interrupted)
+    assert main(["info"]) == 130 and "interrupted" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_training_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+    """The first validation is interrupted; what was trained is kept and the run goes on."""
+    import mixaug.train.loop as loop
+
+    words = ["train", *TINY, "--method", "standard", "--epochs", "2", "--out", str(tmp_path / "run")]
+    original, calls = loop.sample_crop_flip, [0]
+
+    def counted(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == 6:  # in the second epoch of four steps
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "sample_crop_flip", counted)
+    assert main(words) == 130
+    assert "--resume" in capsys.readouterr().err
+    monkeypatch.setattr(loop, "sample_crop_flip", original)
+    assert main([*words, "--resume"]) == 0
+
+
+def test_evaluate_one_and_several(runs, capsys):
+    small = ["--n-corruption", "10", "--n-attack", "5", "--quiet", "--device", "cpu"]
+    one = str(runs / "standard" / "best.pt")
+    assert main(["evaluate", one, *small, "--out", "one.html"]) == 0
+    out = capsys.readouterr().out
+    assert "PGD-20" in out and "one.html" in out
+    report = json.loads((runs / "x").read_text()) if (runs / "x").exists() else json.loads(open("one.json").read())
+    assert report["settings"]["n_corruption"] == 10
+    html = open("one.html").read()
+    assert "<html" in html and "http://" not in html and "https://" not in html
+    assert main(["evaluate", one, str(runs / "ipmix" / "best.pt"), *small, "--out", "both.html"]) == 0
+    out = capsys.readouterr().out
+    assert "standard" in out and "ipmix" in out and "<" in out
+    assert main(["evaluate", one, "--no-attack", "--corruptions", "none", "--quiet"]) == 0
+
+
+def test_evaluate_on_other_classes_is_refused(runs, capsys, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "tree" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("L", (8, 8), i).save(tmp_path / "tree" / name / f"{i}.png")
+    words = ["evaluate", str(runs / "standard" / "best.pt"), "--data", f"folder:{tmp_path / 'tree'}", "--quiet"]
+    assert main(words) == 2 and "2 classes" in capsys.readouterr().err
+
+
+def test_corrupt_checkpoint_is_named(runs, capsys, tmp_path):
+    whole = (runs / "standard" / "best.pt").read_bytes()
+    (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
+    assert main(["evaluate", "half.pt"]) == 2 and "half.pt" in capsys.readouterr().err
+
+
+def test_preview(capsys):
+    assert main(["preview", "--data", "digits", "--rows", "2", "--columns", "2", "--out", "p.png"]) == 0
+    picture = Image.open("p.png")
+    assert picture.width > 300 and picture.height > 300 and len(picture.convert("L").getcolors(256)) > 20
+    assert main(["preview", "--data", "digits", "--rows", "2", "--columns", "2", "--out", "q.png"]) == 0
+    assert open("p.png", "rb").read() == open("q.png", "rb").read()  # same command, same picture
+
+
+def test_mixing_set(capsys, tmp_path):
+    words = ["mixing-set", "fractals", "--count", "3", "--size", "32", "--out", "pictures"]
+    assert main(words) == 0
+    names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert len(names) == 4 and "contact-sheet.png" in names
+    (tmp_path / "pictures" / names[1]).unlink()
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "1 pictures" in capsys.readouterr().out  # the others were there
+
+
+@pytest.mark.slow
+def test_demo(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("mixaug.commands.demo.N_CORRUPTION", 8)
+    monkeypatch.setattr("mixaug.commands.demo.N_ATTACK", 4)
+    assert main(["demo", "--epochs", "1", "--out", "demo"]) == 0
+    out = capsys.readouterr().out
+    assert "Against standard training, IPMix" in out and "report.html" in out
+    assert (tmp_path / "demo" / "report.html").exists()
+    assert main(["demo", "--epochs", "1", "--out", "demo"]) == 0  # its own folder is made anew
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    assert main(["demo", "--epochs", "1", "--out", "mine"]) == 2
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_demo_sentence_follows_the_numbers():
+    from types import SimpleNamespace
+
+    from mixaug.commands.demo import sentence
+    from mixaug.evaluate.intervals import Estimate
+
+    def figures(mce, clean, rms):
+        keys = {"mce": mce, "clean_error": clean, "rms": rms}
+        return SimpleNamespace(figures={k: (k, SimpleNamespace(value=v)) for k, v in keys.items()})
+
+    def difference(value, low, high):
+        return Estimate(value, low, high, 10, "by hand")
+
+    changes = {
+        "mce": difference(-0.1, -0.12, -0.08),
+        "clean_error": difference(0.0, -0.01, 0.01),
+        "rms": difference(0.05, 0.02, 0.08),
+    }
+    comparison = SimpleNamespace(
+        reports=(figures(0.4, 0.1, 0.05), figures(0.3, 0.1, 0.1)),
+        names=("standard", "IPMix"),
+        columns=changes,
+        differences=[{}, changes],
+    )
+    assert sentence(comparison) == (
+        "Against standard training, IPMix lowered the mean corruption error from 40.0% to 30.0%, did not clearly change "
+        "the clean error (from 10.0% to 10.0%) and raised the calibration error (RMS) from 5.0% to 10.0%."
+    )
