@@ -224,7 +224,8 @@ def _torchvision(name: str, folder: Path, download: bool, train: bool) -> Any:
         if not download:
             raise FileNotFoundError(
                 f"{name} is not in {folder}, or the copy there is damaged. To fetch it type: mixaug train --data "
-                f"{name} --download; to use a copy elsewhere: --root FOLDER. In Python: load_data({name!r}, download=True)"
+                f"{name} --download; to use a copy elsewhere: --root FOLDER. "
+                f"In Python: load_data({name!r}, download=True)"
             ) from missing
     try:
         return load(True)
