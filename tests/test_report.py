@@ -236,7 +236,9 @@ def test_a_report_against_itself_differs_by_nothing():
 
 
 def test_comparison_files(tmp_path):
-    comparison = compare([make_report("one"), make_report("two", wrong=15), make_report("two", wrong=5)], None)
+    comparison = compare(
+        [make_report(name, wrong, names=CORRUPTIONS[:3]) for name, wrong in (("one", 10), ("two", 15), ("two", 5))]
+    )
     assert comparison.names == ("one", "two (2)", "two (3)")
     page = comparison.save(tmp_path / "compare.html").read_text()
     assert not re.search(r"https?://|<script|<link", page)

@@ -193,6 +193,7 @@ def reliability_lines(reports: Sequence[Report], names: Sequence[str]) -> Figure
 def corrupted_examples(reports: Sequence[Report], names: Sequence[str]) -> FigureImage:
     """One corrupted image for each corruption with what each model says."""
     columns = 3
+    marks = [chr(ord("A") + index) for index in range(len(names))]  # names are too long to stand below a picture
     rows = -(-len(reports[0].examples.corrupted) // columns)
     figure, grid = _figure((2.0 + 0.25 * len(reports)) * rows, rows=rows, columns=columns)
     for axes in grid.flat:
@@ -203,17 +204,18 @@ def corrupted_examples(reports: Sequence[Report], names: Sequence[str]) -> Figur
         axes.set_title(corruption_label(first.corruption), fontsize=9, pad=3)
         lines = [
             (
-                (f"{name}: " if len(names) > 1 else "")
+                (f"{mark}: " if len(names) > 1 else "")
                 + f"{report.class_name(example.predicted)} {100 * example.confidence:.0f}%",
                 example.predicted == example.label,
             )
-            for report, name, example in zip(reports, names, examples, strict=True)
+            for report, mark, example in zip(reports, marks, examples, strict=True)
         ]
         _below(axes, lines, reports[0].class_name(first.label))
     severity = reports[0].examples.corrupted[0].severity
+    legend = "" if len(names) == 1 else " " + ", ".join(f"{m}: {n}" for m, n in zip(marks, names, strict=True)) + "."
     caption = (
         f"Severity {severity} of 5, one image each; below it the prediction with its confidence, "
-        "green if right, red if not."
+        f"green if right, red if not.{legend}"
     )
     return FigureImage(_png(figure), "Corrupted images and predictions", caption)
 

@@ -144,9 +144,13 @@ def _row(label: str, cells: Sequence[str]) -> str:
     return f'<tr><th scope="row">{escape(label)}</th>{"".join(cells)}</tr>'
 
 
-def _cell(text: str, small: str = "", kind: str = "", style: str = "") -> str:
+def _cell(text: str, small: str = "", kind: str = "", style: str = "", verdict: str = "") -> str:
     attributes = (f' class="{kind}"' if kind else "") + (f' style="{style}"' if style else "")
-    return f"<td{attributes}>{escape(text)}" + (f"<small>{escape(small)}</small>" if small else "") + "</td>"
+    return (
+        f"<td{attributes}>{escape(text)}"
+        + "".join(f"<small>{escape(line)}</small>" for line in (small, verdict) if line)
+        + "</td>"
+    )
 
 
 def _percent(figure: Estimate, kind: str = "", heat: bool = False) -> str:
@@ -224,8 +228,9 @@ def _difference_table(comparison: Comparison) -> str:
             cells = [
                 _cell(
                     f"{100 * difference[key].value:+.1f}",
-                    f"{interval_text(difference[key])}, {verdict(difference[key])}",
-                    verdict(difference[key]).split()[0].replace("no", ""),
+                    interval_text(difference[key]),
+                    verdict(difference[key]) if difference[key].excludes_zero else "",
+                    verdict=verdict(difference[key]),
                 )
                 for key in comparison.columns
             ]
