@@ -40,6 +40,7 @@ def test_the_model_comes_back_from_the_path_alone(saved):
     images = torch.rand(4, 1, 16, 16)
     assert torch.equal(loaded(images), model.eval()(images))
     assert info["spec"] == SPEC and info["epoch"] == 2 and info["metrics"] == {"train_loss": 1.5}
+    assert set(info["versions"]) == {"mixaug", "torch"} and info["versions"]["torch"] == torch.__version__
     assert info["data"] == {"name": "x"} and info["settings"] == {"lr": 0.1} and info["path"] == str(path)
 
 

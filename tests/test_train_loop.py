@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import math
@@ -20,6 +21,7 @@ from train_parts import MapStyle, parts
 
 import mixaug.train.loop as loop
 from mixaug import MixingSet
+from mixaug.train import methods
 from mixaug.train.batches import batches, epoch_order
 from mixaug.train.checkpoint import load_checkpoint, read_checkpoint, write_checkpoint
 from mixaug.train.loop import train
@@ -134,6 +136,122 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, values,
     same_weights(whole.last, resumed.last)
     same_weights(whole.best, resumed.best)
     assert timeless(whole.history) == timeless(resumed.history)
+
+
+class Learning(methods.Step):
+    """A method with weights and an optimiser of its own, as a learned mixing policy has: it learns a brightness."""
+
+    def __init__(self, setup):
+        super().__init__(self.compute)
+        self.gain = torch.nn.Parameter(torch.ones(()))
+        self.optimiser = torch.optim.Adam([self.gain], lr=0.1)
+        self.teacher = copy.deepcopy(setup.model)
+        self.finished = []
+
+    def compute(self, model, images, labels):
+        logits = model(images * self.gain) + self.teacher(images).detach()
+        return methods.StepResult(F.cross_entropy(logits, labels), logits, labels)
+
+    def finish(self, step, total_steps):
+        self.finished.append((step, total_steps))
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        for mine, model in zip(self.teacher.parameters(), (self.gain,) * 100, strict=False):
+            mine.data.mul_(float(model.detach()) / 2 + 0.5)
+
+    def state_dict(self):
+        return {
+            "gain": self.gain.detach(),
+            "optimiser": self.optimiser.state_dict(),
+            "teacher": self.teacher.state_dict(),
+        }
+
+    def load_state_dict(self, state):
+        self.gain.data.copy_(state["gain"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.teacher.load_state_dict(state["teacher"])
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_a_method_that_learns_something_itself_resumes_to_the_bit(tmp_path, monkeypatch, steps):
+    made = []
+    monkeypatch.setitem(methods.METHODS, "standard", lambda setup: made.append(Learning(setup)) or made[-1])
+    whole = fit(settings(tmp_path / "whole"))
+    assert made[0].finished == [(step, 9) for step in range(9)]
+    assert made[0].gain != 1
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps)
+        fit(settings(tmp_path / "parts"))
+    resumed = fit(settings(tmp_path / "parts"), resume=True)
+    same_weights(whole.last, resumed.last)
+    assert torch.equal(made[0].gain, made[-1].gain)
+
+
+def test_a_damaged_training_state_is_refused_by_name(tmp_path):
+    chosen = settings(tmp_path / "run", epochs=1)
+    last = fit(chosen).last
+    whole = read_checkpoint(last)
+
+    def refused(content):
+        write_checkpoint(last, content)
+        with pytest.raises(ValueError, match=r"run/last\.pt is damaged: its training state does not fit the run"):
+            fit(chosen, resume=True)
+
+    for missing in ("optimiser", "scaler", "generators", "default_generator", "history", "best", "method", "totals"):
+        refused({**whole, "training": {name: v for name, v in whole["training"].items() if name != missing}})
+    refused({**whole, "training": {**whole["training"], "default_generator": torch.zeros(3)}})
+    refused({**whole, "model": dict(list(whole["model"].items())[:-1])})
+
+
+def test_resuming_on_other_data_is_refused(tmp_path):
+    chosen = settings(tmp_path / "run", epochs=1)
+    fit(chosen)
+    with pytest.raises(ValueError, match=r"started with other data: its numbers of images were .*96.*, now .*93"):
+        fit(chosen, parts(train=93), resume=True)
+    with pytest.raises(ValueError, match="started with other data: its model was"):
+        fit(chosen, parts(channels=3), resume=True)
+    other = parts()
+    other.classes = ("a", "b", "c")
+    with pytest.raises(ValueError, match="started with other data: its classes were"):
+        fit(chosen, other, resume=True)
+
+
+def test_killed_before_the_last_checkpoint_the_log_is_written_once(tmp_path, monkeypatch):
+    """A run that dies between its log and its checkpoint repeats the epoch and ends with the same log."""
+    whole = fit(settings(tmp_path / "whole"))
+    save, saves = loop._Run.save, []
+
+    def dies(self):
+        saves.append(self.step)
+        if len(saves) == 3:
+            raise OSError(28, "No space left on device")
+        save(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "save", dies)
+        with pytest.raises(OSError, match="No space left"):
+            fit(settings(tmp_path / "run"))
+    assert read_checkpoint(tmp_path / "run" / "last.pt")["epoch"] == 2
+    resumed = fit(settings(tmp_path / "run"), resume=True)
+    same_weights(whole.last, resumed.last)
+    assert [row["epoch"] for row in csv.DictReader(resumed.log.read_text().splitlines())] == ["1", "2", "3"]
+
+
+def test_a_broken_model_never_replaces_a_good_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(loop._Run, "_rate", lambda self, step: 1e30 if step >= 4 else 0.01)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        fit(settings(tmp_path / "run"))
+    content = read_checkpoint(tmp_path / "run" / "last.pt")
+    assert 3 <= content["step"] <= 5
+    assert math.isfinite(float(content["training"]["totals"][0]))
+
+
+def test_without_tensorboard_one_line_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    result = train(settings(tmp_path / "run", epochs=2), parts(), progress=True)
+    assert capsys.readouterr().err.count("tensorboard is not installed (pip install 'mixaug[train]')") == 1
+    assert not (result.folder / "tensorboard").exists() and len(result.log.read_text().splitlines()) == 3
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path):

@@ -9,6 +9,7 @@ import os
 import pickle
 import zipfile
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, 
     Returns:
         the model on the CPU in evaluation mode, images in ``[0, 1]`` in, logits out; and a dict with ``spec``
         (:class:`ModelSpec`), ``data`` (name, root, classes, image_size), ``settings`` (dict), ``epoch``, ``step``,
-        ``metrics`` (of the last finished epoch) and ``path``.
+        ``metrics`` (of the last finished epoch, with ``validation_accuracy``), ``versions`` (of mixaug and torch
+        that wrote it) and ``path``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -141,7 +143,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, 
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"the weights of the checkpoint {path} do not fit its model: {reason}") from error
     known = {name: content[name] for name in ("data", "settings", "epoch", "step")}
-    return model.eval(), {**known, "metrics": content.get("metrics", {}), "spec": spec, "path": str(path)}
+    more = {name: content.get(name, {}) for name in ("metrics", "versions")}
+    return model.eval(), {**known, **more, "spec": spec, "path": str(path)}
 
 
 def describe_model(
@@ -178,4 +181,5 @@ def describe_model(
         "epoch": epoch,
         "step": step,
         "metrics": metrics or {},
+        "versions": {"mixaug": version("mixaug"), "torch": str(torch.__version__)},
     }

@@ -112,13 +112,22 @@ def train(
         torch.manual_seed(settings.seed)
         run = _Run(settings, data, device)
         if stored is not None:
-            run.load(stored)
+            run.check_same_data(stored)
+            try:
+                run.load(stored)
+            except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                reason = str(error).strip().split("\n")[0]
+                raise ValueError(
+                    f"{folder / 'last.pt'} is damaged: its training state does not fit the run ({reason})"
+                ) from error
         write_settings(folder / "settings.json", settings, run.resolved())
         with (
             StopRequest() as stop,
             RunLog(folder, run.step, fresh=stored is None) as log,
             Progress(run.total_steps, run.step, run.epochs, progress) as shown,
         ):
+            if log.notice:
+                shown.note(log.notice)
             while run.step < run.total_steps and not stop.asked:
                 run.one_epoch(stop, log, shown)
     return RunResult(
@@ -198,7 +207,7 @@ class _Run:
         self.generators = {
             name: torch.Generator().manual_seed(derived_seed(settings.seed, name)) for name in ("crops", "method")
         }
-        self.take_step = build_step(Setup(settings, len(data.classes), self.generators["method"]))
+        self.take_step = build_step(Setup(settings, len(data.classes), self.generators["method"], self.model))
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
@@ -228,6 +237,7 @@ class _Run:
                 shown.update(self.step, epoch + 1, loss / seen, correct / seen, speed)
             ended = self.step == epoch * self.steps_per_epoch + here
             if not ended and (stop.asked or time.perf_counter() - saved > SAVE_EVERY):
+                self._check_finite(totals)  # a good last.pt is never replaced by a broken one
                 self.totals = totals.cpu()
                 self.save()
                 saved = time.perf_counter()
@@ -260,9 +270,9 @@ class _Run:
         if better:
             self.best = {"accuracy": row.get("validation_accuracy", -1.0), "epoch": float(epoch)}
             write_checkpoint(self.settings.folder / "best.pt", self.content())
-        # Last of all: a run killed before this line repeats the epoch and writes the same best.pt again.
-        self.save()
         log.write(self.history)
+        # Last of all: a run killed before this line repeats the epoch and writes the same best.pt and log again.
+        self.save()
         shown.epoch_end(row, self.step, better)
 
     def _optimise(self, images: Tensor, labels: Tensor) -> StepResult:
@@ -278,6 +288,7 @@ class _Run:
         self.scaler.scale(result.loss).backward()
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        self.take_step.finish(self.step, self.total_steps)
         return result
 
     def _rate(self, step: int) -> float:
@@ -332,6 +343,8 @@ class _Run:
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
             "default_generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "method": self.take_step.state_dict(),
+            "images": self.counts,
             "history": self.history,
             "best": self.best,
             "totals": self.totals,
@@ -339,12 +352,31 @@ class _Run:
         }
         write_checkpoint(self.settings.folder / "last.pt", {**self.content(), "training": training})
 
+    def check_same_data(self, stored: dict[str, Any]) -> None:
+        """Refuses to go on with a run whose images or model were others.
+
+        Raises:
+            ValueError: with what differs.
+        """
+        here = self.content()
+        pairs = {
+            "model was": (stored["spec"], here["spec"]),
+            "classes were": (stored["data"].get("classes"), here["data"]["classes"]),
+            "numbers of images were": (stored["training"].get("images"), self.counts),
+        }
+        for name, (before, now) in pairs.items():
+            if before != now:
+                raise ValueError(
+                    f"the run in {self.settings.folder} was started with other data: its {name} {before}, now {now}"
+                )
+
     def load(self, stored: dict[str, Any]) -> None:
         """Takes up where :meth:`save` left off."""
         training = stored["training"]
         self.model.load_state_dict(stored["model"])
         self.optimiser.load_state_dict(training["optimiser"])
         self.scaler.load_state_dict(training["scaler"])
+        self.take_step.load_state_dict(training["method"])
         for name, generator in self.generators.items():
             generator.set_state(training["generators"][name])
         torch.set_rng_state(training["default_generator"])

@@ -1,14 +1,16 @@
-"""One training step for each method: a function of model, images and labels that gives the loss to go down.
+"""One training step for each method: from model, images and labels to the loss to go down.
 
-A method is made by a function here that takes :class:`Setup` and returns the step. A new one is a function more in
-``METHODS`` and its name in ``mixaug.train.settings.METHOD_NAMES``; the loop knows none of them.
+A method is made by a function here that takes :class:`Setup` and returns a :class:`Step`. A new one is a function more
+in ``METHODS`` and its name in ``mixaug.train.settings.METHOD_NAMES``; the loop knows none of them. A method that makes
+adversarial images does so within its step, where it may switch the model's mode; one that learns something itself
+overrides :meth:`Step.finish` and the two state methods.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +38,42 @@ class StepResult:
     labels: Tensor
 
 
-#: ``step(model, images, labels)``; images ``(B, C, H, W)`` float32 in [0, 1], labels ``(B,)`` int64, on one device.
-Step: TypeAlias = Callable[[nn.Module, Tensor, Tensor], StepResult]
+class Step:
+    """One training step: ``step(model, images, labels)`` gives the loss, on whose gradient the loop steps the model.
+
+    Args:
+        compute: function of the model, images ``(B, C, H, W)`` float32 in [0, 1] and labels ``(B,)`` int64, on one
+            device.
+
+    Example:
+        >>> def step_of(model, images, labels):
+        ...     logits = model(images)
+        ...     return StepResult(soft_target_cross_entropy(logits, labels), logits, labels)
+        >>> Step(step_of)(nn.Flatten(), torch.zeros(3, 1, 1, 2), torch.tensor([0, 1, 1])).logits.shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(self, compute: Callable[[nn.Module, Tensor, Tensor], StepResult]) -> None:
+        self._compute = compute
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> StepResult:
+        """The loss and what it was computed from."""
+        return self._compute(model, images, labels)
+
+    def finish(self, step: int, total_steps: int) -> None:
+        """Called when the model has taken the step: for methods with an optimiser, teacher or schedule of their own.
+
+        Args:
+            step: number of the step, from 0.
+            total_steps: of the run.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step depends on besides the model and the generators; tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores :meth:`state_dict`."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +85,13 @@ class Setup:
         num_classes: number of classes.
         generator: of torch on the CPU, the method's own: its state is part of the checkpoint. torchvision's transforms
             take none; they draw from torch's default one, whose state is part of the checkpoint too.
+        model: the classifier on its device, for methods that keep a copy of it or reach into its layers.
     """
 
     settings: TrainSettings
     num_classes: int
     generator: torch.Generator
+    model: nn.Module | None = None
 
 
 def build_step(setup: Setup) -> Step:
@@ -86,7 +124,7 @@ def standard(setup: Setup) -> Step:
         logits = model(images)
         return StepResult(soft_target_cross_entropy(logits, labels), logits, labels)
 
-    return step
+    return Step(step)
 
 
 def mixup(setup: Setup) -> Step:
@@ -105,7 +143,7 @@ def _mixed_labels(transform: nn.Module) -> Step:
         logits = model(mixed)
         return StepResult(soft_target_cross_entropy(logits, targets), logits, targets.argmax(1))
 
-    return step
+    return Step(step)
 
 
 def augmix(setup: Setup) -> Step:
@@ -159,7 +197,7 @@ def _views(setup: Setup, view: Callable[[Tensor], Tensor]) -> Step:
         loss = soft_target_cross_entropy(clean, labels) + weight * jensen_shannon(clean, one, two)
         return StepResult(loss, clean, labels)
 
-    return consistent if setup.settings.jsd else plain
+    return Step(consistent if setup.settings.jsd else plain)
 
 
 #: Name of a method, and the function that makes its step.

@@ -69,13 +69,16 @@ class RunLog:
         self._events = folder / "tensorboard"
         self._step = step
         self._writer: Any = None
+        #: What the user should know of the log; empty when all is as usual.
+        self.notice = ""
         if fresh:
             shutil.rmtree(self._events, ignore_errors=True)
 
     def __enter__(self) -> RunLog:
         try:
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError:  # part of the extra `train`; the CSV has the same numbers
+        except ImportError:
+            self.notice = "tensorboard is not installed (pip install 'mixaug[train]'): log.csv has the same numbers"
             return self
         self._writer = SummaryWriter(str(self._events), purge_step=self._step + 1 if self._step else None)
         return self
