@@ -77,10 +77,11 @@ def test_call_without_the_library_says_so(fresh_loader, images):
 def test_fallback_gives_the_same_bits_and_says_so_once():
     code = """
 import sys, warnings, torch, mixaug_ext
-if "hide" in sys.argv[1:] or HIDE:
+if HIDE:
     mixaug_ext.__file__ = "/nowhere/__init__.py"
 from mixaug import IPMix, MixingSet
-pictures = MixingSet.from_tensor(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
+generator = torch.Generator().manual_seed(0)
+pictures = MixingSet.from_tensor(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=generator))
 ipmix = IPMix(mixing_set=pictures, generator=torch.Generator().manual_seed(1))
 images = torch.rand(6, 3, 33, 47, generator=torch.Generator().manual_seed(2))
 with warnings.catch_warnings(record=True) as caught:
@@ -144,7 +145,8 @@ def test_sdist_and_wheel_hold_what_is_needed(tmp_path):
     assert {"mixaug/py.typed", "mixaug_ext/py.typed", "mixaug_ext/csrc/ipmix.cpp"} <= names
     assert any(name.startswith("mixaug_ext/_kernels") for name in names) == HAS_COMPILER
     assert not any(name.startswith(("tests/", "benchmarks/", "docs/")) for name in names)
-    held = {name.split("/", 1)[1] for name in tarfile.open(sdist).getnames() if "/" in name}
+    with tarfile.open(sdist) as archive:
+        held = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"mixaug_ext/csrc/ipmix.cpp", "setup.py", "pyproject.toml", "LICENSE", "README.md"} <= held
 
 

@@ -6,8 +6,9 @@ import argparse
 import shutil
 import sys
 import time
+from collections.abc import Sized
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from mixaug.evaluate import Report
@@ -42,8 +43,8 @@ def run(options: argparse.Namespace) -> int:
     (options.out / "demo").write_text("Made by `mixaug demo`, which empties this folder when it runs again.\n")
     data = load_data("embedded")
     say(
-        f"Fashion-MNIST, 28x28: {len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test "
-        f"images; {options.epochs} epochs each, same first weights, same number of steps.\n"
+        f"Fashion-MNIST, 28x28: {_count(data.train)} training, {_count(data.validation)} validation and "
+        f"{_count(data.test)} test images; {options.epochs} epochs each, same first weights, same number of steps.\n"
     )
     reports: list[Report] = []
     for method in ("standard", "ipmix"):
@@ -98,6 +99,10 @@ def sentence(comparison: Comparison) -> str:
         parts.append(f"{word} {name} {change}" if word else f"did not clearly change {name} ({change})")
     listed = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
     return f"Against {comparison.names[0]} training, {comparison.names[1]} {listed}."
+
+
+def _count(part: object) -> int:
+    return len(cast(Sized, part))
 
 
 def say(text: str) -> None:

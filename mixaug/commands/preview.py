@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sized
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}")
     data = load_data(options.data, root=options.root)
     generator = torch.Generator().manual_seed(options.seed)
-    chosen = torch.randperm(len(data.train), generator=generator)[: options.rows].tolist()
+    chosen = torch.randperm(len(cast(Sized, data.train)), generator=generator)[: options.rows].tolist()
     samples = [data.train[i] for i in chosen]
     images = torch.stack([image for image, _ in samples])
     names = [data.classes[int(label)] for _, label in samples]

@@ -65,8 +65,17 @@ def _log2(values: np.ndarray, out: np.ndarray) -> None:
 
 @_jit
 def _advance(
-    ints: np.ndarray, floats: np.ndarray, x: np.ndarray, y: np.ndarray, cx: np.ndarray, cy: np.ndarray,
-    ox: np.ndarray, oy: np.ndarray, wx: np.ndarray, wy: np.ndarray, n: int,
+    ints: np.ndarray,
+    floats: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    cx: np.ndarray,
+    cy: np.ndarray,
+    ox: np.ndarray,
+    oy: np.ndarray,
+    wx: np.ndarray,
+    wy: np.ndarray,
+    n: int,
 ) -> None:
     """One step of the map for n samples, in place. ox, oy hold the point before (Phoenix); wx, wy are scratch."""
     family, degree, pole, fold, conj = ints[0], ints[1], ints[2], ints[4], ints[5]
@@ -81,8 +90,9 @@ def _advance(
         px, py = floats[7], floats[8]
         for i in range(n):
             a, b = x[i], y[i]
-            ox[i], oy[i] = (a * a - b * b) + (cx[i] + (px * ox[i] - py * oy[i])), 2.0 * a * b + (
-                cy[i] + (px * oy[i] + py * ox[i])
+            ox[i], oy[i] = (
+                (a * a - b * b) + (cx[i] + (px * ox[i] - py * oy[i])),
+                2.0 * a * b + (cy[i] + (px * oy[i] + py * ox[i])),
             )
         for i in range(n):
             x[i], ox[i] = ox[i], x[i]
@@ -133,8 +143,15 @@ def _advance(
 
 @_jit
 def _trap(
-    ints: np.ndarray, floats: np.ndarray, x: np.ndarray, y: np.ndarray, near: np.ndarray, when: np.ndarray,
-    born: np.ndarray, n: int, tick: float,
+    ints: np.ndarray,
+    floats: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    near: np.ndarray,
+    when: np.ndarray,
+    born: np.ndarray,
+    n: int,
+    tick: float,
 ) -> None:
     """Keeps for each sample the nearest approach to the trap and the step at which it happened."""
     tx, ty, ux, uy, radius = floats[9], floats[10], floats[11], floats[12], floats[13]
@@ -187,8 +204,15 @@ def _stripe_term(ux: float, uy: float, harmonic: float, x: float, y: float) -> f
 
 @_jit
 def _finish_step(
-    floats: np.ndarray, x: np.ndarray, y: np.ndarray, born: np.ndarray, total: np.ndarray, norms: np.ndarray, n: int,
-    tick: float, limit: float,
+    floats: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    born: np.ndarray,
+    total: np.ndarray,
+    norms: np.ndarray,
+    n: int,
+    tick: float,
+    limit: float,
 ) -> int:
     """Adds the stripe term and counts the samples that end: |z|^2 is kept of one that escaped, 0 of one that is old.
 
@@ -208,7 +232,10 @@ def _finish_step(
 
 @_jit
 def _places(
-    floats: np.ndarray, orbit: np.ndarray, log2_degree: float, work: np.ndarray,
+    floats: np.ndarray,
+    orbit: np.ndarray,
+    log2_degree: float,
+    work: np.ndarray,
 ) -> None:
     """From the summaries of one row's orbits to places on the palettes, trap weight and darkening.
 
@@ -282,9 +309,7 @@ def _colour_row(floats: np.ndarray, palette: np.ndarray, work: np.ndarray, sampl
 
 
 @_jit
-def _start(
-    ints: np.ndarray, floats: np.ndarray, index: int, row: int, per_row: int, state: np.ndarray, i: int
-) -> None:
+def _start(ints: np.ndarray, floats: np.ndarray, index: int, row: int, per_row: int, state: np.ndarray, i: int) -> None:
     """Puts sample ``index`` of the rows from ``row`` on into lane ``i``."""
     u = ((index % per_row + 0.5) / per_row - 0.5) * floats[4]
     v = ((row + index // per_row + 0.5) / per_row - 0.5) * floats[4]
@@ -298,9 +323,7 @@ def _start(
 
 
 @_jit
-def _follow(
-    ints: np.ndarray, floats: np.ndarray, row: int, per_row: int, limit: int, orbit: np.ndarray
-) -> None:
+def _follow(ints: np.ndarray, floats: np.ndarray, row: int, per_row: int, limit: int, orbit: np.ndarray) -> None:
     """Iterates all samples of ``orbit`` (6, n), rows of ``per_row`` from sub-row ``row`` on, and notes their summaries.
 
     A sample that ends hands its lane to the next one, so the lanes stay full until the last samples.
@@ -346,8 +369,15 @@ def _follow(
 
 @_jit
 def render_rows(
-    ints: np.ndarray, floats: np.ndarray, palette: np.ndarray, size: int, samples: int, limit: int, first: int,
-    stop: int, out: np.ndarray,
+    ints: np.ndarray,
+    floats: np.ndarray,
+    palette: np.ndarray,
+    size: int,
+    samples: int,
+    limit: int,
+    first: int,
+    stop: int,
+    out: np.ndarray,
 ) -> None:
     """Renders rows ``first`` to ``stop - 1`` of one picture into ``out`` (3, size, size) uint8."""
     per_row = size * samples
@@ -389,7 +419,11 @@ def escape_count(ints: np.ndarray, floats: np.ndarray, px: float, py: float, lim
 
 @_jit
 def find_boundary(
-    ints: np.ndarray, floats: np.ndarray, candidates: np.ndarray, wanted: int, limit: int,
+    ints: np.ndarray,
+    floats: np.ndarray,
+    candidates: np.ndarray,
+    wanted: int,
+    limit: int,
 ) -> tuple[float, float]:
     """A point of the plane where the escape count crosses ``wanted``, between the slowest and fastest candidates."""
     best, worst, most, least = 0, 0, -1, limit + 1

@@ -101,9 +101,7 @@ class MixingSet:
         return cls(FractalRecipe(int(count), int(size), int(seed)), progress=_check_progress(progress))
 
     @classmethod
-    def from_folder(
-        cls, path: str | os.PathLike[str], size: int = 256, progress: bool | None = None
-    ) -> MixingSet:
+    def from_folder(cls, path: str | os.PathLike[str], size: int = 256, progress: bool | None = None) -> MixingSet:
         """The pictures of a folder and its sub-folders, in the order of their names.
 
         Convention: each picture is turned upright, converted to RGB, cut to its largest centred square and resized.

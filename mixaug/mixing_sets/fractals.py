@@ -165,7 +165,12 @@ def sample_fractals(count: int, seed: int = 0, start: int = 0, threads: int | No
 
 
 def _render(
-    ints: np.ndarray, floats: np.ndarray, palettes: np.ndarray, out: np.ndarray, iterations: int, samples: int,
+    ints: np.ndarray,
+    floats: np.ndarray,
+    palettes: np.ndarray,
+    out: np.ndarray,
+    iterations: int,
+    samples: int,
     threads: int | None,
 ) -> None:
     """Fills ``out`` (N, 3, S, S). The kernels release the GIL, so plain threads scale and nothing outlives the call."""
