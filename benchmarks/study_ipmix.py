@@ -162,7 +162,7 @@ def run_one(plan: DataPlan, variant: str, seed: int, options: argparse.Namespace
             "measuring": time.perf_counter() - measuring,
             "all": time.perf_counter() - started,
         },
-        "environment": {name: value for name, value in report.environment.items() if name not in ("time", "threads")},
+        "environment": report.environment,
         "processor": f"{processor()}, {os.cpu_count()} cores",
     }
     write_json(folder / "result.json", result)
@@ -364,14 +364,16 @@ the forward passes for the same number of steps.
         if all(name in rows for name in ABLATION):
             kept = {name: rows[name] for name in ("standard", "IPMix", *ABLATION)}
             lines += ["", f"### What each level is worth ({plan.label})", "", *table(kept)]
-    environment = ", ".join(f"{name} {value}" for name, value in any_row["environment"].items())
+    named = {name: value for name, value in any_row["environment"].items() if name not in ("time", "threads")}
+    environment = ", ".join(f"{name} {value}" for name, value in named.items())
+    machine = any_row.get("processor", f"{processor()}, {os.cpu_count()} cores")
     lines.append(
         f"""
 ## How it was made
 
     {command}
 
-{any_row["processor"]}; {environment}; {options.jobs} processes of one thread at a time; precision of the forward pass
+{machine}; {environment}; {options.jobs} processes of one thread at a time; precision of the forward pass
 in training: {options.amp}. Training and measuring took {total / 60:.0f} minutes of processes, {options.jobs} at a time.
 The figures of every run and of each corruption are in [study_ipmix.json](study_ipmix.json).
 """
