@@ -1,25 +1,32 @@
 """Mixing augmentations for torchvision pipelines that make image classifiers accurate and robust.
 
-Heavy parts (numba, kornia, matplotlib, torchmetrics) are imported when they are first used, not here.
+Everything is imported when it is first used: ``import mixaug`` and ``mixaug --help`` cost nothing, and numba, kornia,
+matplotlib and torchmetrics are loaded only by what needs them.
 """
 
 from __future__ import annotations
 
+import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from mixaug.transforms import IPMix
-
 if TYPE_CHECKING:
     from mixaug.mixing_sets import MixingSet
+    from mixaug.transforms import IPMix
 
 __version__ = version("mixaug")
 __all__ = ["IPMix", "MixingSet", "__version__"]
 
+_WHERE = {"IPMix": "mixaug.transforms", "MixingSet": "mixaug.mixing_sets"}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "MixingSet":
-        from mixaug.mixing_sets import MixingSet
+    if name not in _WHERE:
+        raise AttributeError(f"module 'mixaug' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
 
-        return MixingSet
-    raise AttributeError(f"module 'mixaug' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

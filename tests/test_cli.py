@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,14 +32,12 @@ def runs(tmp_path_factory):
     return folder
 
 
-def test_help_and_version_need_no_torch():
-    for words in (["--help"], ["--version"], []):
-        code = f"import sys; from mixaug.cli import main; sys.argv[1:] = {words}; main()"
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-        assert result.returncode == 0 and "mixaug" in result.stdout, result.stderr
-    assert "demo" in subprocess.run(
-        [sys.executable, "-m", "mixaug", "--help"], capture_output=True, text=True, timeout=120
-    ).stdout  # fmt: skip
+@pytest.mark.parametrize("words", [["--help"], ["--version"], []], ids=str)
+def test_help_and_version_need_no_torch(words):
+    code = f"import sys; from mixaug.cli import main; print(main({words}), 'torch' in sys.modules)"
+    code = code.replace("print(main(['--help'])", "\ntry: main(['--help'])\nexcept SystemExit: print(0")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.stdout.endswith("0 False\n") and "mixaug" in result.stdout, result.stderr
 
 
 def test_info(capsys):
@@ -45,13 +45,13 @@ def test_info(capsys):
     out = capsys.readouterr().out
     for name in ("python", "torch ", "torchvision", "numba", "ipmix (C++, CPU)", "cpu", "cache", "extra train"):
         assert name in out
-    assert torch.__version__ in out
+    assert torch.__version__.split("+")[0] in out
 
 
 def test_train_writes_a_run(runs):
     names = {path.name for path in (runs / "ipmix").iterdir()}
     assert {"settings.json", "log.csv", "last.pt", "best.pt"} <= names
-    assert json.loads((runs / "ipmix" / "settings.json").read_text())["method"] == "ipmix"
+    assert json.loads((runs / "ipmix" / "settings.json").read_text())["settings"]["method"] == "ipmix"
 
 
 def test_train_into_an_existing_run_is_refused_and_resumed_when_asked(runs, capsys):
@@ -99,7 +99,7 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
 
 
 def test_ctrl_c_in_training_says_how_to_go_on(monkeypatch, capsys, tmp_path):
-    """The first validation is interrupted; what was trained is kept and the run goes on."""
+    """A signal in the second epoch: what was trained is kept, and the run goes on from there."""
     import mixaug.train.loop as loop
 
     words = ["train", *TINY, "--method", "standard", "--epochs", "2", "--out", str(tmp_path / "run")]
@@ -108,7 +108,7 @@ def test_ctrl_c_in_training_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     def counted(*args, **kwargs):
         calls[0] += 1
         if calls[0] == 6:  # in the second epoch of four steps
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
         return original(*args, **kwargs)
 
     monkeypatch.setattr(loop, "sample_crop_flip", counted)
