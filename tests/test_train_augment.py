@@ -26,7 +26,7 @@ def slow_crop_flip(images, params):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(6, 3, 7, 11), (1, 1, 8, 5), (0, 3, 4, 4), (2, 1, 1, 1)])
+@pytest.mark.parametrize("shape", [(6, 3, 7, 11), (5, 2, 6, 8), (1, 1, 8, 5), (0, 3, 4, 4), (2, 1, 1, 1)])
 @pytest.mark.parametrize("padding", [0, 1, 4])
 def test_equals_the_loop_over_pixels(shape, dtype, padding):
     generator = torch.Generator().manual_seed(3)
