@@ -15,7 +15,7 @@ from pathlib import Path
 __all__ = ["ABI", "library", "status", "why_not"]
 
 #: Version of the C interface. A library built from other sources is refused instead of being misread.
-ABI = 2
+ABI = 3
 
 _SUFFIXES = (".so", ".dylib", ".dll", ".pyd")
 

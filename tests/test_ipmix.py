@@ -18,6 +18,7 @@ from PIL import Image
 from torchvision import transforms, tv_tensors
 from torchvision.transforms import v2
 
+import mixaug_ext
 from mixaug import IPMix
 from mixaug.ops import ipmix_torch, replay_ipmix
 from mixaug.transforms.ipmix_params import (
@@ -532,6 +533,22 @@ def test_gpu_equals_cpu(pictures, dtype, structure):
             1 if dtype == torch.uint8 else 5e-3
         )
     assert ipmix(images.cuda())[1].shape == images.shape
+
+
+@pytest.mark.skipif(mixaug_ext.library() is None, reason="no compiled library")
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("levels", [LEVELS, ("image",), ("patch", "pixel"), ("image", "patch"), ("pixel",)])
+@pytest.mark.parametrize(("size", "patch_sizes", "all_ops"), [((32, 32), (4, 8, 16), False), ((33, 47), (5,), True)])
+def test_compiled_sampler_draws_the_same(structure, levels, size, patch_sizes, all_ops, monkeypatch):
+    chosen = IPMixSettings(3, 2, 3.0, 4.0, patch_sizes, 0.3, structure, levels, all_ops)
+
+    def draw():
+        return sample_ipmix(2000, size, chosen, pictures=512, side=60, generator=seeded(1)).tensors()
+
+    compiled = draw()
+    monkeypatch.setattr("mixaug.transforms.ipmix_params.mixaug_ext.library", lambda: None)
+    for name, value in draw().items():
+        assert value.dtype == compiled[name].dtype and value.equal(compiled[name]), name
 
 
 def test_sampler_follows_its_generator_s_device():

@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+import mixaug_ext
+
 Structure = Literal["chain", "linear", "mixed_input"]
 Level = Literal["image", "patch", "pixel"]
 STRUCTURES: tuple[str, ...] = get_args(Structure)
@@ -282,14 +284,37 @@ def sample_ipmix(
     whole = "pixel" in s.levels
     if "patch" in s.levels and not sides and not whole:
         raise ValueError(f"levels={s.levels} needs a patch size smaller than the image, got an image of {h}x{w} pixels")
-    mixes = bool(sides) or whole
 
-    per_step, per_chain = 16, 3
-    u = torch.rand(n, k * (s.t * per_step + per_chain) + 4, generator=generator, device=device)
-    step = u[:, : k * s.t * per_step].view(n, k, s.t, per_step).unbind(-1)
-    chain = u[:, k * s.t * per_step : -4].view(n, k, per_chain).unbind(-1)
-    m, u_picture, u_top, u_left = u[:, -4:].unbind(-1)
+    u = torch.rand(n, k * (s.t * _PER_STEP + _PER_CHAIN) + 4, generator=generator, device=device)
     seed = torch.randint(-(2**63), 2**63 - 1, (n, k, s.t), generator=generator, device=device)
+    arguments = (u, sides, whole, k, size, s, pictures, side)
+    compiled = u.device.type == "cpu" and not torch.compiler.is_compiling() and mixaug_ext.library() is not None
+    drawn = _derive_compiled(*arguments) if compiled else _derive(*arguments)
+    mixed_input = s.structure == "mixed_input"
+    return IPMixParams(size=(h, w), batch=batch, views=views, side=side, mixed_input=mixed_input, seed=seed, **drawn)
+
+
+#: Uniforms of a step and of a chain; four more for each row.
+_PER_STEP, _PER_CHAIN = 16, 3
+
+
+def _derive(
+    u: Tensor,
+    sides: list[int],
+    whole: bool,
+    k: int,
+    size: tuple[int, int],
+    s: IPMixSettings,
+    pictures: int,
+    side: int,
+) -> dict[str, Any]:
+    """The record from its uniforms, in PyTorch: any device. Powers and logarithms in double, so that every device
+    rounds to the same float32."""
+    (h, w), n, device = size, len(u), u.device
+    mixes = bool(sides) or whole
+    step = u[:, : k * s.t * _PER_STEP].view(n, k, s.t, _PER_STEP).unbind(-1)
+    chain = u[:, k * s.t * _PER_STEP : -4].view(n, k, _PER_CHAIN).unbind(-1)
+    m, u_picture, u_top, u_left = u[:, -4:].unbind(-1)
 
     # Which steps mix: a coin a chain ("chain", "mixed_input") or a step ("linear").
     coin = step[0] if s.structure == "linear" else chain[0][..., None].expand(n, k, s.t)
@@ -297,16 +322,13 @@ def sample_ipmix(
         coin = torch.ones_like(coin)
     p_level = coin >= 0.5 if mixes else torch.zeros_like(coin, dtype=torch.bool)
 
-    operations = len(IMAGE_OPERATIONS) if s.all_ops else DISJOINT
-    image_op = _below(step[1], operations)
+    image_op = _below(step[1], _operations(s))
     mix_op = len(IMAGE_OPERATIONS) + _below(step[2], len(MIXING_OPERATIONS))
-    op = torch.where(p_level, mix_op, image_op)
     level = LOWEST + (s.severity - LOWEST) * step[3]
-    sign = torch.where(step[4] < 0.5, -1, 1)
 
     # Patches: the choice after the last side is the whole image.
     choices = torch.tensor([*sides, 0], device=device)
-    choice = _below(step[5], len(sides) + whole) if mixes else torch.full_like(op, len(sides))
+    choice = _below(step[5], len(sides) + whole) if mixes else torch.full_like(image_op, len(sides))
     edge = choices[choice]
     square = step[6] < 0.5
     height = torch.where(square, edge, 2 + _below(step[7], edge - 1))
@@ -314,41 +336,62 @@ def sample_ipmix(
     full = choice == len(sides)
     height, width = torch.where(full, h, height), torch.where(full, w, width)
     y0, x0 = _below(step[9], h - height + 1), _below(step[10], w - width + 1)
-    box = torch.stack([x0, y0, x0 + width, y0 + height], -1)
 
     # Beta(b, 1) is U^(1/b); Beta(1, b) its complement.
-    first, second = step[11] ** (1.0 / s.beta), 1.0 - step[12] ** (1.0 / s.beta)
+    first = (step[11].double() ** (1.0 / s.beta)).float()
+    second = (1.0 - step[12].double() ** (1.0 / s.beta)).float()
     plain = step[13] < 0.5
-    a = torch.where(plain, first, 2.0 - first)  # else-branch: 1 + Beta(1, beta)
-    b = torch.where(plain, second, -second)
-    own = (step[14] < s.self_mix) & p_level
-    source = torch.where(own, image_op, -1)
-
-    exponential = -torch.log1p(-chain[2])
+    exponential = (-torch.log1p(-chain[2].double())).float()
     # All-zero draws (probability 2^-24k) would divide by zero: the smallest positive float makes them uniform.
-    exponential = exponential.clamp_min(torch.finfo(torch.float32).tiny)
-    return IPMixParams(
-        size=(h, w),
-        batch=batch,
-        views=views,
-        side=side,
-        mixed_input=s.structure == "mixed_input",
-        depth=_below(chain[1], s.t + 1),
-        weight=exponential / exponential.sum(1, keepdim=True),
-        m=m.contiguous(),
-        op=op,
-        level=level,
-        sign=sign,
-        box=box,
-        a=a,
-        b=b,
-        keep=step[15].contiguous(),
-        seed=seed,
-        source=source,
-        picture=_below(u_picture, pictures),
-        top=_below(u_top, side - h + 1),
-        left=_below(u_left, side - w + 1),
-    )
+    exponential = exponential.clamp_min(torch.finfo(torch.float32).tiny).double()
+    return {
+        "depth": _below(chain[1], s.t + 1),
+        "weight": (exponential / exponential.sum(1, keepdim=True)).float(),
+        "m": m.contiguous(),
+        "op": torch.where(p_level, mix_op, image_op),
+        "level": level,
+        "sign": torch.where(step[4] < 0.5, -1, 1),
+        "box": torch.stack([x0, y0, x0 + width, y0 + height], -1),
+        "a": torch.where(plain, first, 2.0 - first),  # else-branch: 1 + Beta(1, beta)
+        "b": torch.where(plain, second, -second),
+        "keep": step[15].contiguous(),
+        "source": torch.where((step[14] < s.self_mix) & p_level, image_op, -1),
+        "picture": _below(u_picture, pictures),
+        "top": _below(u_top, side - h + 1),
+        "left": _below(u_left, side - w + 1),
+    }
+
+
+def _derive_compiled(
+    u: Tensor,
+    sides: list[int],
+    whole: bool,
+    k: int,
+    size: tuple[int, int],
+    s: IPMixSettings,
+    pictures: int,
+    side: int,
+) -> dict[str, Any]:
+    """:func:`_derive` in C++, the same numbers from the same uniforms."""
+    from mixaug_ext._ipmix import sample
+
+    sizes = {
+        "k": k,
+        "t": s.t,
+        "height": size[0],
+        "width": size[1],
+        "whole": whole,
+        "linear": s.structure == "linear",
+        "image_level": "image" in s.levels,
+        "operations": _operations(s),
+        "pictures": pictures,
+        "side": side,
+    }
+    return sample(u, sides, sizes, s.severity, s.beta, s.self_mix)
+
+
+def _operations(s: IPMixSettings) -> int:
+    return len(IMAGE_OPERATIONS) if s.all_ops else DISJOINT
 
 
 def sample_example(batch: int = 2) -> IPMixParams:
