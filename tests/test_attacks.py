@@ -165,7 +165,7 @@ def test_names_the_step_of_non_finite_logits(model, batch):
         ({"eps": "8/255"}, TypeError, "eps must be a number, got str"),
         ({"eps": True}, TypeError, "eps must be a number, got bool"),
         ({"step_size": 0}, ValueError, "step_size must be above 0"),
-        ({"steps": 0}, ValueError, "steps must be 1 or more, got 0"),
+        ({"steps": -1}, ValueError, "steps must be 0 or more, got -1"),
         ({"steps": 2.0}, TypeError, "steps must be an int, got float"),
         ({"targeted": 1}, TypeError, "targeted must be True or False"),
         ({"random_start": None}, TypeError, "random_start must be True or False"),
@@ -209,3 +209,25 @@ def test_a_cpu_generator_starts_the_same_on_the_gpu(model, batch):
         return attack(model.to(device), batch[0].to(device), batch[1].to(device)).cpu()
 
     assert torch.allclose(start("cpu"), start("cuda"), atol=1e-6)
+
+
+def test_no_steps_is_the_start():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+    images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
+    assert PGD(steps=0, random_start=False)(model, images, labels).equal(images)
+    moved = PGD(eps=0.1, steps=0)(model, images, labels)
+    assert 0.05 < (moved - images).abs().max() <= 0.1 + 1e-6
+
+
+def test_modes_are_restored_when_the_model_refuses_evaluation_mode():
+    class Stubborn(nn.Sequential):
+        def train(self, mode=True):
+            super().train(mode)
+            if not mode:
+                raise RuntimeError("no")
+            return self
+
+    model = Stubborn(nn.Flatten(), nn.Dropout(), nn.Linear(12, 2))
+    with pytest.raises(RuntimeError, match="no"):
+        PGD(steps=1)(model, torch.rand(2, 3, 2, 2), torch.tensor([0, 1]))
+    assert all(module.training for module in model.modules())

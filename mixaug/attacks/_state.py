@@ -25,8 +25,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         [True, False]
     """
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
+        model.eval()  # inside, since a model's own train() may raise halfway
         yield
     finally:
         for module, training in modes:

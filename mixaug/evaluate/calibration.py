@@ -151,6 +151,8 @@ def _torchmetrics(confidence: Tensor, correct: Tensor, bins: int, norm: str) -> 
     if bins < 1:
         raise ValueError(f"bins must be 1 or more, got {bins}")
     confidence, correct = _checked(confidence, correct)
+    # torchmetrics gives a confidence of exactly 1, common in saturated models, a bin of its own beside the last one.
+    confidence = confidence.float().clamp_max(1.0 - 2.0**-24)
     functional = optional_import("torchmetrics.functional.classification")
     with warnings.catch_warnings():  # other parts of torchmetrics may warn about libraries that we do not use
         warnings.simplefilter("ignore")
