@@ -1,7 +1,8 @@
 # Each target sets everything up by itself (a .venv and the install), once; the second time it is fast.
 #   make demo   the main job on data in the package      make test   all tests
 #   make lint   ruff and mypy                            make bench  the benchmarks (quiet machine, please)
-#   make docs   the documentation as HTML in site/       make clean  remove what the others made
+#   make docs   the documentation as HTML in site/       make coverage  the tests with their coverage
+#   make clean  remove what the others made
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -9,7 +10,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 NPROC  := $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test lint bench docs clean install
+.PHONY: demo test lint bench docs clean install coverage
 install: $(STAMP)
 
 # Reinstalled when the dependencies or the compiled sources change; Python files need nothing (editable install).
@@ -26,6 +27,12 @@ demo: $(STAMP)
 # One process a core, each with one thread, so that processes and threads do not fight over the cores.
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(NPROC) --dist worksteal
+
+# Two passes: all tests, then those of the numba kernels as plain Python on tiny inputs, so that their lines count too.
+coverage: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(NPROC) --dist worksteal --cov --cov-report=
+	@NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/test_fractals.py tests/test_corruptions.py -k "known_pixels or odd_sizes or glass" \
+	    --cov --cov-append --cov-report=term:skip-covered
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
