@@ -176,7 +176,7 @@ def goals(data: DataResults, variant: str, reference: str) -> list[str]:
     means = {key: statistics.mean(values) for key, values in changes.items()}
     was, is_now = (statistics.mean(values_of(rows, "mce")) for rows in (before, after))
     cut = 100 * (1 - is_now / was) if was else 0.0
-    change = f"{'cut' if cut > 0 else 'raised'} by {abs(cut):.0f}%" if abs(cut) >= 0.5 else "by less than 1%"
+    change = f"{'cut' if cut > 0 else 'raised'} by {abs(cut):.0f}%" if abs(cut) >= 0.5 else "changed by less than 1%"
     third = reference == "standard"
     wanted = {
         "mce": (
@@ -192,7 +192,9 @@ def goals(data: DataResults, variant: str, reference: str) -> list[str]:
         text = text or f"{mean_text(changes[key], '+')} points"
         deviation = spread(changes[key])
         # One seed's luck is about the standard deviation: a mean within it proves nothing.
-        unclear = "" if deviation is None or abs(means[key]) > deviation else ", within the spread over the seeds"
+        unclear = (
+            "" if deviation is None or abs(means[key]) > deviation else ", a change within the spread over the seeds"
+        )
         lines.append(f"- {variant} against {reference}, {goal}: **{'met' if met else 'not met'}** ({text}{unclear}).")
     return lines
 
