@@ -293,6 +293,12 @@ def section(data: DataResults) -> list[str]:
     return [*lines, "", f"### Cost and best epochs ({data.label})", "", *cost_table(data, shown)]
 
 
+def without_places(row: Row) -> Row:
+    """The result without the folders of the machine that made it."""
+    settings = {name: value for name, value in row["settings"].items() if name not in ("out", "root", "data")}
+    return {**row, "settings": settings}
+
+
 def summary(study: Study) -> dict[str, Any]:
     """The content of the JSON: how it was made, means, and the whole result of each run."""
     means = {
@@ -314,6 +320,7 @@ def summary(study: Study) -> dict[str, Any]:
         "missing": list(study.missing),
         "means": means,
         "results": {
-            key: {name: list(rows.values()) for name, rows in data.rows.items()} for key, data in study.data.items()
+            key: {name: [without_places(row) for row in rows.values()] for name, rows in data.rows.items()}
+            for key, data in study.data.items()
         },
     }
