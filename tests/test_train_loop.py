@@ -56,7 +56,7 @@ def timeless(history):
 
 def stop_after(monkeypatch, steps):
     """Ctrl-C during the given step, as the terminal sends it."""
-    original, done = loop._Run._optimise, [0]
+    original, done = loop.Run._optimise, [0]
 
     def optimise(self, images, labels):
         done[0] += 1
@@ -64,7 +64,7 @@ def stop_after(monkeypatch, steps):
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, images, labels)
 
-    monkeypatch.setattr(loop._Run, "_optimise", optimise)
+    monkeypatch.setattr(loop.Run, "_optimise", optimise)
 
 
 def test_the_recipe_written_out(tmp_path):
@@ -219,7 +219,7 @@ def test_resuming_on_other_data_is_refused(tmp_path):
 def test_killed_before_the_last_checkpoint_the_log_is_written_once(tmp_path, monkeypatch):
     """A run that dies between its log and its checkpoint repeats the epoch and ends with the same log."""
     whole = fit(settings(tmp_path / "whole"))
-    save, saves = loop._Run.save, []
+    save, saves = loop.Run.save, []
 
     def dies(self):
         saves.append(self.step)
@@ -228,7 +228,7 @@ def test_killed_before_the_last_checkpoint_the_log_is_written_once(tmp_path, mon
         save(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "save", dies)
+        patch.setattr(loop.Run, "save", dies)
         with pytest.raises(OSError, match="No space left"):
             fit(settings(tmp_path / "run"))
     assert read_checkpoint(tmp_path / "run" / "last.pt")["epoch"] == 2
@@ -239,7 +239,7 @@ def test_killed_before_the_last_checkpoint_the_log_is_written_once(tmp_path, mon
 
 def test_a_broken_model_never_replaces_a_good_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(loop._Run, "_rate", lambda self, step: 1e30 if step >= 4 else 0.01)
+    monkeypatch.setattr(loop.Run, "_rate", lambda self, step: 1e30 if step >= 4 else 0.01)
     with pytest.raises(FloatingPointError, match="not finite"):
         fit(settings(tmp_path / "run"))
     content = read_checkpoint(tmp_path / "run" / "last.pt")
@@ -300,7 +300,7 @@ def test_the_second_interrupt_is_immediate(tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
 
-    monkeypatch.setattr(loop._Run, "_optimise", optimise)
+    monkeypatch.setattr(loop.Run, "_optimise", optimise)
     with pytest.raises(KeyboardInterrupt):
         fit(settings(tmp_path / "run"))
     assert signal.getsignal(signal.SIGINT) is handler
@@ -361,13 +361,13 @@ def test_the_same_seed_the_same_weights_and_torchs_generator_untouched(tmp_path)
 
 def test_every_method_starts_from_the_same_weights(tmp_path, monkeypatch):
     starts = []
-    original = loop._Run.one_epoch
+    original = loop.Run.one_epoch
 
     def one_epoch(self, *rest):
         starts.append([value.clone() for value in self.model.state_dict().values()])
         return original(self, *rest)
 
-    monkeypatch.setattr(loop._Run, "one_epoch", one_epoch)
+    monkeypatch.setattr(loop.Run, "one_epoch", one_epoch)
     for method in ("standard", "cutmix", "ipmix"):
         fit(settings(tmp_path / method, method=method, epochs=1))
     assert all(torch.equal(a, b) for other in starts[1:] for a, b in zip(starts[0], other, strict=True))
@@ -481,3 +481,23 @@ def test_on_a_gpu(tmp_path, amp):
     result = fit(settings(tmp_path / "run", device="cuda", amp=amp, method="ipmix", model="resnet-small", epochs=6))
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
     assert load_checkpoint(result.best)[0](torch.rand(2, 1, 16, 16)).shape == (2, 3)
+
+
+def test_real_digits_are_learned(tmp_path):
+    chosen = TrainSettings(
+        data="digits",
+        model="lenet5",
+        method="cutmix",
+        epochs=5,
+        batch_size=32,
+        lr=0.03,
+        out=str(tmp_path / "run"),
+        device="cpu",
+    )
+    result = train(chosen, progress=False)
+    assert result.history[-1]["validation_accuracy"] > 0.8  # 0.1 by chance
+    model, info = load_checkpoint(result.best)
+    assert info["data"]["name"] == "digits" and info["spec"].image_size == 32
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 10)
+    again = train(replace(chosen, out=str(tmp_path / "again")), progress=False)
+    same_weights(result.last, again.last)

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from mixaug.train.augment import crop_flip, default_padding, sample_crop_flip
 from mixaug.train.batches import accuracy, batches, derived_seed, epoch_order
-from mixaug.train.checkpoint import ModelSpec, describe_model, read_checkpoint, write_checkpoint
+from mixaug.train.checkpoint import ModelSpec, describe_model, write_checkpoint
 from mixaug.train.interrupt import StopRequest
 from mixaug.train.methods import Setup, StepResult, build_step
 from mixaug.train.progress import Progress
 from mixaug.train.record import RunLog, write_settings
+from mixaug.train.resume import open_run, refuse_existing, restore, training_state
 from mixaug.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ def train(
         ('best.pt', 1)
     """
     folder = settings.folder
-    stored = _stored(settings, resume)
+    stored = open_run(settings) if resume else None
+    if not resume:
+        refuse_existing(settings)
     if data is None:
         from mixaug.train.data import load_data
 
@@ -110,16 +113,9 @@ def train(
     device = _device(settings)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
-        run = _Run(settings, data, device)
+        run = Run(settings, data, device)
         if stored is not None:
-            run.check_same_data(stored)
-            try:
-                run.load(stored)
-            except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-                reason = str(error).strip().split("\n")[0]
-                raise ValueError(
-                    f"{folder / 'last.pt'} is damaged: its training state does not fit the run ({reason})"
-                ) from error
+            restore(run, stored)
         write_settings(folder / "settings.json", settings, run.resolved())
         with (
             StopRequest() as stop,
@@ -140,25 +136,6 @@ def train(
     )
 
 
-def _stored(settings: TrainSettings, resume: bool) -> dict[str, Any] | None:
-    last = settings.folder / "last.pt"
-    if not resume:
-        if last.exists():
-            raise FileExistsError(
-                f"{settings.folder} holds a run already: go on with it (--resume) or choose another folder (--out)"
-            )
-        return None
-    if not last.exists():
-        raise FileNotFoundError(f"there is no run to resume in {settings.folder}: {last} is missing")
-    stored = read_checkpoint(last)
-    if "training" not in stored:
-        raise ValueError(f"{last} holds a model but no training state: it cannot be resumed")
-    different = settings.differences(TrainSettings.from_dict(stored["settings"]))
-    if different:
-        raise ValueError(f"the run in {settings.folder} was started with other settings: {', '.join(different)}")
-    return stored
-
-
 def _device(settings: TrainSettings) -> torch.device:
     name = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -176,7 +153,7 @@ def _parts(data: DataParts) -> dict[str, Any]:
     return {"train": data.train, "validation": data.validation, "test": data.test}
 
 
-class _Run:
+class Run:
     """A run's state: everything that changes from step to step, and how it is saved and loaded."""
 
     def __init__(self, settings: TrainSettings, data: DataParts, device: torch.device) -> None:
@@ -337,53 +314,7 @@ class _Run:
 
     def save(self) -> None:
         """Writes ``last.pt``: the model, and all that the next step depends on."""
-        training = {
-            "optimiser": self.optimiser.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "generators": {name: generator.get_state() for name, generator in self.generators.items()},
-            "default_generator": torch.get_rng_state(),
-            "cuda_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-            "method": self.take_step.state_dict(),
-            "images": self.counts,
-            "history": self.history,
-            "best": self.best,
-            "totals": self.totals,
-            "seconds": self.seconds,
-        }
-        write_checkpoint(self.settings.folder / "last.pt", {**self.content(), "training": training})
-
-    def check_same_data(self, stored: dict[str, Any]) -> None:
-        """Refuses to go on with a run whose images or model were others.
-
-        Raises:
-            ValueError: with what differs.
-        """
-        here = self.content()
-        pairs = {
-            "model was": (stored["spec"], here["spec"]),
-            "classes were": (stored["data"].get("classes"), here["data"]["classes"]),
-            "numbers of images were": (stored["training"].get("images"), self.counts),
-        }
-        for name, (before, now) in pairs.items():
-            if before != now:
-                raise ValueError(
-                    f"the run in {self.settings.folder} was started with other data: its {name} {before}, now {now}"
-                )
-
-    def load(self, stored: dict[str, Any]) -> None:
-        """Takes up where :meth:`save` left off."""
-        training = stored["training"]
-        self.model.load_state_dict(stored["model"])
-        self.optimiser.load_state_dict(training["optimiser"])
-        self.scaler.load_state_dict(training["scaler"])
-        self.take_step.load_state_dict(training["method"])
-        for name, generator in self.generators.items():
-            generator.set_state(training["generators"][name])
-        torch.set_rng_state(training["default_generator"])
-        if self.device.type == "cuda" and training["cuda_generator"] is not None:
-            torch.cuda.set_rng_state(training["cuda_generator"], self.device)
-        self.step, self.seconds = stored["step"], training["seconds"]
-        self.history, self.best, self.totals = training["history"], training["best"], training["totals"]
+        write_checkpoint(self.settings.folder / "last.pt", {**self.content(), "training": training_state(self)})
 
     def resolved(self) -> dict[str, Any]:
         """What the settings left open, for ``settings.json``."""

@@ -52,7 +52,7 @@ class TrainSettings:
         flip: horizontal flips; None: for all data but digits.
         padding: pixels of the random crop; None: an eighth of the side. 0: no crop.
         limit: use this many training images (class-balanced); None: all.
-        validation: share of the training part, in (0, 0.5], that chooses the best epoch where the data bring none for it.
+        validation: share of the training part, in (0, 0.5], that chooses the best epoch where the data bring none.
         image_size: side in pixels that the images are resized to; None: as they are.
         root: folder of data sets; None: the default.
         workers: processes that load pictures of folders too large for memory.

@@ -1,0 +1,132 @@
+"""What a run needs to go on to the bit where it stopped: taken from it, checked, and put back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mixaug.train.checkpoint import read_checkpoint
+from mixaug.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from mixaug.train.loop import Run
+
+__all__ = ["open_run", "refuse_existing", "restore", "training_state"]
+
+
+def refuse_existing(settings: TrainSettings) -> None:
+    """A new run never writes over another one.
+
+    Raises:
+        FileExistsError: the folder holds a run.
+
+    Example:
+        >>> refuse_existing(TrainSettings(out="/nowhere/new"))
+    """
+    if (settings.folder / "last.pt").exists():
+        raise FileExistsError(
+            f"{settings.folder} holds a run already: go on with it (--resume) or choose another folder (--out)"
+        )
+
+
+def open_run(settings: TrainSettings) -> dict[str, Any]:
+    """The content of the folder's ``last.pt``, of a run with these settings.
+
+    Args:
+        settings: of the run that goes on.
+
+    Returns:
+        what :func:`restore` puts back.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        ValueError: its checkpoint is damaged, holds no training state, or is of a run with other settings (named).
+
+    Example:
+        >>> open_run(TrainSettings(out="/nowhere"))
+        Traceback (most recent call last):
+        FileNotFoundError: there is no run to resume in /nowhere: /nowhere/last.pt is missing
+    """
+    last = settings.folder / "last.pt"
+    if not last.exists():
+        raise FileNotFoundError(f"there is no run to resume in {settings.folder}: {last} is missing")
+    stored = read_checkpoint(last)
+    if "training" not in stored:
+        raise ValueError(f"{last} holds a model but no training state: it cannot be resumed")
+    different = settings.differences(TrainSettings.from_dict(stored["settings"]))
+    if different:
+        raise ValueError(f"the run in {settings.folder} was started with other settings: {', '.join(different)}")
+    return stored
+
+
+def training_state(run: Run) -> dict[str, Any]:
+    """All that the next step depends on besides the model, as tensors and plain values.
+
+    Args:
+        run: the run; the state refers to its tensors and must be written before they change.
+    """
+    cuda = run.device.type == "cuda"
+    return {
+        "optimiser": run.optimiser.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "method": run.take_step.state_dict(),
+        "generators": {name: generator.get_state() for name, generator in run.generators.items()},
+        "default_generator": torch.get_rng_state(),
+        "cuda_generator": torch.cuda.get_rng_state(run.device) if cuda else None,
+        "images": run.counts,
+        "history": run.history,
+        "best": run.best,
+        "totals": run.totals,
+        "seconds": run.seconds,
+    }
+
+
+def restore(run: Run, stored: dict[str, Any]) -> None:
+    """Puts a run where the one that was stored had stopped.
+
+    Args:
+        run: a new run with the same settings.
+        stored: of :func:`open_run`.
+
+    Raises:
+        ValueError: the stored run was of other images or another model, or its state is damaged.
+    """
+    try:
+        _same_data(run, stored)
+        _load(run, stored)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{run.settings.folder / 'last.pt'} is damaged: its training state does not fit the run ({reason})"
+        ) from error
+
+
+def _same_data(run: Run, stored: dict[str, Any]) -> None:
+    here = run.content()
+    pairs = {
+        "model was": (stored["spec"], here["spec"]),
+        "classes were": (stored["data"]["classes"], here["data"]["classes"]),
+        "numbers of images were": (stored["training"]["images"], run.counts),
+    }
+    for name, (before, now) in pairs.items():
+        if before != now:
+            raise ValueError(
+                f"the run in {run.settings.folder} was started with other data: its {name} {before}, now {now}"
+            )
+
+
+def _load(run: Run, stored: dict[str, Any]) -> None:
+    training = stored["training"]
+    run.model.load_state_dict(stored["model"])
+    run.optimiser.load_state_dict(training["optimiser"])
+    run.scaler.load_state_dict(training["scaler"])
+    run.take_step.load_state_dict(training["method"])
+    for name, generator in run.generators.items():
+        generator.set_state(training["generators"][name])
+    torch.set_rng_state(training["default_generator"])
+    # None: the run was on a CPU so far. It goes on, with other numbers than it would have had there.
+    if run.device.type == "cuda" and training["cuda_generator"] is not None:
+        torch.cuda.set_rng_state(training["cuda_generator"], run.device)
+    run.step, run.seconds = stored["step"], training["seconds"]
+    run.history, run.best, run.totals = training["history"], training["best"], training["totals"]
