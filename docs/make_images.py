@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from mixaug.train.data import load_data
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from mixaug import IPMix, MixingSet
+from mixaug.train.data import load_data
 
 IMAGES = Path(__file__).parent / "images"
 
