@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = importlib.import_module(f"mixaug.commands.{modules[options.command]}")
     try:
         return int(command.run(options))
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         # Wrong input in one line; a traceback would hide it. A bug in mixaug is another kind of error and shows whole.
         sys.stderr.write(f"mixaug {options.command}: {error}\n")
         return WRONG_INPUT

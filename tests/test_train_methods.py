@@ -60,7 +60,14 @@ def test_mixed_labels_are_torchvisions(model, batch, method, transform):
 
 
 def test_ipmix_is_the_transform_with_the_given_settings(model, batch, pictures):
-    options = {"k": 2, "t": 2, "severity": 2.0, "structure": "mixed_input", "levels": ("image", "pixel")}
+    options = {
+        "k": 2,
+        "t": 2,
+        "severity": 2.0,
+        "structure": "mixed_input",
+        "levels": ("image", "pixel"),
+        "all_ops": True,
+    }
     result = run("ipmix", model, batch, **options)
     view = IPMix(**options, mixing_set=pictures, generator=torch.Generator().manual_seed(7))(batch[0])
     torch.testing.assert_close(result.loss, F.cross_entropy(model(view), batch[1]))

@@ -60,6 +60,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(mixing, "k", "ipmix: chains", type=int)
     add(mixing, "t", "ipmix: most steps of a chain", type=int)
     add(mixing, "severity", "ipmix: upper end of the strengths (default by image size)", type=float)
+    add(mixing, "all_ops", "augmix, ipmix: also operations that overlap with the corruptions", action="store_true")
     add(mixing, "mixing_set", "ipmix: folder of pictures (default: fractals)", type=Path)
     add(mixing, "alpha", "mixup, cutmix: parameter of the Beta distribution", type=float)
 

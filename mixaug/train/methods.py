@@ -150,10 +150,10 @@ def augmix(setup: Setup) -> Step:
     """torchvision's AugMix (Hendrycks et al., 2020, arXiv:1912.02781), severity 3, width 3, depth 1 to 3.
 
     Applied image by image: on a batch torchvision draws the operations once for all images, which is another, weaker
-    method. ``all_ops=False`` as in the paper: the operations that overlap with the corruptions of the evaluation are
-    left out. Works on bytes, on the CPU.
+    method. Without ``all_ops``, as in the paper, the operations that overlap with the corruptions of the evaluation
+    are left out. Works on bytes, on the CPU.
     """
-    transform = v2.AugMix(all_ops=False)
+    transform = v2.AugMix(all_ops=setup.settings.all_ops)
 
     def view(images: Tensor) -> Tensor:
         pixels = images.mul(255).round().to("cpu", torch.uint8)
@@ -177,6 +177,7 @@ def ipmix(setup: Setup) -> Step:
         severity=settings.severity,
         structure=settings.structure,
         levels=settings.levels,
+        all_ops=settings.all_ops,
         mixing_set=pictures,
         generator=setup.generator,
     )

@@ -46,7 +46,7 @@ class TrainSettings:
         seed: of weights, order and augmentation. Default 0.
         jsd: add ``jsd_weight`` times the Jensen-Shannon loss over the image and two augmented views (augmix, ipmix).
         jsd_weight: 12 in AugMix, PixMix and IPMix.
-        levels, structure, k, t, severity: of :class:`mixaug.IPMix`.
+        levels, structure, k, t, severity, all_ops: of :class:`mixaug.IPMix`.
         mixing_set: folder of pictures for IPMix; None: the default fractals.
         alpha: Beta parameter of mixup and cutmix. Default 1.
         flip: horizontal flips; None: for all data but digits.
@@ -87,6 +87,7 @@ class TrainSettings:
     k: int = 3
     t: int = 3
     severity: float | None = None
+    all_ops: bool = False
     mixing_set: str | None = None
     alpha: float = 1.0
     flip: bool | None = None
