@@ -7,11 +7,11 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F
 
 #: Dtypes of images; floats are in [0, 1].
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
@@ -39,7 +39,9 @@ class ImageBatch:
     def restore(self, images: Tensor) -> Any:
         """``images`` (shaped as ``self.images``) as the kind and shape of the input."""
         if isinstance(self.source, PIL.Image.Image):
-            return F.to_pil_image(images[0])
+            # PIL holds pixels channel by channel: what this makes contiguous already is, if the input was PIL's.
+            pixels = images[0].permute(1, 2, 0).contiguous().numpy()
+            return PIL.Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         out = images.reshape(*self.source.shape[:-3], *images.shape[-3:]) if self.source.dim() != 4 else images
         return tv_tensors.wrap(out, like=self.source) if isinstance(self.source, tv_tensors.TVTensor) else out
 
@@ -67,7 +69,9 @@ def to_batch(value: Any, name: str = "images") -> ImageBatch:
         ValueError: a PIL mode that cannot be used, a shape that is not one of those, channels other than 1 or 3.
     """
     if isinstance(value, PIL.Image.Image):
-        return ImageBatch(F.pil_to_tensor(_convert(value, name))[None], 1, 1, value)
+        # A copy, since PIL's own buffer is read-only; seen as (1, C, H, W) without moving a pixel (channels_last).
+        pixels = torch.from_numpy(np.array(_convert(value, name)))
+        return ImageBatch(pixels[None, None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)[None], 1, 1, value)
     if not is_image(value):
         raise TypeError(f"{name} must be a PIL image or a tensor, got {type(value).__name__}")
     tensor = value.as_subclass(Tensor)
