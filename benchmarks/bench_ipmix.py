@@ -43,7 +43,7 @@ import mixaug_ext
 from mixaug import IPMix, MixingSet
 from mixaug.ops import ipmix_torch
 
-#: What targets.md's authors measured for the papers' pipeline, images/s on one thread of their machine.
+#: What the goals name for the papers' pipeline, images/s on one core of another machine.
 PRINTED = {32: 290, 224: 73}
 BATCHES = [(32, 128), (32, 1024), (224, 64)]
 DTYPES = [torch.uint8, torch.float32]
