@@ -21,8 +21,8 @@ import torch
 
 from mixaug import IPMix, MixingSet
 from mixaug.ops import ipmix_torch, replay_ipmix
+from mixaug.ops.ipmix_record import OP, IPMixParams
 from mixaug.ops.warp import affine_matrix
-from mixaug.transforms.ipmix_params import OP, IPMixParams
 
 ROUNDS = 9
 

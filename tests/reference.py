@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mixaug.transforms.ipmix_params import OPERATIONS, IPMixParams
+from mixaug.ops.ipmix_record import OPERATIONS, IPMixParams
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import pil_ipmix

@@ -21,15 +21,8 @@ from torchvision.transforms import v2
 import mixaug_ext
 from mixaug import IPMix
 from mixaug.ops import ipmix_torch, replay_ipmix
-from mixaug.transforms.ipmix_params import (
-    IMAGE_OPERATIONS,
-    LEVELS,
-    OP,
-    STRUCTURES,
-    IPMixSettings,
-    describe_operation,
-    sample_ipmix,
-)
+from mixaug.ops.ipmix_record import IMAGE_OPERATIONS, OP, describe_operation
+from mixaug.transforms.ipmix_params import LEVELS, STRUCTURES, IPMixSettings, sample_ipmix
 
 DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32]
 

@@ -16,17 +16,9 @@ from scipy import stats
 from torch import Tensor
 
 from mixaug.ops import replay_ipmix
+from mixaug.ops.ipmix_record import DISJOINT, IMAGE_OPERATIONS, MIXING_OPERATIONS, IPMixParams
 from mixaug.ops.mixing import counter_hash
-from mixaug.transforms.ipmix_params import (
-    DISJOINT,
-    IMAGE_OPERATIONS,
-    LEVELS,
-    LOWEST,
-    MIXING_OPERATIONS,
-    IPMixParams,
-    IPMixSettings,
-    sample_ipmix,
-)
+from mixaug.transforms.ipmix_params import LEVELS, LOWEST, IPMixSettings, sample_ipmix
 
 DRAWS = 20_000
 P = 1e-4

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     import torch
 
+    from mixaug.ops.ipmix_record import IPMixParams
     from mixaug.transforms import IPMix
-    from mixaug.transforms.ipmix_params import IPMixParams
 
 TRANSFORMS = ("ipmix",)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixaug.transforms.ipmix_params import OP
+from mixaug.ops.ipmix_record import OP
 
 
 def luma(images: Tensor) -> Tensor:

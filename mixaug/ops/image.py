@@ -6,8 +6,8 @@ from torch import Tensor
 
 from mixaug.ops._select import update
 from mixaug.ops.color import color, contrast, histogram_based, pointwise, sharpness
+from mixaug.ops.ipmix_record import OP
 from mixaug.ops.warp import affine_matrix, warp
-from mixaug.transforms.ipmix_params import OP
 
 
 def image_operation(images: Tensor, op: Tensor, level: Tensor, sign: Tensor, *, all_ops: bool = True) -> Tensor:

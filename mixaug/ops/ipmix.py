@@ -19,9 +19,9 @@ import mixaug_ext
 from mixaug.ops._select import update
 from mixaug.ops.color import luma
 from mixaug.ops.image import image_operation
+from mixaug.ops.ipmix_record import IMAGE_OPERATIONS, IPMixParams
 from mixaug.ops.mixing import mix, quantise
 from mixaug.ops.warp import UNIT, taps
-from mixaug.transforms.ipmix_params import IMAGE_OPERATIONS, IPMixParams
 
 #: Rows of the PyTorch form that are worked on at once, in elements: its int64 index tensors are 8 times the images.
 _CHUNK = {"cpu": 1 << 20, "cuda": 1 << 26}

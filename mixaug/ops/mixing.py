@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-from mixaug.transforms.ipmix_params import OP
+from mixaug.ops.ipmix_record import OP
 
 # 2u of the image is 0^a = 0 at u = 0; 2s is clipped at 1e-37, the smallest power of ten in float32.
 _LOG2 = [math.log2(2.0 * value / 255.0 if value else 1e-37) for value in range(256)]

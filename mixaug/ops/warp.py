@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from mixaug.transforms.ipmix_params import OP
+from mixaug.ops.ipmix_record import OP
 
 _ONE = 1 << 32
 _BITS = 11

@@ -16,9 +16,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from mixaug.ops.ipmix import replay_ipmix
+from mixaug.ops.ipmix_record import IPMixParams
 from mixaug.transforms._images import ImageBatch, check_values, is_image, to_batch
 from mixaug.transforms._random import GeneratorState
-from mixaug.transforms.ipmix_params import LEVELS, LOWEST, STRUCTURES, IPMixParams, IPMixSettings, sample_ipmix
+from mixaug.transforms.ipmix_params import LEVELS, LOWEST, STRUCTURES, IPMixSettings, sample_ipmix
 
 if TYPE_CHECKING:
     from mixaug.mixing_sets import MixingSet
