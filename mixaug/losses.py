@@ -1,12 +1,17 @@
-"""Losses for mixed labels and for several views of one image."""
+"""Losses for mixed labels, for several views of one image, and for adversarial training."""
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["jensen_shannon", "soft_target_cross_entropy"]
+from mixaug._eps_schedule import EpsSchedule
+
+__all__ = ["AdaptiveLoss", "EpsSchedule", "jensen_shannon", "soft_target_cross_entropy", "trades_loss"]
 
 # AugMix clamps the mixture here before its logarithm: a class that no view believes in adds no infinite gradient.
 _SMALLEST_PROBABILITY = 1e-7
@@ -126,6 +131,132 @@ def jensen_shannon(logits_clean: Tensor, logits_one: Tensor, logits_two: Tensor)
         start=F.kl_div(log_mixture, logs[0], reduction="sum", log_target=True),
     )
     return total / (3 * max(len(logits_clean), 1))
+
+
+def trades_loss(logits_clean: Tensor, logits_adv: Tensor, labels: Tensor, beta: float = 6.0) -> Tensor:
+    r"""Cross-entropy of the clean images plus the divergence of the predictions for their adversarial copies.
+
+    .. math:: L = \frac1B \sum_b CE(z_b, y_b) + \frac{\beta}{B} \sum_b KL(p_b \,\|\, p'_b), \qquad
+        p = \mathrm{softmax}(z),\ p' = \mathrm{softmax}(z')
+
+    Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan, "Theoretically principled trade-off between robustness and accuracy"
+    (TRADES), 2019, arXiv:1901.08573, section 5.
+
+    Convention: both means are over the rows; nats. The gradient flows into both sets of logits, as in the authors'
+    code. Half-precision logits are computed in float32.
+
+    Args:
+        logits_clean: unnormalised scores z for the clean images.
+        logits_adv: scores z' for their adversarial copies, row by row, such as those of
+            ``mixaug.attacks.KLPGD``.
+        labels: class indices, or probabilities whose rows sum to one.
+        beta: weight of the divergence, 0 or more; default 6.
+
+    Shape: logits (B, K) float16, bfloat16, float32 or float64; labels (B,) int64 in [0, K) or (B, K) floating.
+
+    Returns:
+        Tensor: a scalar, float32, or float64 for float64 logits. 0 for an empty batch.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: the shapes do not fit together, or beta is negative or not finite.
+
+    Note:
+        The authors' code runs the model twice on the clean images, once for each term; here the same logits serve both.
+
+    Example:
+        >>> clean, adv = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+        >>> round(trades_loss(clean, adv, torch.tensor([0])).item(), 4)
+        0.6931
+    """
+    _check_pair(logits_clean, logits_adv)
+    if isinstance(beta, bool) or not isinstance(beta, int | float):
+        raise TypeError(f"beta must be a number, got {type(beta).__name__}")
+    if not 0 <= beta < math.inf:
+        raise ValueError(f"beta must be 0 or more, got {beta}")
+    clean, adv = (F.log_softmax(_at_least_float32(logits), dim=1) for logits in (logits_clean, logits_adv))
+    divergence = F.kl_div(adv, clean, reduction="sum", log_target=True) / max(len(clean), 1)
+    return soft_target_cross_entropy(logits_clean, labels) + beta * divergence
+
+
+class AdaptiveLoss(nn.Module):
+    r"""Cross-entropy of clean images and of their adversarial copies, weighed by the accuracies on both.
+
+    .. math:: L = \alpha\,L_{clean} + (1-\alpha)\,L_{adv}, \qquad
+        \alpha = \frac{Acc_{adv}}{Acc_{adv} + Acc_{clean}}
+
+    Delviz et al., "Advanced techniques for strengthening adversarial robustness in deep learning models", 2024, section
+    3.2. The fewer adversarial images are right, the more they weigh.
+
+    Convention: both losses are means over the rows. ``alpha`` is a plain number, the same for every row: 0.5 until
+    :meth:`update` is called, and again when both accuracies are 0. It is part of ``state_dict()``.
+
+    Shape: calling the object with ``(logits_clean, logits_adv, labels)``: logits (B, K) floating, labels (B,) int64 in
+        [0, K) or (B, K) floating probabilities.
+
+    Returns:
+        Calling gives a scalar Tensor, float32, or float64 for float64 logits. 0 for an empty batch.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: the shapes do not fit together; an accuracy outside [0, 1].
+
+    Note:
+        The paper measures the accuracies "on the validation sets" after each epoch. Never use the test part for it:
+        alpha is chosen by what it is measured on.
+
+    Example:
+        >>> criterion = AdaptiveLoss()
+        >>> criterion.alpha
+        0.5
+        >>> criterion.update(accuracy_clean=0.9, accuracy_adv=0.3)
+        0.25
+        >>> criterion(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]]), torch.tensor([1])).item()
+        0.6931471824645996
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Weight of the clean loss, in [0, 1].
+        self.alpha = 0.5
+
+    def update(self, accuracy_clean: float, accuracy_adv: float) -> float:
+        """Sets ``alpha`` from the accuracies of an epoch, each in [0, 1], and returns it."""
+        for name, value in (("accuracy_clean", accuracy_clean), ("accuracy_adv", accuracy_adv)):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {value}")
+        total = accuracy_adv + accuracy_clean
+        self.alpha = accuracy_adv / total if total > 0 else 0.5
+        return self.alpha
+
+    def forward(self, logits_clean: Tensor, logits_adv: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch."""
+        _check_pair(logits_clean, logits_adv)
+        clean = soft_target_cross_entropy(logits_clean, labels)
+        return self.alpha * clean + (1 - self.alpha) * soft_target_cross_entropy(logits_adv, labels)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What ``state_dict()`` keeps."""
+        return {"alpha": self.alpha}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restores it."""
+        self.alpha = float(state["alpha"])
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows."""
+        return f"alpha={self.alpha:g}"
+
+
+def _check_pair(logits_clean: Tensor, logits_adv: Tensor) -> None:
+    _check_logits("logits_clean", logits_clean)
+    _check_logits("logits_adv", logits_adv)
+    if logits_adv.shape != logits_clean.shape:
+        raise ValueError(
+            f"logits_adv must have the shape of logits_clean {tuple(logits_clean.shape)}, got {tuple(logits_adv.shape)}"
+        )
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

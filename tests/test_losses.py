@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mixaug.losses import jensen_shannon, soft_target_cross_entropy
+from mixaug.losses import AdaptiveLoss, EpsSchedule, jensen_shannon, soft_target_cross_entropy, trades_loss
 
 
 def random_logits(rows: int = 5, classes: int = 7, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -154,3 +155,135 @@ def test_jensen_shannon_bad_input() -> None:
         jensen_shannon(logits, logits, logits[:4])
     with pytest.raises(TypeError, match="logits_one must be a tensor, got NoneType"):
         jensen_shannon(logits, None, logits)  # type: ignore[arg-type]
+
+
+# --- trades_loss --------------------------------------------------------------------------------------------------
+
+
+def test_trades_hand_value() -> None:
+    # p = (1/4, 3/4) clean, (1/2, 1/2) adversarial: CE = -log 3/4, KL = 1/4 log 1/2 + 3/4 log 3/2.
+    clean, adv = torch.tensor([[0.0, math.log(3.0)]]), torch.tensor([[2.0, 2.0]])
+    divergence = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    expected = -math.log(0.75) + 2.5 * divergence
+    assert trades_loss(clean, adv, torch.tensor([1]), beta=2.5).item() == pytest.approx(expected, rel=1e-6)
+    assert trades_loss(clean, adv, torch.tensor([1])).item() == pytest.approx(-math.log(0.75) + 6 * divergence)
+
+
+def test_trades_is_the_authors_formula() -> None:
+    """Their code: KL summed by ``kl_div(log q, p)`` and divided by the batch size."""
+    clean, adv, labels = random_logits(seed=1), random_logits(seed=2), torch.arange(5)
+    robust = torch.nn.KLDivLoss(reduction="sum")(F.log_softmax(adv, dim=1), F.softmax(clean, dim=1)) / 5
+    torch.testing.assert_close(trades_loss(clean, adv, labels), F.cross_entropy(clean, labels) + 6.0 * robust)
+    targets = random_targets().float()
+    torch.testing.assert_close(trades_loss(clean, adv, targets, 0.0), soft_target_cross_entropy(clean, targets))
+    assert (trades_loss(adv, clean, labels) - trades_loss(clean, adv, labels)).abs() > 0.1  # the KL has a direction
+
+
+def test_trades_gradients_reach_both() -> None:
+    clean = random_logits(rows=3, classes=4, dtype=torch.float64).requires_grad_()
+    adv = random_logits(rows=3, classes=4, seed=1, dtype=torch.float64).requires_grad_()
+    labels = torch.tensor([0, 3, 1])
+    assert torch.autograd.gradcheck(lambda one, two: trades_loss(one, two, labels, 6.0), (clean, adv))
+
+
+def test_trades_bad_input() -> None:
+    logits, labels = random_logits(), torch.arange(5)
+    with pytest.raises(ValueError, match=r"logits_adv must have the shape of logits_clean \(5, 7\), got \(4, 7\)"):
+        trades_loss(logits, logits[:4], labels)
+    with pytest.raises(TypeError, match="logits_adv must be a tensor, got list"):
+        trades_loss(logits, [1.0], labels)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="beta must be 0 or more, got -1"):
+        trades_loss(logits, logits, labels, -1.0)
+    with pytest.raises(TypeError, match="beta must be a number, got str"):
+        trades_loss(logits, logits, labels, "6")  # type: ignore[arg-type]
+
+
+# --- AdaptiveLoss -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("clean", "adv", "alpha"), [(0.9, 0.3, 0.25), (0.8, 0.8, 0.5), (1.0, 0.0, 0.0), (0.0, 0.0, 0.5), (0.0, 0.4, 1.0)]
+)
+def test_alpha_is_the_share_of_the_adversarial_accuracy(clean: float, adv: float, alpha: float) -> None:
+    criterion = AdaptiveLoss()
+    assert criterion.alpha == 0.5
+    assert criterion.update(clean, adv) == pytest.approx(alpha) and criterion.alpha == pytest.approx(alpha)
+    one, two, labels = random_logits(seed=1), random_logits(seed=2), torch.arange(5)
+    expected = alpha * F.cross_entropy(one, labels) + (1 - alpha) * F.cross_entropy(two, labels)
+    torch.testing.assert_close(criterion(one, two, labels), expected)
+
+
+def test_alpha_is_kept_with_the_model() -> None:
+    model = torch.nn.ModuleDict({"criterion": AdaptiveLoss()})
+    model["criterion"].update(0.75, 0.25)
+    again = torch.nn.ModuleDict({"criterion": AdaptiveLoss()})
+    again.load_state_dict(model.state_dict())
+    assert again["criterion"].alpha == 0.25 and "alpha=0.25" in repr(again)
+    assert list(again.parameters()) == []
+
+
+def test_adaptive_loss_bad_input() -> None:
+    criterion, logits = AdaptiveLoss(), random_logits()
+    for values in ((1.2, 0.5), (0.5, -0.1), (math.nan, 0.5)):
+        with pytest.raises(ValueError, match=r"accuracy_\w+ must lie in \[0, 1\], got"):
+            criterion.update(*values)
+    with pytest.raises(TypeError, match="accuracy_adv must be a number, got NoneType"):
+        criterion.update(0.5, None)  # type: ignore[arg-type]
+    assert criterion.alpha == 0.5
+    with pytest.raises(ValueError, match=r"logits_adv must have the shape of logits_clean"):
+        criterion(logits, logits[:, :3], torch.arange(5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_adversarial_losses_in_half_precision_and_on_nothing(dtype: torch.dtype) -> None:
+    clean, adv, labels = random_logits(dtype=dtype), random_logits(seed=1, dtype=dtype), torch.arange(5)
+    for criterion in (trades_loss, AdaptiveLoss()):
+        loss = criterion(clean, adv, labels)
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, criterion(clean.float(), adv.float(), labels))
+        assert criterion(clean[:0], adv[:0], labels[:0]).item() == 0.0
+    assert [clean._version, adv._version, labels._version] == [0, 0, 0]
+
+
+# --- EpsSchedule --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "step"])
+@pytest.mark.parametrize("epochs", [2, 3, 5, 7, 10, 50])
+def test_the_radius_rises_from_a_tenth_to_eps(shape: str, epochs: int) -> None:
+    schedule = EpsSchedule(0.03, epochs, shape=shape)
+    radii = [schedule(epoch) for epoch in range(epochs + 3)]
+    assert radii[0] == pytest.approx(0.003) and radii[epochs - 1 :] == [0.03] * 4
+    assert radii == sorted(radii)
+    assert all(isinstance(radius, float) for radius in radii)
+
+
+def test_the_shapes_of_the_schedule() -> None:
+    linear, cosine = EpsSchedule(1.0, 11), EpsSchedule(1.0, 11, start=0.0, shape="cosine")
+    assert [linear(e) for e in range(11)] == pytest.approx([0.1 + 0.09 * e for e in range(11)])
+    assert [cosine(e) for e in range(11)] == pytest.approx([(1 - math.cos(math.pi * e / 10)) / 2 for e in range(11)])
+    stairs = EpsSchedule(1.0, 10, start=0.0, shape="step")
+    assert [stairs(e) for e in range(10)] == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1, 1]
+    assert {EpsSchedule(8 / 255, 9, shape="constant")(e) for e in range(9)} == {8 / 255}
+    assert EpsSchedule(8 / 255, 1)(0) == 8 / 255
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ((-0.1, 5), ValueError, "eps must be 0 or more, got -0.1"),
+        ((math.inf, 5), ValueError, "eps must be 0 or more, got inf"),
+        (("8", 5), TypeError, "eps must be a number, got str"),
+        ((0.1, 0), ValueError, "epochs must be at least 1, got 0"),
+        ((0.1, 2.5), TypeError, "epochs must be an int, got float"),
+        ((0.1, 5, 0.2), ValueError, "start must be in [0, eps] with eps 0.1, got 0.2"),
+        ((0.1, 5, None, "sine"), ValueError, "shape must be one of linear, cosine, step, constant, got 'sine'"),
+    ],
+)
+def test_schedules_that_are_refused(values: tuple, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        EpsSchedule(*values)
+    with pytest.raises(ValueError, match="epoch must be 0 or more, got -1"):
+        EpsSchedule(0.1, 5)(-1)
+    with pytest.raises(TypeError, match="epoch must be an int, got float"):
+        EpsSchedule(0.1, 5)(1.0)  # type: ignore[arg-type]
