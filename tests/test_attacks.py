@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from mixaug.attacks import PGD
+from mixaug.attacks._random import other_classes
+from mixaug.attacks._state import training_attack
 
 
 @pytest.fixture
@@ -17,7 +19,7 @@ def model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Flatten(), nn.Linear(4 * 36, 5)
-    )
+    ).eval()
 
 
 @pytest.fixture
@@ -76,10 +78,10 @@ def test_raises_the_loss_and_the_target_lowers_it(model, batch):
 
 
 def test_targets_are_uniform_over_the_other_classes():
-    attack = PGD(targeted=True, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
     labels = torch.arange(4).repeat(3000)
     counts = torch.zeros(4, 4)
-    counts.index_put_((labels, attack._other_classes(labels, 4)), torch.ones(()), accumulate=True)
+    counts.index_put_((labels, other_classes(labels, 4, generator)), torch.ones(()), accumulate=True)
     assert counts.diagonal().sum() == 0
     others = counts[~torch.eye(4, dtype=torch.bool)]
     assert ((others - 1000) ** 2 / 1000).sum() < 36  # chi-squared, 8 degrees of freedom, p = 2e-5
@@ -108,7 +110,8 @@ def test_leaves_the_model_as_it_was(model, batch):
     model[0].weight.requires_grad_(False)
     model[5].weight.grad = torch.ones_like(model[5].weight)
     before = state_of(model)
-    PGD(steps=2)(model, *batch)
+    with training_attack():
+        PGD(steps=2)(model, *batch)
     assert same_state(before, state_of(model))
 
 
@@ -121,7 +124,7 @@ def test_restores_every_mode_after_an_exception(model, batch):
     broken.train()
     model[1].eval()
     before = state_of(broken)
-    with pytest.raises(RuntimeError, match="broken"):
+    with pytest.raises(RuntimeError, match="broken"), training_attack():
         PGD()(broken, *batch)
     assert same_state(before, state_of(broken))
 
@@ -153,7 +156,7 @@ def test_names_the_step_of_non_finite_logits(model, batch):
             return model(x) * (float("nan") if self.calls >= 3 else 1.0)
 
     with pytest.raises(FloatingPointError, match="at step 3 of 5"):
-        PGD(steps=5)(Breaks(), *batch)
+        PGD(steps=5)(Breaks().eval(), *batch)
 
 
 @pytest.mark.parametrize(
@@ -184,19 +187,19 @@ def test_refuses_wrong_batches(model, batch):
         ((model, [1], labels), TypeError, "images must be a tensor, got list"),
         ((model, (images * 255).byte(), labels), TypeError, "divide uint8 images by 255"),
         ((model, images[0], labels), ValueError, r"images must have shape \(B, C, H, W\)"),
-        ((model, images, labels.float()), TypeError, "labels must be an int64 tensor, got torch.float32"),
+        ((model, images, labels.float()), TypeError, "labels must be an int64 tensor .or probabilities of shape .B, classes.., got torch.float32"),
         ((model, images, [0] * 6), TypeError, "labels must be an int64 tensor, got list"),
         ((model, images, labels[:5]), ValueError, r"labels must have shape \(6,\)"),
         ((model, images * 4 - 2, labels), ValueError, "normalise inside the model"),
         ((model, images * float("nan"), labels), ValueError, r"images must lie in \[0, 1\]"),
         ((model, images, labels - 9), ValueError, "labels must be 0 or more"),
         ((model, images, labels + 9), ValueError, "below the model's 5 classes"),
-        ((nn.Flatten(0), images, labels), ValueError, "model must return logits of shape"),
+        ((nn.Flatten(0).eval(), images, labels), ValueError, "model must return logits of shape"),
     ]
     for arguments, error, message in cases:
         with pytest.raises(error, match=message):
             PGD()(*arguments)
-    one_class = nn.Sequential(nn.Flatten(), nn.Linear(192, 1))
+    one_class = nn.Sequential(nn.Flatten(), nn.Linear(192, 1)).eval()
     with pytest.raises(ValueError, match="2 classes or more"):
         PGD(targeted=True)(one_class, images, labels * 0)
 
@@ -212,7 +215,7 @@ def test_a_cpu_generator_starts_the_same_on_the_gpu(model, batch):
 
 
 def test_no_steps_is_the_start():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10)).eval()
     images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
     assert PGD(steps=0, random_start=False)(model, images, labels).equal(images)
     moved = PGD(eps=0.1, steps=0)(model, images, labels)
@@ -228,6 +231,6 @@ def test_modes_are_restored_when_the_model_refuses_evaluation_mode():
             return self
 
     model = Stubborn(nn.Flatten(), nn.Dropout(), nn.Linear(12, 2))
-    with pytest.raises(RuntimeError, match="no"):
+    with pytest.raises(RuntimeError, match="no"), training_attack():
         PGD(steps=1)(model, torch.rand(2, 3, 2, 2), torch.tensor([0, 1]))
     assert all(module.training for module in model.modules())

@@ -1,5 +1,13 @@
-"""Adversaries: images in [0, 1] in, adversarial images in [0, 1] out."""
+"""Adversaries: images in [0, 1] in, adversarial images in [0, 1] out.
 
-from mixaug.attacks.pgd import PGD
+Each is a frozen record of its settings, called as ``attack(model, images, labels)``. Wherever this package wants an
+attack, any callable of that form will do.
+"""
 
-__all__ = ["PGD"]
+from mixaug.attacks.feature_scatter import FeatureScatter
+from mixaug.attacks.kl_pgd import KLPGD
+from mixaug.attacks.objectives import cross_entropy, dlr, kl, margin
+from mixaug.attacks.pgd import FGSM, PGD, CWLinf
+from mixaug.attacks.views import two_views
+
+__all__ = ["FGSM", "KLPGD", "PGD", "CWLinf", "FeatureScatter", "cross_entropy", "dlr", "kl", "margin", "two_views"]

@@ -1,0 +1,122 @@
+"""What all attacks of this package share: checks of the batch, the model's state, half precision and empty batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mixaug.attacks._checks import check_batch, check_class_range, check_logits, check_targets
+from mixaug.attacks._random import other_classes
+from mixaug.attacks._state import bare, evaluation_mode, warn_if_training
+
+
+class Attack:
+    """Base of the attacks: ``attack(model, images, labels)`` gives adversarial images.
+
+    A subclass is a frozen dataclass with a ``name`` and :meth:`_attack`, which sees checked detached tensors, gradients
+    switched on and the model in evaluation mode.
+    """
+
+    _for_training: ClassVar[bool] = False  # an adversary of training expects a model in training mode
+    # What an attack without such a setting does.
+    targeted: bool = False
+    generator: torch.Generator | None = None
+    batch_norm: str = "still"
+
+    @property
+    def name(self) -> str:
+        """The attack's name in reports."""
+        raise NotImplementedError
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, *, targets: Tensor | None = None) -> Tensor:
+        """Attacks ``model`` on a batch; see the class for shapes and errors.
+
+        Args:
+            model: gives logits (B, K) for images in [0, 1].
+            images: (B, C, H, W) floating point in [0, 1].
+            labels: (B,) int64; where the class says so also (B, K) probabilities.
+            targets: (B,) int64 classes to go to, in place of random ones; needs ``targeted=True``.
+
+        Returns:
+            Adversarial images of the same shape, dtype, device and memory format, detached.
+        """
+        first = not getattr(self, "_called", False)
+        check_batch(model, images, labels, values=first)
+        if targets is not None:
+            if not self.targeted:
+                raise ValueError(f"targets need targeted=True, got them for {self.name}")
+            check_targets(targets, images, values=first)
+        if len(images) == 0:
+            return images.detach().clone()
+        if not self._for_training:
+            warn_if_training(model)
+        model = bare(model)
+        moves = self.batch_norm == "moves"
+        with evaluation_mode(model, batch_norm_moves=moves), torch.inference_mode(False), torch.enable_grad():
+            goal = Goal(labels, targets, self.targeted, self.generator, first)
+            adversarial = self._attack(model, _plain(images), goal)
+        object.__setattr__(self, "_called", True)  # frozen: not a setting, only whether values were read once
+        return adversarial
+
+    def _attack(self, model: nn.Module, images: Tensor, goal: Goal) -> Tensor:
+        raise NotImplementedError
+
+
+class Goal:
+    """The labels to leave or the targets to reach, known once the model has said how many classes there are."""
+
+    def __init__(
+        self, labels: Tensor, targets: Tensor | None, targeted: bool, generator: torch.Generator | None, first: bool
+    ) -> None:
+        if targeted and targets is None and labels.ndim == 2:
+            raise ValueError(
+                "targeted with random classes needs labels that are class indices, got probabilities; give targets= or "
+                "attack untargeted"
+            )
+        self.targeted = targeted
+        self.direction = -1 if targeted else 1
+        self.labels = _plain(labels)
+        self._targets = None if targets is None else _plain(targets)
+        self._generator = generator
+        self._unread = first or labels.device.type == "cpu"
+        self._classes = 0
+
+    def logits(self, output: object, count: int) -> Tensor:
+        """The model's output checked, the first time also against the labels; half precision becomes float32."""
+        logits = check_logits(output, count)
+        if self._unread:
+            self._unread = False
+            check_class_range("labels", self.labels, logits.shape[1])
+            if self._targets is not None:
+                check_class_range("targets", self._targets, logits.shape[1])
+        self._classes = logits.shape[1]
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def classes(self) -> Tensor:
+        """What the objective gets as labels: labels or targets; random targets are drawn once, for the whole batch."""
+        if not self.targeted:
+            return self.labels
+        if self._targets is None:
+            self._targets = other_classes(self.labels, self._classes, self._generator)
+        return self._targets
+
+    def reached(self, logits: Tensor, goal: Tensor) -> Tensor:
+        """Which images are where the attack wants them: not at their label, or at their target."""
+        predicted = logits.argmax(1)
+        wanted = goal.argmax(1) if goal.ndim == 2 else goal
+        return predicted == wanted if self.targeted else predicted != wanted
+
+
+def parts(count: int, batch_size: int | None) -> Iterator[slice]:
+    """Slices of at most ``batch_size`` images."""
+    size = count if batch_size is None else batch_size
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Detached, and no inference tensor: autograd could not save one."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
