@@ -16,8 +16,9 @@ from torchvision.transforms import v2
 
 from mixaug import IPMix, MixingSet
 from mixaug.losses import jensen_shannon
-from mixaug.train.methods import METHODS, Setup, build_step
+from mixaug.train.methods import METHODS, build_step
 from mixaug.train.settings import METHOD_NAMES, TrainSettings
+from mixaug.train.step import Setup
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +139,7 @@ def test_mixing_set_folder_is_used(model, batch, tmp_path, monkeypatch):
 
 
 def test_unknown_methods_list_the_right_ones():
-    with pytest.raises(ValueError, match="method must be one of standard, mixup, cutmix, augmix, ipmix, got 'mixed'"):
+    with pytest.raises(ValueError, match=r"method must be one of standard, mixup, cutmix, .*, hybrid, got 'mixed'"):
         TrainSettings(method="mixed")
     assert tuple(METHODS) == METHOD_NAMES
 

@@ -8,7 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from mixaug._eps_schedule import SHAPES
 from mixaug.cli import INTERRUPTED
+from mixaug.train.adversary import HYBRID_ATTACKS
+from mixaug.train.schedules import SCHEDULES
 from mixaug.train.settings import AMP, METHOD_NAMES, TrainSettings
 from mixaug.transforms.ipmix_params import STRUCTURES
 
@@ -41,7 +44,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(how, "epochs", "passes over the training images", type=int)
     add(how, "steps", "optimiser steps instead of epochs", type=int)
     add(how, "batch_size", "images a step", type=int)
-    add(how, "lr", "highest learning rate, falling to 0 on a cosine", type=float)
+    add(how, "lr", "highest learning rate", type=float)
+    add(how, "schedule", f"of the learning rate, one of {', '.join(SCHEDULES)}", metavar="NAME")
+    add(how, "lr_decay", "factor an epoch of the exponential schedule", type=float)
+    add(how, "warmup", "first epochs, in which the learning rate rises to its highest", type=int)
     add(how, "momentum", "of SGD, in Nesterov's form", type=float)
     add(how, "weight_decay", "of SGD", type=float)
     add(how, "amp", "precision of the forward pass", choices=AMP)
@@ -63,6 +69,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(mixing, "all_ops", "augmix, ipmix: also operations that overlap with the corruptions", action="store_true")
     add(mixing, "mixing_set", "ipmix: folder of pictures (default: fractals)", type=Path)
     add(mixing, "alpha", "mixup, cutmix: parameter of the Beta distribution", type=float)
+
+    attack = parser.add_argument_group("attacks (dynamic-mixcut, pgd, trades, feature-scatter, hybrid)")
+    add(attack, "adversarial", "mixup, cutmix, augmix, ipmix: attack the augmented batch", action="store_true")
+    add(attack, "eps", "radius in pixels of [0, 1]: 8/255 or 0.03 (default 8/255; hybrid 0.03)", type=_fraction)
+    add(attack, "step_size", "of the attack (default eps/4)", type=_fraction)
+    add(attack, "attack_steps", "of the attack (default 10)", type=int)
+    add(
+        attack,
+        "targeted",
+        "towards a random other class (default: for dynamic-mixcut)",
+        action=argparse.BooleanOptionalAction,
+    )
+    shapes = ", ".join(SHAPES)
+    add(attack, "eps_schedule", f"radius over the epochs: {shapes} (default constant; hybrid linear)", metavar="NAME")
+    add(attack, "hybrid_attack", f"hybrid: one of {', '.join(HYBRID_ATTACKS)}", metavar="NAME")
+    add(attack, "trades_beta", "trades: weight of the divergence", type=float)
+    add(attack, "boxes", "dynamic-mixcut: boxes an image, or their range with a comma: 1,3", type=_range)
+    add(attack, "smoothing", "of labels (default: dynamic-mixcut 0.1, feature-scatter 0.5, pgd 0)", type=float)
+    add(attack, "robust_images", "validation images attacked after each epoch to choose the best one", type=int)
 
     run = parser.add_argument_group("the run")
     add(run, "out", "folder of the run (default runs/DATA-MODEL-METHOD-SEED)", type=Path)
@@ -95,3 +120,21 @@ def _without_resume(words: list[str]) -> list[str]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _fraction(text: str) -> float:
+    """``8/255`` or ``0.03``."""
+    above, _, below = text.partition("/")
+    try:
+        return float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError) as error:
+        raise argparse.ArgumentTypeError(f"must be a number or a fraction such as 8/255, got {text!r}") from error
+
+
+def _range(text: str) -> int | tuple[int, ...]:
+    """``2`` or ``1,3``."""
+    try:
+        numbers = tuple(int(word) for word in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a number or two with a comma such as 1,3, got {text!r}") from error
+    return numbers[0] if len(numbers) == 1 else numbers

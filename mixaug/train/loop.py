@@ -1,7 +1,8 @@
 """The training loop: one for all methods, resumable to the bit.
 
 A run's folder holds ``settings.json``, ``log.csv``, ``tensorboard/``, ``last.pt`` (everything to go on with) and
-``best.pt`` (the model of the epoch with the highest accuracy on the validation part). Each file is whole or absent.
+``best.pt`` (the model of the epoch with the highest accuracy on the validation part, under PGD for methods that
+attack). Each file is whole or absent.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 import math
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,13 +17,17 @@ from torch import Tensor, nn
 
 from mixaug.train.augment import crop_flip, default_padding, sample_crop_flip
 from mixaug.train.batches import accuracy, batches, derived_seed, epoch_order
-from mixaug.train.checkpoint import ModelSpec, describe_model, write_checkpoint
+from mixaug.train.checkpoint import ModelSpec, write_checkpoint
+from mixaug.train.devices import peak_memory, reset_peak_memory, run_device
 from mixaug.train.interrupt import StopRequest
-from mixaug.train.methods import Setup, StepResult, build_step
+from mixaug.train.methods import build_step
 from mixaug.train.progress import Progress
-from mixaug.train.record import RunLog, write_settings
-from mixaug.train.resume import open_run, refuse_existing, restore, training_state
+from mixaug.train.record import RunLog, RunResult, resolved, write_settings
+from mixaug.train.resume import model_content, open_run, refuse_existing, restore, training_state
+from mixaug.train.robust import is_better, overfitted, overfitting_notice, robust_accuracy, score_of
+from mixaug.train.schedules import RateSchedule
 from mixaug.train.settings import TrainSettings
+from mixaug.train.step import Setup, StepResult
 
 if TYPE_CHECKING:
     from mixaug.train.data import DataParts
@@ -35,27 +38,6 @@ __all__ = ["RunResult", "train"]
 SAVE_EVERY = 600.0
 #: On a GPU the loss is read every so many steps to see whether it is finite: reading waits for the device.
 CHECK_EVERY = 50
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run leaves behind.
-
-    Args:
-        folder: of the run.
-        last: checkpoint of the last epoch.
-        best: checkpoint of the best epoch on the validation part.
-        log: the CSV log, a row an epoch.
-        history: the rows of the log.
-        interrupted: Ctrl-C ended the run after a step; it is saved, and ``train(..., resume=True)`` goes on.
-    """
-
-    folder: Path
-    last: Path
-    best: Path
-    log: Path
-    history: list[dict[str, float]]
-    interrupted: bool = False
 
 
 def train(
@@ -110,13 +92,13 @@ def train(
             image_size=settings.image_size,
             limit=settings.limit,
         )
-    device = _device(settings)
+    device = run_device(settings)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         run = Run(settings, data, device)
         if stored is not None:
             restore(run, stored)
-        write_settings(folder / "settings.json", settings, run.resolved())
+        write_settings(folder / "settings.json", settings, resolved(run))
         with (
             StopRequest() as stop,
             RunLog(folder, run.step, fresh=stored is None) as log,
@@ -136,19 +118,6 @@ def train(
     )
 
 
-def _device(settings: TrainSettings) -> torch.device:
-    name = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be a name such as cpu or cuda:0, got {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device must be present, got {name!r} and no GPU that this torch can use")
-    if settings.amp == "fp16" and device.type == "cpu":
-        raise ValueError("amp must be bf16 or off on a CPU, got 'fp16'")
-    return device
-
-
 def _parts(data: DataParts) -> dict[str, Any]:
     return {"train": data.train, "validation": data.validation, "test": data.test}
 
@@ -166,6 +135,9 @@ class Run:
         self.steps_per_epoch = count // self.batch_size
         self.total_steps = settings.steps or settings.epochs * self.steps_per_epoch
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
+        self.rate = RateSchedule(
+            settings.lr, self.total_steps, self.steps_per_epoch, settings.warmup, settings.schedule, settings.lr_decay
+        )
         self.padding = default_padding(data.image_size) if settings.padding is None else settings.padding
         self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.spec = ModelSpec(
@@ -184,11 +156,17 @@ class Run:
         self.generators = {
             name: torch.Generator().manual_seed(derived_seed(settings.seed, name)) for name in ("crops", "method")
         }
-        self.take_step = build_step(Setup(settings, len(data.classes), self.generators["method"], self.model))
+        self.adversary = settings.adversary
+        self.robust_images = min(settings.robust_images, self.counts["validation"])
+        if settings.method == "hybrid" and not self.robust_images:
+            raise ValueError("data must have a validation part for the method hybrid, whose alpha it decides, got none")
+        self.take_step = build_step(
+            Setup(settings, len(data.classes), self.generators["method"], self.model, self.epochs)
+        )
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
-        self.best = {"accuracy": -1.0, "epoch": 0.0}
+        self.best = score_of({})
         self.totals = torch.zeros(3, dtype=torch.float64)  # loss, right answers, images of this epoch; see _count
 
     def one_epoch(self, stop: StopRequest, log: RunLog, shown: Progress) -> None:
@@ -199,6 +177,8 @@ class Run:
         totals = self.totals.to(self.device)
         first, before, started = self.step, self.seconds, time.perf_counter()
         saved = started
+        reset_peak_memory(self.device)
+        self.take_step.start_epoch(epoch)
         self.model.train()
         for images, labels in batches(
             self.data.train, order[done * self.batch_size :], self.batch_size, self.settings.workers
@@ -221,6 +201,7 @@ class Run:
                 if stop.asked:
                     return
         self._check_finite(totals)
+        self.seconds = before + time.perf_counter() - started  # a GPU has only now made the last steps
         self.totals = torch.zeros_like(self.totals)
         self._finish_epoch(epoch + 1, totals.tolist(), first, before, log, shown)
 
@@ -235,22 +216,46 @@ class Run:
             "train_loss": loss / seen,
             "train_accuracy": correct / seen,
         }
-        better = True  # without a validation part nothing is chosen: the best epoch is the last one
-        if self.counts["validation"]:
-            row["validation_loss"], row["validation_accuracy"] = accuracy(
-                self.model, self.data.validation, self._prepare, workers=self.settings.workers, autocast=self._autocast
-            )
-            better = row["validation_accuracy"] > self.best["accuracy"]
         row["images_per_second"] = (self.step - first) * self.batch_size / max(self.seconds - before, 1e-9)
         row["seconds"] = self.seconds
+        row["epoch_seconds"] = self.seconds - (self.history[-1]["seconds"] if self.history else 0.0)
+        memory = peak_memory(self.device)
+        if memory is not None:
+            row["peak_memory"] = memory
+        row.update(self.take_step.columns())
+        self._measure(row)
+        # Without a validation part nothing is chosen: the best epoch is the last one.
+        better = not self.counts["validation"] or is_better(row, self.best)
         self.history.append(row)
         if better:
-            self.best = {"accuracy": row.get("validation_accuracy", -1.0), "epoch": float(epoch)}
-            write_checkpoint(self.settings.folder / "best.pt", self.content())
+            self.best = score_of(row)
+            write_checkpoint(self.settings.folder / "best.pt", model_content(self))
         log.write(self.history)
+        self.take_step.end_epoch(row)
         # Last of all: a run killed before this line repeats the epoch and writes the same best.pt and log again.
         self.save()
         shown.epoch_end(row, self.step, better)
+        if row.get("catastrophic_overfitting"):
+            shown.note(overfitting_notice(row, best=int(self.best["epoch"])))
+
+    def _measure(self, row: dict[str, float]) -> None:
+        """Adds what the validation part says of the epoch."""
+        part = self.data.validation
+        if not self.counts["validation"]:
+            return
+        started = time.perf_counter()
+        workers = self.settings.workers
+        row["validation_loss"], row["validation_accuracy"] = accuracy(
+            self.model, part, self._prepare, workers=workers, autocast=self._autocast
+        )
+        if self.adversary is not None and self.robust_images:
+            fgsm, pgd = robust_accuracy(
+                self.model, part, self._prepare, self.adversary.eps, self.robust_images,
+                batch_size=self.batch_size, workers=workers, autocast=self._autocast,
+            )  # fmt: skip
+            row["validation_fgsm_accuracy"], row["validation_pgd_accuracy"] = fgsm, pgd
+            row["catastrophic_overfitting"] = float(overfitted(row["validation_accuracy"], fgsm, pgd))
+        row["validation_seconds"] = time.perf_counter() - started
 
     def _optimise(self, images: Tensor, labels: Tensor) -> StepResult:
         draw = sample_crop_flip(len(images), self.padding, self.settings.flips, self.generators["crops"])
@@ -265,11 +270,12 @@ class Run:
         self.scaler.scale(result.loss).backward()
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)  # or they would take memory through the next step's attack
         self.take_step.finish(self.step, self.total_steps)
         return result
 
     def _rate(self, step: int) -> float:
-        return self.settings.lr * 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
+        return self.rate(step)
 
     def _prepare(self, images: Tensor) -> Tensor:
         images = images.to(self.device, torch.float32, non_blocking=True).div(255)
@@ -293,40 +299,6 @@ class Run:
                 f"(it is {self.settings.lr}){lower}"
             )
 
-    def content(self) -> dict[str, Any]:
-        """The model alone, as ``best.pt`` holds it."""
-        data = self.data
-        return describe_model(
-            self.spec,
-            self.model,
-            data={
-                "name": data.name,
-                "root": self.settings.root,
-                "classes": list(data.classes),
-                "image_size": data.image_size,
-                "validation": self.settings.validation,
-            },
-            settings=self.settings.to_dict(),
-            epoch=len(self.history),
-            step=self.step,
-            metrics=self.history[-1] if self.history else {},
-        )
-
     def save(self) -> None:
         """Writes ``last.pt``: the model, and all that the next step depends on."""
-        write_checkpoint(self.settings.folder / "last.pt", {**self.content(), "training": training_state(self)})
-
-    def resolved(self) -> dict[str, Any]:
-        """What the settings left open, for ``settings.json``."""
-        return {
-            "device": str(self.device),
-            "threads": torch.get_num_threads(),
-            "padding": self.padding,
-            "flip": self.settings.flips,
-            "batch_size": self.batch_size,
-            "steps": self.total_steps,
-            "epochs": self.epochs,
-            "images": self.counts,
-            "classes": list(self.data.classes),
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-        }
+        write_checkpoint(self.settings.folder / "last.pt", {**model_content(self), "training": training_state(self)})

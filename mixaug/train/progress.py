@@ -115,7 +115,10 @@ class Progress:
         line = f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train_loss']:.3f}"
         line += f"  accuracy {row['train_accuracy']:.1%}"
         if "validation_accuracy" in row:
-            line += f"  validation {row['validation_accuracy']:.1%}{' *' if best else ''}"
+            line += f"  validation {row['validation_accuracy']:.1%}"
+            if "validation_pgd_accuracy" in row:
+                line += f", FGSM {row['validation_fgsm_accuracy']:.1%}, PGD {row['validation_pgd_accuracy']:.1%}"
+            line += " *" if best else ""
         line += f"  {row['images_per_second']:.0f} images/s  {self._left(step)} left"
         self.note(line)
 

@@ -1,4 +1,4 @@
-"""The written record of a run: settings, CSV and TensorBoard log."""
+"""The written record of a run: its files, settings, CSV and TensorBoard log."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import csv
 import json
 import platform
 import shutil
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torchvision
@@ -16,22 +17,72 @@ import torchvision
 from mixaug._files import atomic_path
 from mixaug.train.settings import TrainSettings
 
-__all__ = ["COLUMNS", "RunLog", "write_settings"]
+if TYPE_CHECKING:
+    from mixaug.train.loop import Run
 
-#: Columns of ``log.csv``; the validation ones are empty where there is no validation part.
+__all__ = ["COLUMNS", "RunLog", "RunResult", "resolved", "write_settings"]
+
+#: Columns of ``log.csv``; the validation ones are empty where there is no validation part, those from the fourth row on
+#: for methods without an adversary. ``seconds`` counts training alone from the start of the run, ``epoch_seconds`` from
+#: the start of the epoch. Memory is in MiB: of tensors on a GPU in this epoch's training, of the process so far on a
+#: CPU. ``radius`` and ``alpha`` are those that the epoch was trained with.
 COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy",
     "images_per_second", "seconds",
+    "epoch_seconds", "validation_seconds", "peak_memory",
+    "validation_fgsm_accuracy", "validation_pgd_accuracy", "catastrophic_overfitting", "radius", "alpha",
 )  # fmt: skip
 
 
-def write_settings(path: Path, settings: TrainSettings, resolved: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves behind.
+
+    Args:
+        folder: of the run.
+        last: checkpoint of the last epoch.
+        best: checkpoint of the best epoch on the validation part.
+        log: the CSV log, a row an epoch.
+        history: the rows of the log.
+        interrupted: Ctrl-C ended the run after a step; it is saved, and ``train(..., resume=True)`` goes on.
+    """
+
+    folder: Path
+    last: Path
+    best: Path
+    log: Path
+    history: list[dict[str, float]]
+    interrupted: bool = False
+
+
+def resolved(run: Run) -> dict[str, Any]:
+    """What the settings left open, for ``settings.json``.
+
+    Args:
+        run: the run.
+    """
+    return {
+        "device": str(run.device),
+        "threads": torch.get_num_threads(),
+        "padding": run.padding,
+        "flip": run.settings.flips,
+        "batch_size": run.batch_size,
+        "steps": run.total_steps,
+        "epochs": run.epochs,
+        "images": run.counts,
+        "classes": list(run.data.classes),
+        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        "adversary": None if run.adversary is None else asdict(run.adversary),
+    }
+
+
+def write_settings(path: Path, settings: TrainSettings, decided: dict[str, Any]) -> None:
     """Writes the settings, what they were resolved to, and the versions, as JSON.
 
     Args:
         path: of the file.
         settings: of the run.
-        resolved: what the settings left open.
+        decided: what the settings left open, see :func:`resolved`.
 
     Example:
         >>> write_settings(Path("settings.json"), TrainSettings(), {"device": "cpu"})
@@ -44,7 +95,7 @@ def write_settings(path: Path, settings: TrainSettings, resolved: dict[str, Any]
         "torch": str(torch.__version__),  # with the build it was made for, which the installed metadata leave out
         "torchvision": str(torchvision.__version__),
     }
-    content = {"settings": settings.to_dict(), "resolved": resolved, "versions": versions}
+    content = {"settings": settings.to_dict(), "resolved": decided, "versions": versions}
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -61,7 +112,7 @@ class RunLog:
         >>> with RunLog(Path("run"), step=0, fresh=True) as log:
         ...     log.write([{"epoch": 1, "step": 10, "train_loss": 0.5}])
         >>> Path("run/log.csv").read_text().splitlines()[1]
-        '1,10,,0.5,,,,,'
+        '1,10,,0.5,,,,,,,,,,,,,'
     """
 
     def __init__(self, folder: Path, step: int, fresh: bool) -> None:

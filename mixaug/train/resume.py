@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mixaug.train.checkpoint import read_checkpoint
+from mixaug.train.checkpoint import describe_model, read_checkpoint
 from mixaug.train.settings import TrainSettings
 
 if TYPE_CHECKING:
     from mixaug.train.loop import Run
 
-__all__ = ["open_run", "refuse_existing", "restore", "training_state"]
+__all__ = ["model_content", "open_run", "refuse_existing", "restore", "training_state"]
 
 
 def refuse_existing(settings: TrainSettings) -> None:
@@ -60,6 +60,30 @@ def open_run(settings: TrainSettings) -> dict[str, Any]:
     return stored
 
 
+def model_content(run: Run) -> dict[str, Any]:
+    """The model alone, as ``best.pt`` holds it.
+
+    Args:
+        run: the run; the content refers to its weights and must be written before they change.
+    """
+    data = run.data
+    return describe_model(
+        run.spec,
+        run.model,
+        data={
+            "name": data.name,
+            "root": run.settings.root,
+            "classes": list(data.classes),
+            "image_size": data.image_size,
+            "validation": run.settings.validation,
+        },
+        settings=run.settings.to_dict(),
+        epoch=len(run.history),
+        step=run.step,
+        metrics=run.history[-1] if run.history else {},
+    )
+
+
 def training_state(run: Run) -> dict[str, Any]:
     """All that the next step depends on besides the model, as tensors and plain values.
 
@@ -103,7 +127,7 @@ def restore(run: Run, stored: dict[str, Any]) -> None:
 
 
 def _same_data(run: Run, stored: dict[str, Any]) -> None:
-    here = run.content()
+    here = model_content(run)
     pairs = {
         "model was": (stored["spec"], here["spec"]),
         "classes were": (stored["data"]["classes"], here["data"]["classes"]),
@@ -129,4 +153,5 @@ def _load(run: Run, stored: dict[str, Any]) -> None:
     if run.device.type == "cuda" and training["cuda_generator"] is not None:
         torch.cuda.set_rng_state(training["cuda_generator"], run.device)
     run.step, run.seconds = stored["step"], training["seconds"]
-    run.history, run.best, run.totals = training["history"], training["best"], training["totals"]
+    run.history, run.totals = training["history"], training["totals"]
+    run.best = {**run.best, **training["best"]}  # runs of before the attacks kept no accuracy apart

@@ -9,12 +9,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mixaug._eps_schedule import SHAPES as EPS_SHAPES
+from mixaug.train.adversary import ADVERSARIAL_METHODS, AUGMENTED_METHODS, HYBRID_ATTACKS, Adversary, resolve
+from mixaug.train.schedules import SCHEDULES
 from mixaug.transforms.ipmix_params import LEVELS, STRUCTURES
 
 __all__ = ["AMP", "METHOD_NAMES", "TrainSettings"]
 
 #: Methods of ``mixaug train``, in the order of its help. Their steps are in ``mixaug.train.methods``.
-METHOD_NAMES = ("standard", "mixup", "cutmix", "augmix", "ipmix")
+METHOD_NAMES = ("standard", *AUGMENTED_METHODS, *ADVERSARIAL_METHODS)
 #: Methods with an augmented view of each image, for which the Jensen-Shannon loss is defined.
 CONSISTENT_METHODS = ("augmix", "ipmix")
 #: Precisions of the forward pass.
@@ -27,17 +30,18 @@ _NO_FLIP = ("mnist", "svhn", "digits")
 class TrainSettings:
     """Everything that decides the result of a run, with the defaults of the IPMix paper's 32-px recipe.
 
-    SGD with Nesterov momentum, the rate falling to 0 on a cosine per step (Loshchilov and Hutter, 2017):
-    ``lr_s = lr (1 + cos(pi s / S)) / 2``.
+    SGD with Nesterov momentum; the rate is that of :class:`mixaug.train.schedules.RateSchedule`.
 
     Args:
         data: name of a data set, see :func:`mixaug.train.data.load_data`. Default ``"embedded"``.
         model: name of a classifier, see :func:`mixaug.train.models.build_model`. Default ``"resnet-small"``.
-        method: one of ``standard``, ``mixup``, ``cutmix``, ``augmix``, ``ipmix``. Default ``"ipmix"``.
+        method: one of ``METHOD_NAMES``. Default ``"ipmix"``.
         epochs: passes over the training part, at least 1. Default 10.
         steps: optimiser steps instead of epochs; None: ``epochs`` decides.
         batch_size: images a step, at least 2. Default 128. The last, smaller batch of an epoch is left out.
         lr: highest learning rate, above 0. Default 0.1.
+        schedule: ``"cosine"`` per step to 0 (default) or ``"exponential"``, times ``lr_decay`` (0.985) an epoch.
+        warmup: first epochs, in which the rate rises linearly to ``lr``. Default 0.
         momentum: in ``[0, 1)``. Default 0.9; Nesterov's form when above 0.
         weight_decay: 0 or more. Default 5e-4.
         amp: ``"off"`` (default), ``"bf16"`` or ``"fp16"`` forward passes; weights and losses stay float32.
@@ -49,6 +53,17 @@ class TrainSettings:
         levels, structure, k, t, severity, all_ops: of :class:`mixaug.IPMix`.
         mixing_set: folder of pictures for IPMix; None: the default fractals.
         alpha: Beta parameter of mixup and cutmix. Default 1.
+        adversarial: train mixup, cutmix, augmix or ipmix on PGD's images of the augmented batch, with its labels.
+        eps, step_size, attack_steps, targeted: of the adversary; None: as in the method's paper, see
+            :func:`mixaug.train.adversary.resolve`.
+        eps_schedule: ``"constant"``, ``"linear"``, ``"cosine"`` or ``"step"``, the radius over the epochs, from a tenth
+            of ``eps``; None: linear for hybrid, constant for the others.
+        hybrid_attack: of the hybrid method, ``"fgsm"`` or ``"pgd"``.
+        trades_beta: weight of TRADES' divergence. Default 6.
+        boxes: of dynamic-mixcut, for each image: a number or a range ``(low, high)``. Default 2.
+        smoothing: of the labels of pgd, feature-scatter and dynamic-mixcut; None: 0, 0.5 and 0.1.
+        robust_images: validation images that adversarial methods attack after each epoch to choose the best one and to
+            warn of catastrophic overfitting; default 500. 0: none, the best epoch is that of the clean images.
         flip: horizontal flips; None: for all data but digits.
         padding: pixels of the random crop; None: an eighth of the side. 0: no crop.
         limit: use this many training images (class-balanced); None: all.
@@ -75,6 +90,9 @@ class TrainSettings:
     steps: int | None = None
     batch_size: int = 128
     lr: float = 0.1
+    schedule: str = "cosine"
+    lr_decay: float = 0.985
+    warmup: int = 0
     momentum: float = 0.9
     weight_decay: float = 5e-4
     amp: str = "off"
@@ -90,6 +108,17 @@ class TrainSettings:
     all_ops: bool = False
     mixing_set: str | None = None
     alpha: float = 1.0
+    adversarial: bool = False
+    eps: float | None = None
+    step_size: float | None = None
+    attack_steps: int | None = None
+    targeted: bool | None = None
+    eps_schedule: str | None = None
+    hybrid_attack: str = "fgsm"
+    trades_beta: float = 6.0
+    boxes: int | tuple[int, int] = 2
+    smoothing: float | None = None
+    robust_images: int = 500
     flip: bool | None = None
     padding: int | None = None
     limit: int | None = None
@@ -105,16 +134,27 @@ class TrainSettings:
             value = getattr(self, name)
             if isinstance(value, Path):
                 object.__setattr__(self, name, str(value))
-        if isinstance(self.levels, list):
-            object.__setattr__(self, "levels", tuple(self.levels))
+        for name in ("levels", "boxes"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
         _one_of("method", self.method, METHOD_NAMES)
         _one_of("amp", self.amp, AMP)
         _one_of("structure", self.structure, STRUCTURES)
+        _one_of("schedule", self.schedule, SCHEDULES)
         for level in self.levels:
             _one_of("levels", level, LEVELS)
         if not self.levels:
             raise ValueError(f"levels must name at least one of {', '.join(LEVELS)}, got none")
-        for name, low in (("epochs", 1), ("batch_size", 2), ("seed", 0), ("k", 1), ("t", 1), ("workers", 0)):
+        for name, low in (
+            ("epochs", 1),
+            ("batch_size", 2),
+            ("seed", 0),
+            ("k", 1),
+            ("t", 1),
+            ("workers", 0),
+            ("warmup", 0),
+        ):
             _whole(name, getattr(self, name), low)
         for name, low in (("steps", 1), ("limit", 1), ("padding", 0), ("image_size", 1)):
             if getattr(self, name) is not None:
@@ -124,11 +164,62 @@ class TrainSettings:
         _real("weight_decay", self.weight_decay, 0.0, math.inf)
         _real("jsd_weight", self.jsd_weight, 0.0, math.inf)
         _real("alpha", self.alpha, math.ulp(0.0), math.inf)
+        _real("lr_decay", self.lr_decay, math.ulp(0.0), 1.0)
         _real("validation", self.validation, math.ulp(0.0), 0.5)
         if self.severity is not None:
             _real("severity", self.severity, 0.1, 10.0)
         if self.jsd and self.method not in CONSISTENT_METHODS:
             raise ValueError(f"jsd must be used with one of {', '.join(CONSISTENT_METHODS)}, got {self.method!r}")
+        self._check_adversary()
+
+    def _check_adversary(self) -> None:
+        _one_of("hybrid_attack", self.hybrid_attack, HYBRID_ATTACKS)
+        _real("trades_beta", self.trades_beta, 0.0, math.inf)
+        _whole("robust_images", self.robust_images, 0)
+        low, high = self.boxes if isinstance(self.boxes, tuple) and len(self.boxes) == 2 else (self.boxes, self.boxes)
+        _whole("boxes", low, 1)
+        _whole("boxes", high, low)
+        for name in ("eps", "step_size"):
+            if getattr(self, name) is not None:
+                _real(name, getattr(self, name), math.ulp(0.0), 1.0)
+        if self.attack_steps is not None:
+            _whole("attack_steps", self.attack_steps, 1)
+        if self.smoothing is not None:
+            _real("smoothing", self.smoothing, 0.0, 1.0)
+        if self.eps_schedule is not None:
+            _one_of("eps_schedule", self.eps_schedule, EPS_SHAPES)
+        if self.adversarial and self.method not in AUGMENTED_METHODS:
+            raise ValueError(
+                f"adversarial must be used with one of {', '.join(AUGMENTED_METHODS)}, got {self.method!r}"
+            )
+        if self.adversarial and self.jsd:
+            raise ValueError("adversarial must be used without jsd: its three views have no one attack")
+        if self.method == "hybrid" and not self.robust_images:
+            raise ValueError("robust_images must be at least 1 for the method hybrid, whose alpha it decides, got 0")
+        if self.adversary is None:
+            given = ("eps", "step_size", "attack_steps", "targeted", "eps_schedule", "smoothing")
+            for name in given:
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} must be used with adversarial or one of {', '.join(ADVERSARIAL_METHODS)}, "
+                        f"got the method {self.method!r}"
+                    )
+
+    @property
+    def adversary(self) -> Adversary | None:
+        """The run's adversary with every setting decided; None for a run without one."""
+        if not self.adversarial and self.method not in ADVERSARIAL_METHODS:
+            return None
+        return resolve(
+            self.method,
+            self.hybrid_attack,
+            eps=self.eps,
+            step_size=self.step_size,
+            steps=self.attack_steps,
+            targeted=self.targeted,
+            eps_schedule=self.eps_schedule,
+            smoothing=self.smoothing,
+        )
 
     @property
     def folder(self) -> Path:
@@ -136,8 +227,8 @@ class TrainSettings:
         if self.out is not None:
             return Path(self.out)
         data = self.data.removeprefix("folder:").rstrip(os.sep).replace(os.sep, "_").lstrip("_.") or "folder"
-        jsd = "-jsd" if self.jsd else ""
-        return Path("runs") / f"{data}-{self.model.replace(':', '_')}-{self.method}{jsd}-s{self.seed}"
+        more = ("-jsd" if self.jsd else "") + ("-adversarial" if self.adversarial else "")
+        return Path("runs") / f"{data}-{self.model.replace(':', '_')}-{self.method}{more}-s{self.seed}"
 
     @property
     def flips(self) -> bool:
@@ -157,7 +248,8 @@ class TrainSettings:
             >>> TrainSettings.from_dict(TrainSettings(k=2).to_dict()).k
             2
         """
-        return {**dataclasses.asdict(self), "levels": list(self.levels)}
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainSettings:
