@@ -4,10 +4,25 @@ Each is a frozen record of its settings, called as ``attack(model, images, label
 attack, any callable of that form will do.
 """
 
+from mixaug.attacks.cw_l2 import CWL2
 from mixaug.attacks.feature_scatter import FeatureScatter
 from mixaug.attacks.kl_pgd import KLPGD
 from mixaug.attacks.objectives import cross_entropy, dlr, kl, margin
 from mixaug.attacks.pgd import FGSM, PGD, CWLinf
+from mixaug.attacks.spsa import SPSA
 from mixaug.attacks.views import two_views
 
-__all__ = ["FGSM", "KLPGD", "PGD", "CWLinf", "FeatureScatter", "cross_entropy", "dlr", "kl", "margin", "two_views"]
+__all__ = [
+    "CWL2",
+    "FGSM",
+    "KLPGD",
+    "PGD",
+    "SPSA",
+    "CWLinf",
+    "FeatureScatter",
+    "cross_entropy",
+    "dlr",
+    "kl",
+    "margin",
+    "two_views",
+]

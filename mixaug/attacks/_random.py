@@ -18,6 +18,12 @@ def normal_like(images: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(images.shape, generator=generator, device=_home(images, generator), dtype=_DRAWN).to(images)
 
 
+def signs_like(images: Tensor, generator: torch.Generator | None) -> Tensor:
+    """-1 or 1 with equal chances, in the images' shape, dtype and device."""
+    bits = torch.randint(0, 2, images.shape, generator=generator, device=_home(images, generator), dtype=torch.int8)
+    return (2 * bits - 1).to(images)
+
+
 def start_in_ball(images: Tensor, eps: float, norm: str, generator: torch.Generator | None) -> Tensor:
     """``images`` plus a uniform point of the ball of radius ``eps``; not yet clipped to [0, 1].
 
