@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from train_parts import MapStyle, parts
+from train_parts import BASE, MapStyle, fit, parts, same_weights, settings, stop_after, timeless
 
 import mixaug.train.loop as loop
 from mixaug import MixingSet
@@ -27,45 +27,10 @@ from mixaug.train.checkpoint import load_checkpoint, read_checkpoint, write_chec
 from mixaug.train.loop import train
 from mixaug.train.settings import TrainSettings
 
-#: Nothing in training may draw from these files' numbers by accident: 3 steps an epoch, 3 epochs.
-BASE = {"model": "lenet5", "batch_size": 32, "epochs": 3, "lr": 0.05, "device": "cpu"}
-
 
 @pytest.fixture(autouse=True)
 def _small_pictures(monkeypatch, pictures):
     monkeypatch.setattr(MixingSet, "default", lambda: pictures)
-
-
-def settings(out, **values):
-    return TrainSettings(**{**BASE, "method": "standard", "out": str(out), **values})
-
-
-def fit(chosen, data=None, **options):
-    return train(chosen, parts() if data is None else data, progress=False, **options)
-
-
-def same_weights(first, second):
-    one, two = read_checkpoint(first)["model"], read_checkpoint(second)["model"]
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
-
-
-def timeless(history):
-    of_the_machine = {"images_per_second", "seconds", "epoch_seconds", "validation_seconds", "peak_memory"}
-    return [{name: value for name, value in row.items() if name not in of_the_machine} for row in history]
-
-
-def stop_after(monkeypatch, steps):
-    """Ctrl-C during the given step, as the terminal sends it."""
-    original, done = loop.Run._optimise, [0]
-
-    def optimise(self, images, labels):
-        done[0] += 1
-        if done[0] == steps:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, images, labels)
-
-    monkeypatch.setattr(loop.Run, "_optimise", optimise)
 
 
 def test_the_recipe_written_out(tmp_path):
@@ -121,6 +86,13 @@ def test_it_learns_and_never_looks_at_the_test_part(tmp_path):
         {"method": "augmix"},
         {"method": "ipmix", "jsd": True},
         {"method": "ipmix", "amp": "bf16", "model": "resnet-small"},
+        {"method": "pgd", "attack_steps": 2, "warmup": 1, "schedule": "exponential"},
+        {"method": "trades", "attack_steps": 2, "eps_schedule": "cosine"},
+        {"method": "feature-scatter", "robust_images": 8},
+        {"method": "dynamic-mixcut", "attack_steps": 2, "boxes": (1, 3), "amp": "bf16"},
+        {"method": "hybrid"},
+        {"method": "hybrid", "hybrid_attack": "pgd", "attack_steps": 2, "model": "resnet-small"},
+        {"method": "cutmix", "adversarial": True, "attack_steps": 2},
     ],
     ids=lambda values: "-".join(map(str, values.values())),
 )

@@ -1,12 +1,22 @@
-"""Small data for the training tests: stripes whose direction is the class, under noise."""
+"""Small data for the training tests, stripes whose direction is the class under noise, and how runs are made of it."""
 
 from __future__ import annotations
 
+import os
+import signal
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+import mixaug.train.loop as loop
+from mixaug.train.checkpoint import read_checkpoint
+from mixaug.train.loop import train
+from mixaug.train.settings import TrainSettings
+
+#: 3 steps an epoch, 3 epochs.
+BASE = {"model": "lenet5", "batch_size": 32, "epochs": 3, "lr": 0.05, "device": "cpu"}
 
 
 class Part:
@@ -71,3 +81,35 @@ def parts(train: int = 96, validation: int = 30, channels: int = 1, map_style: b
         mean=(0.5,) * channels,
         std=(0.25,) * channels,
     )
+
+
+def settings(out, **values):
+    return TrainSettings(**{**BASE, "method": "standard", "out": str(out), **values})
+
+
+def fit(chosen, data=None, **options):
+    return train(chosen, parts() if data is None else data, progress=False, **options)
+
+
+def same_weights(first, second):
+    one, two = read_checkpoint(first)["model"], read_checkpoint(second)["model"]
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def timeless(history):
+    of_the_machine = {"images_per_second", "seconds", "epoch_seconds", "validation_seconds", "peak_memory"}
+    return [{name: value for name, value in row.items() if name not in of_the_machine} for row in history]
+
+
+def stop_after(monkeypatch, steps):
+    """Ctrl-C during the given step, as the terminal sends it."""
+    original, done = loop.Run._optimise, [0]
+
+    def optimise(self, images, labels):
+        done[0] += 1
+        if done[0] == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, images, labels)
+
+    monkeypatch.setattr(loop.Run, "_optimise", optimise)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixaug.attacks import PGD
+from mixaug.attacks import FGSM, KLPGD, PGD, FeatureScatter, two_views
+from mixaug.attacks._state import training_attack
 from mixaug.losses import AdaptiveLoss, EpsSchedule, soft_target_cross_entropy, trades_loss
 from mixaug.train.adversary import Adversary
 from mixaug.train.step import Setup, Step, StepResult
@@ -44,7 +45,15 @@ class AdversarialStep(Step):
         #: The radius of this epoch.
         self.radius = self._schedule(0)
         self._attack = make(self.radius)
-        super().__init__(lambda model, images, labels: compute(self._attack, model, images, labels))
+        super().__init__(lambda model, images, labels: compute(self._run, model, images, labels))
+
+    def _run(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        with training_attack():
+            attacked = self._attack(model, images, labels)
+        # Before torch 2.10 autocast keeps weights that it cast without gradients, as some attacks' clean pass makes it,
+        # and the step's own pass would get these: no gradient would reach the weights.
+        torch.clear_autocast_cache()
+        return attacked
 
     def start_epoch(self, epoch: int) -> None:
         """Attacks with the epoch's radius from here on."""
@@ -106,8 +115,6 @@ def trades(setup: Setup) -> Step:
     adversary, generator, beta = adversary_of(setup), setup.attack_generator, setup.settings.trades_beta
 
     def make(radius: float) -> Attack:
-        from mixaug.attacks import KLPGD
-
         step_size = adversary.step_size * (radius / adversary.eps)
         return KLPGD(eps=radius, step_size=step_size, steps=adversary.steps, generator=generator)
 
@@ -121,8 +128,6 @@ def trades(setup: Setup) -> Step:
 
 def feature_scatter(setup: Setup) -> Step:
     """Feature Scatter (Zhang and Wang, 2019, arXiv:1907.10764): one step up a transport cost, smoothed labels."""
-    from mixaug.attacks import FeatureScatter
-
     generator, smoothing = setup.attack_generator, adversary_of(setup).smoothing
 
     def step(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor) -> StepResult:
@@ -134,7 +139,6 @@ def feature_scatter(setup: Setup) -> Step:
 
 def dynamic_mixcut(setup: Setup) -> Step:
     """Dynamic MixCut: two targeted attacks of each image, made in one loop, cut and blended into it in boxes."""
-    from mixaug.attacks import two_views
     from mixaug.transforms import DynamicMixCut
 
     settings = setup.settings
@@ -186,8 +190,6 @@ def hybrid(setup: Setup) -> Step:
     """The hybrid method (Delviz et al., 2024): growing radius, clean and adversarial images, adaptive loss."""
     if setup.settings.hybrid_attack == "pgd":
         return _Hybrid(setup, pgd_attack(setup))
-    from mixaug.attacks import FGSM
-
     return _Hybrid(setup, lambda radius: FGSM(eps=radius))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixaug.attacks import PGD
+from mixaug.attacks import FGSM, PGD
 from mixaug.attacks._state import evaluation_mode
 from mixaug.train.batches import batches, derived_seed
 
@@ -56,8 +56,6 @@ def robust_accuracy(
         >>> robust_accuracy(model, part, lambda images: images / 255, 0.1, limit=4, autocast=nullcontext)
         (1.0, 1.0)
     """
-    from mixaug.attacks import FGSM
-
     draws = torch.Generator().manual_seed(derived_seed(0, "robust"))
     order = torch.randperm(len(part), generator=draws)[:limit]
     attacks = (FGSM(eps=eps), PGD(eps=eps, step_size=eps / 4, steps=STEPS, generator=draws))
