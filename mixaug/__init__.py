@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mixaug.mixing_sets import MixingSet
-    from mixaug.transforms import IPMix
+    from mixaug.transforms import DynamicMixCut, DynamicMixCutCollate, IPMix, LabelSmoothingCollate
 
 __version__ = version("mixaug")
-__all__ = ["IPMix", "MixingSet", "__version__"]
+__all__ = ["DynamicMixCut", "DynamicMixCutCollate", "IPMix", "LabelSmoothingCollate", "MixingSet", "__version__"]
 
-_WHERE = {"IPMix": "mixaug.transforms", "MixingSet": "mixaug.mixing_sets"}
+_WHERE = {
+    "DynamicMixCut": "mixaug.transforms",
+    "DynamicMixCutCollate": "mixaug.transforms",
+    "IPMix": "mixaug.transforms",
+    "LabelSmoothingCollate": "mixaug.transforms",
+    "MixingSet": "mixaug.mixing_sets",
+}
 
 
 def __getattr__(name: str) -> Any:

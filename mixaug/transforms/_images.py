@@ -96,10 +96,15 @@ def to_batch(value: Any, name: str = "images") -> ImageBatch:
     return ImageBatch(images, batch, frames, value)
 
 
-def check_values(images: Tensor, name: str = "images") -> None:
+def check_values(images: Tensor, name: str = "images", effect: str = "clipped") -> None:
     """Checks float values: NaN and infinity are refused, a range outside ``[0, 1]`` is warned of.
 
     Reads the tensor, so a CUDA tensor makes the host wait: for single images and the first batch.
+
+    Args:
+        images: checked if they are floating.
+        name: of the argument, for messages.
+        effect: what happens to values out of range, for the warning.
 
     Raises:
         ValueError: a value is not finite.
@@ -111,9 +116,9 @@ def check_values(images: Tensor, name: str = "images") -> None:
         raise ValueError(f"{name} must be finite, got values from {low} to {high}")
     if low < -_SLACK or high > 1.0 + _SLACK:
         warnings.warn(
-            f"{name} must be in [0, 1], got values from {low:.3g} to {high:.3g}, which are clipped. Normalised images? "
-            "Put this transform before Normalize (after ToDtype(torch.float32, scale=True)), or make Normalize the "
-            "model's first layer.",
+            f"{name} must be in [0, 1], got values from {low:.3g} to {high:.3g}, which are {effect}. Normalised "
+            "images? Put this transform before Normalize (after ToDtype(torch.float32, scale=True)), or make Normalize "
+            "the model's first layer.",
             stacklevel=2,
         )
 

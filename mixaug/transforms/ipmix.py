@@ -5,8 +5,6 @@ Paper: Huang et al., "IPMix: Label-Preserving Data Augmentation Method for Train
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ from torchvision.transforms import v2
 
 from mixaug.ops.ipmix import replay_ipmix
 from mixaug.ops.ipmix_record import IPMixParams
+from mixaug.transforms._arguments import integer, real
 from mixaug.transforms._images import ImageBatch, check_values, is_image, to_batch
 from mixaug.transforms._random import GeneratorState
 from mixaug.transforms.ipmix_params import LEVELS, LOWEST, STRUCTURES, IPMixSettings, sample_ipmix
@@ -103,12 +102,12 @@ class IPMix(v2.Transform):
         check_values: bool = False,
     ) -> None:
         super().__init__()
-        self.k = _integer("k", k, 1)
-        self.t = _integer("t", t, 1)
-        self.n_views = _integer("n_views", n_views, 1)
-        self.severity = None if severity is None else _real("severity", severity, LOWEST, 10.0)
-        self.beta = None if beta is None else _real("beta", beta, 1e-3, 1e3)
-        self.self_mix = None if self_mix is None else _real("self_mix", self_mix, 0.0, 1.0)
+        self.k = integer("k", k, 1)
+        self.t = integer("t", t, 1)
+        self.n_views = integer("n_views", n_views, 1)
+        self.severity = None if severity is None else real("severity", severity, LOWEST, 10.0)
+        self.beta = None if beta is None else real("beta", beta, 1e-3, 1e3)
+        self.self_mix = None if self_mix is None else real("self_mix", self_mix, 0.0, 1.0)
         self.patch_sizes = None if patch_sizes is None else _sizes(patch_sizes)
         if structure not in STRUCTURES:
             raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}, got {structure!r}")
@@ -291,29 +290,12 @@ class IPMix(v2.Transform):
         return self.mixing_set.resized(min(params.side, self.mixing_set.size), device)
 
 
-def _integer(name: str, value: Any, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}")
-    return int(value)
-
-
-def _real(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    number = float(value)
-    if not (math.isfinite(number) and low <= number <= high):
-        raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value}")
-    return number
-
-
 def _sizes(sizes: Any) -> tuple[int, ...]:
     if isinstance(sizes, str) or not isinstance(sizes, Sequence):
         raise TypeError(f"patch_sizes must be a sequence of ints, got {type(sizes).__name__}")
     if not sizes:
         raise ValueError("patch_sizes must name at least one size, got none (leave patches out with levels)")
-    return tuple(_integer("patch_sizes", side, 2) for side in sizes)
+    return tuple(integer("patch_sizes", side, 2) for side in sizes)
 
 
 def _levels(levels: Any) -> tuple[str, ...]:

@@ -1,0 +1,274 @@
+"""Labels: where they are in a sample, whether they fit, and what mixing and smoothing make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from mixaug.transforms._arguments import integer, real
+
+LabelsGetter = Callable[[Any], Any]
+
+#: How far a row of probabilities may be from 1: float32 rounding over many classes; float16 and bfloat16 values.
+_TOLERANCE, _HALF_TOLERANCE = 1e-3, 1e-2
+
+
+def smooth_labels(labels: Tensor, num_classes: int | None, smoothing: float) -> Tensor:
+    r"""Labels as smoothed probabilities.
+
+    .. math:: \bar y = (1 - \alpha)\, y + \alpha / K
+
+    (Szegedy et al., 2016, arXiv:1512.00567), with :math:`y` one-hot, or probabilities as they are.
+
+    Convention:
+        float32 whatever the labels' dtype, on their device.
+
+    Args:
+        labels: class indices or probabilities.
+        num_classes: ``K``; None: as many as probabilities have columns.
+        smoothing: ``alpha`` in ``[0, 1]``; 0 changes nothing.
+
+    Shape:
+        labels: ``(B,)`` of an integer dtype in ``[0, K)``, or ``(B, K)`` whose rows sum to 1.
+
+    Returns:
+        ``(B, K)`` float32, rows sum to 1.
+
+    Raises:
+        TypeError: labels are not a tensor of those dtypes.
+        ValueError: another shape, ``num_classes`` missing, ``smoothing`` out of range; on the CPU also class indices
+            out of range and rows that do not sum to 1 (elsewhere that would make the host wait for the device).
+
+    Example:
+        >>> smooth_labels(torch.tensor([1]), 4, 0.1)
+        tensor([[0.0250, 0.9250, 0.0250, 0.0250]])
+    """
+    smoothing = real("smoothing", smoothing, 0.0, 1.0)
+    classes = check_labels(labels, num_classes)
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_label_values(labels, classes)
+    return smooth(probabilities(labels, classes), smoothing)
+
+
+def smooth(targets: Tensor, smoothing: float) -> Tensor:
+    """``(1 - smoothing) targets + smoothing / K``: the one place where labels are smoothed.
+
+    Args:
+        targets: ``(B, K)`` float32 probabilities.
+        smoothing: in ``[0, 1]``.
+
+    Example:
+        >>> smooth(torch.tensor([[1.0, 0.0]]), 0.5)
+        tensor([[0.7500, 0.2500]])
+    """
+    if not smoothing:
+        return targets
+    return (targets * (1.0 - smoothing)).add_(smoothing / max(1, targets.shape[1]))
+
+
+def mix_labels(targets: Tensor, lam: Tensor, index: Tensor, beta: Tensor) -> Tensor:
+    """``lam y + (1 - lam) (beta y_a + (1 - beta) y_b)`` with the partners' rows from the same batch.
+
+    Args:
+        targets: ``(B, K)`` float32 probabilities.
+        lam: ``(B,)`` weight of the row itself.
+        index: ``(B, 2)`` rows of the partners a and b.
+        beta: ``(B,)`` weight of a against b.
+
+    Example:
+        >>> one_hot, index = torch.eye(3), torch.tensor([[1, 2], [2, 0], [0, 1]])
+        >>> mix_labels(one_hot, torch.full((3,), 0.5), index, torch.full((3,), 0.75))[0]
+        tensor([0.5000, 0.3750, 0.1250])
+    """
+    first, second = targets[index[:, 0]], targets[index[:, 1]]
+    return torch.lerp(torch.lerp(second, first, beta[:, None]), targets, lam[:, None])
+
+
+def probabilities(labels: Tensor, num_classes: int) -> Tensor:
+    """Checked labels as float32 probabilities; a new tensor, or the labels themselves if they are that already.
+
+    Args:
+        labels: ``(B,)`` class indices or ``(B, K)``.
+        num_classes: ``K``.
+
+    Example:
+        >>> probabilities(torch.tensor([2]), 3)
+        tensor([[0., 0., 1.]])
+    """
+    if labels.ndim == 2:
+        return labels.to(torch.float32)
+    # Compared, not scattered: no host synchronisation, the same bits on every device.
+    return (labels[:, None] == torch.arange(num_classes, device=labels.device)).to(torch.float32)
+
+
+def check_labels(labels: Any, num_classes: int | None, images: Tensor | None = None) -> int:
+    """Checks kind, dtype, shape and device of labels without reading them.
+
+    Args:
+        labels: what was found as labels.
+        num_classes: as given by the user.
+        images: batch that they belong to.
+
+    Returns:
+        the number of classes.
+
+    Raises:
+        TypeError: not a tensor, or a dtype that labels cannot have.
+        ValueError: a shape, number of classes or device that does not fit.
+
+    Example:
+        >>> check_labels(torch.eye(3), None)
+        3
+    """
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if labels.ndim not in (1, 2):
+        raise ValueError(
+            "labels must be class indices of shape (B,) or probabilities of shape (B, K), "
+            f"got shape {tuple(labels.shape)}"
+        )
+    if not (whole if labels.ndim == 1 else whole or labels.is_floating_point()):
+        kind = "class indices (B,) must be integers" if labels.ndim == 1 else "probabilities (B, K) must be floating"
+        raise TypeError(f"labels: {kind}, got {labels.dtype} of shape {tuple(labels.shape)}")
+    if images is not None:
+        if labels.device != images.device:
+            raise ValueError(f"labels must be on the images' device {images.device}, got {labels.device}")
+        if len(labels) != len(images):
+            raise ValueError(f"labels must be {len(images)}, one for each image, got {len(labels)}")
+    if labels.ndim == 1:
+        if num_classes is None:
+            raise ValueError("num_classes must be given when labels are class indices, got None")
+        return num_classes
+    if num_classes is not None and labels.shape[1] != num_classes:
+        raise ValueError(f"labels must have num_classes={num_classes} columns, got {labels.shape[1]}")
+    return labels.shape[1]
+
+
+def check_label_values(labels: Tensor, num_classes: int) -> None:
+    """Reads the labels: class indices in range, rows of probabilities that sum to 1.
+
+    Args:
+        labels: of :func:`check_labels`.
+        num_classes: its result.
+
+    Raises:
+        ValueError: they are not.
+
+    Example:
+        >>> check_label_values(torch.tensor([0, 9]), 10)
+    """
+    if labels.numel() == 0:
+        return
+    if labels.ndim == 1:
+        low, high = (int(value) for value in labels.aminmax())
+        if low < 0 or high >= num_classes:
+            raise ValueError(f"labels must be in [0, {num_classes}), got {low if low < 0 else high}")
+        return
+    wide = labels.detach().to(torch.float32)
+    tolerance = _HALF_TOLERANCE if labels.dtype in (torch.float16, torch.bfloat16) else _TOLERANCE
+    least, most = (float(value) for value in wide.sum(1).aminmax())
+    if not (abs(least - 1.0) <= tolerance and abs(most - 1.0) <= tolerance):
+        wrong = most if abs(most - 1.0) > tolerance else least
+        raise ValueError(f"labels of probabilities must sum to 1 in each row, got a sum of {wrong:.4g}")
+    if float(wide.amin()) < 0.0:
+        raise ValueError(f"labels of probabilities must be at least 0, got {float(wide.amin()):.4g}")
+
+
+def parse_getter(labels_getter: Any) -> LabelsGetter:
+    """The function that finds the labels of a sample.
+
+    Args:
+        labels_getter: ``"default"`` or a function of the sample.
+
+    Raises:
+        TypeError: neither.
+
+    Example:
+        >>> parse_getter("default")((torch.rand(1, 3, 8, 8), torch.tensor([7])))
+        tensor([7])
+    """
+    if isinstance(labels_getter, str) and labels_getter == "default":
+        return find_labels
+    if not callable(labels_getter):
+        raise TypeError(f"labels_getter must be 'default' or a function of the sample, got {labels_getter!r}")
+    return labels_getter
+
+
+def check_classes(num_classes: Any) -> int | None:
+    """``num_classes`` as an int of at least 1, or None.
+
+    Args:
+        num_classes: what was given.
+
+    Example:
+        >>> check_classes(10)
+        10
+    """
+    return None if num_classes is None else integer("num_classes", num_classes, 1)
+
+
+def find_labels(sample: Any) -> Any:
+    """The labels of a sample, where torchvision's ``CutMix`` finds them.
+
+    The second entry of a tuple or list, if that is a plain tensor; else, in the second entry or in the sample itself,
+    a mapping, the entry of the first key that is ``labels`` in any case, or else of the first that contains ``label``.
+
+    Args:
+        sample: a batch as the loader gives it.
+
+    Raises:
+        ValueError: there is no such entry.
+
+    Example:
+        >>> find_labels({"image": torch.rand(2, 3, 8, 8), "Fine_Label": torch.tensor([4, 2])})
+        tensor([4, 2])
+    """
+    entry = sample
+    if isinstance(sample, tuple | list):
+        if len(sample) < 2:
+            raise ValueError(
+                f"labels must be the second entry of the sample, got a {type(sample).__name__} of {len(sample)}"
+            )
+        entry = sample[1]
+    if isinstance(entry, Tensor) and not isinstance(entry, tv_tensors.TVTensor):
+        return entry
+    if isinstance(entry, Mapping):
+        lowered = {key: key.lower() for key in entry if isinstance(key, str)}
+        named = [key for key, lower in lowered.items() if lower == "labels"]
+        named += [key for key, lower in lowered.items() if "label" in lower]
+        if named:
+            return entry[named[0]]
+        raise ValueError(f"labels must be under a key with 'label' in it, got the keys {list(entry)}; or labels_getter")
+    raise ValueError(
+        "labels must be the second entry of a tuple, or under a key of a mapping (other places: labels_getter), got "
+        f"{type(entry).__name__}"
+    )
+
+
+def place(labels: Any, flat: list[Any]) -> int:
+    """Where the labels that were found are among the entries of the flattened sample.
+
+    Args:
+        labels: of the labels getter.
+        flat: entries of the sample.
+
+    Raises:
+        TypeError: the labels are not a tensor.
+        ValueError: they are a tensor from elsewhere.
+
+    Example:
+        >>> labels = torch.tensor([1])
+        >>> place(labels, ["name", labels])
+        1
+    """
+    for position, value in enumerate(flat):
+        if value is labels:
+            return position
+    if isinstance(labels, Tensor):
+        raise ValueError("labels_getter must return an entry of the sample, got another tensor")
+    raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")

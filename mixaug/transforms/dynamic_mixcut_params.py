@@ -1,0 +1,341 @@
+"""What one call of Dynamic MixCut draws: the record, the settings and the sampler, the only place with randomness.
+
+Paper: Niu et al., "Enhancing the Robustness of Classification Against Adversarial Attacks through a Dual-Enhancement
+Strategy", ICIC 2025; boxes as in Yun et al., "CutMix", ICCV 2019 (arXiv:1905.04899).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixaug.ops.composite import union_area
+from mixaug.transforms._arguments import integer, real
+
+#: A free aspect ratio, relative to the image's own, is log-uniform between 1/3 and 3.
+_LOG_ASPECT = math.log(3.0)
+#: Uniforms of an image (place on the cycle, skipped or not, number of boxes, beta) besides those of its boxes.
+_PER_IMAGE = 4
+
+
+@dataclass(frozen=True)
+class DynamicMixCutParams:
+    """One draw of Dynamic MixCut, as tensors: replay it, look at it, store it.
+
+    Attributes:
+        size: ``(H, W)`` of the images it was drawn for, in pixels.
+        boxes: ``(B, N, 4)`` int64, XYXY, half-open, inside the image; may overlap; without pixels where an image has
+            fewer than ``N`` or is skipped.
+        lam: ``(B,)`` float32 in ``[0, 1]``, weight of the un-permuted image: one minus the exact share of the pixels
+            in the union of its boxes. 1 for a skipped image.
+        index: ``(B, 2)`` int64, the two partners of each image in the batch: its first and second successor on one
+            random cycle. Not used with given views.
+        beta: ``(B,)`` float32 in ``[0, 1)``, weight of the first partner (or view) inside the boxes.
+    """
+
+    size: tuple[int, int]
+    boxes: Tensor
+    lam: Tensor
+    index: Tensor
+    beta: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of the record by name.
+
+        Example:
+            >>> sorted(sample_dynamic_mixcut(2, (8, 8), DynamicMixCutSettings()).tensors())
+            ['beta', 'boxes', 'index', 'lam']
+        """
+        return {"boxes": self.boxes, "lam": self.lam, "index": self.index, "beta": self.beta}
+
+    def to(self, device: torch.device | str) -> DynamicMixCutParams:
+        """The same record with its tensors on ``device``; the host does not wait for a GPU.
+
+        Example:
+            >>> sample_dynamic_mixcut(2, (8, 8), DynamicMixCutSettings()).to("cpu").lam.device.type
+            'cpu'
+        """
+        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in self.tensors().items()}
+        return dataclasses.replace(self, **moved)
+
+    def describe(self, row: int) -> list[str]:
+        """What happens to one image, a line for the weight and one for each box that has pixels.
+
+        Args:
+            row: position in the batch.
+
+        Returns:
+            such as ``["lam 0.72, beta 0.31 of image 4, 0.69 of image 0", "box 9x12 at (3, 14)"]`` (height x width, at
+            ``(x, y)``).
+
+        Example:
+            >>> record = sample_dynamic_mixcut(3, (8, 8), DynamicMixCutSettings(p=0.0))
+            >>> record.describe(0)[0].startswith("lam 1.00")
+            True
+        """
+        beta, (first, second) = float(self.beta[row]), self.index[row].tolist()
+        lines = [f"lam {float(self.lam[row]):.2f}, beta {beta:.2f} of image {first}, {1 - beta:.2f} of image {second}"]
+        for x0, y0, x1, y1 in self.boxes[row].tolist():
+            if x1 > x0 and y1 > y0:
+                lines.append(f"box {y1 - y0}x{x1 - x0} at ({x0}, {y0})")
+        return lines
+
+
+@dataclass(frozen=True)
+class DynamicMixCutSettings:
+    """Everything that :func:`sample_dynamic_mixcut` needs besides the batch: the checked arguments of the transform.
+
+    Args:
+        boxes: number of boxes of each image, at least 1, or a range ``(low, high)``, drawn for each image with both
+            ends included. Kept as a range. Default 2.
+        p: probability in ``[0, 1]`` that an image is mixed at all. Default 1.
+        area: None (default): boxes follow CutMix. Else the range ``(low, high)`` in ``[0, 1]`` of a box's share of the
+            image.
+        square: height and width are the same share of the image's (a square on a square image). False: aspect ratios
+            from 1/3 to 3. Default True.
+
+    Raises:
+        TypeError: an argument of another kind.
+        ValueError: an argument out of range.
+
+    Example:
+        >>> DynamicMixCutSettings(boxes=3).boxes, DynamicMixCutSettings(boxes=(1, 6)).boxes
+        ((3, 3), (1, 6))
+    """
+
+    boxes: int | tuple[int, int] = 2
+    p: float = 1.0
+    area: tuple[float, float] | None = None
+    square: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "boxes", _count("boxes", self.boxes))
+        object.__setattr__(self, "p", real("p", self.p, 0.0, 1.0))
+        object.__setattr__(self, "area", _area(self.area))
+        if not isinstance(self.square, bool):
+            raise TypeError(f"square must be a bool, got {type(self.square).__name__}")
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Smallest and largest number of boxes of an image."""
+        return (self.boxes, self.boxes) if isinstance(self.boxes, int) else self.boxes
+
+
+def sample_dynamic_mixcut(
+    batch_size: int,
+    size: tuple[int, int],
+    settings: DynamicMixCutSettings,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> DynamicMixCutParams:
+    """Draws everything that Dynamic MixCut decides at random for a batch. The only place with randomness.
+
+    Boxes as :func:`sample_boxes` draws them, ``beta ~ U(0, 1)``, and for each image two partners from the batch (Niu et
+    al., 2025, Algorithm 1; the partners stand in for its two adversarial views where there is no adversary).
+
+    Convention:
+        Everything is per image. ``p`` gates each image once: a skipped image has boxes without pixels and ``lam`` 1.
+        Partners are the first and second successor on one random cycle through the batch: never the image itself, two
+        different images from three on; of two images each is the other's only partner; one image has none but itself.
+        ``lam`` is what was realised: clipping, overlap and rounding to whole pixels are in it.
+
+    Args:
+        batch_size: number of images, 0 allowed.
+        size: ``(H, W)`` in pixels.
+        settings: the checked arguments.
+        generator: of torch; None: torch's default generator of ``device``.
+        device: where the record is drawn and kept; ignored with a generator, whose device counts.
+
+    Returns:
+        the record.
+
+    Raises:
+        TypeError: ``batch_size`` or ``size`` is not whole.
+        ValueError: they are out of range.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> params = sample_dynamic_mixcut(4, (32, 32), DynamicMixCutSettings(), generator=g)
+        >>> params.boxes.shape, bool((params.index != torch.arange(4)[:, None]).all())
+        (torch.Size([4, 2, 4]), True)
+    """
+    batch_size, (h, w) = _batch(batch_size, size)
+    low, high = settings.range
+    per_box = 3 if settings.square else 4
+    u = _uniforms(batch_size, _PER_IMAGE + high * per_box, generator, device)
+    place, skip, count, beta = u[:, :_PER_IMAGE].unbind(1)
+    boxes = _boxes(u[:, _PER_IMAGE:].unflatten(1, (high, per_box)), (h, w), settings)
+    shown = _shown(count, low, high)
+    if settings.p < 1.0:
+        mixed = (skip < settings.p)[:, None]
+        shown = mixed if shown is None else mixed & shown
+    if shown is not None:
+        boxes = boxes * shown[..., None]
+    lam = (h * w - _union(boxes, (h, w))) / (h * w)
+    # A copy of beta: a view would keep all the uniforms alive with the record.
+    return DynamicMixCutParams((h, w), boxes, lam, _partners(place), beta.clone())
+
+
+def sample_boxes(
+    batch_size: int,
+    size: tuple[int, int],
+    *,
+    count: int | tuple[int, int] = 2,
+    area: tuple[float, float] | None = None,
+    square: bool = True,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    r"""Draws boxes for a batch of images.
+
+    .. math:: h = H \sqrt{1 - \lambda}, \quad w = W \sqrt{1 - \lambda}, \quad \lambda \sim U(0, 1), \quad
+        \text{centre} \sim U([0, W) \times [0, H))
+
+    rounded to whole pixels and clipped to the image (CutMix, Yun et al., 2019, with its Beta(1, 1)). With ``area`` the
+    share of the image ``1 - \lambda`` is drawn from that range instead, and the place uniformly among those where the
+    box lies inside the image, so that nothing is clipped.
+
+    Convention:
+        Everything is per image and box. Boxes are XYXY, half-open, in pixels: ``(x0, y0, x1, y1)`` covers columns
+        ``x0 .. x1 - 1``. Sides are rounded to the nearest pixel, and the law is the same from left and right.
+
+    Args:
+        batch_size: number of images, 0 allowed.
+        size: ``(H, W)`` in pixels.
+        count: boxes of each image, at least 1, or a range ``(low, high)`` drawn for each image, both ends included.
+            Default 2.
+        area: None (default): CutMix's law; else ``(low, high)`` in ``[0, 1]``.
+        square: height and width are the same share of the image's (a square on a square image). False: their ratio is
+            log-uniform from 1/3 to 3, as far as the share fits into the image. Default True.
+        generator: of torch; None: torch's default generator of ``device``.
+        device: where the boxes are drawn and kept; None: the CPU; ignored with a generator, whose device counts.
+
+    Returns:
+        ``(batch_size, N, 4)`` int64 with ``N`` the largest count, inside the image; boxes that an image does not have
+        are ``(0, 0, 0, 0)``. A box of CutMix's law may be without pixels.
+
+    Raises:
+        TypeError: an argument of another kind.
+        ValueError: an argument out of range.
+
+    Note:
+        torchvision and timm halve the side and round down before they lay it around the centre, so that boxes lose up
+        to two pixels a side and odd sides never occur; here a side is what was drawn.
+
+    Example:
+        >>> sample_boxes(5, (32, 48), count=(1, 3), area=(0.1, 0.2)).shape
+        torch.Size([5, 3, 4])
+    """
+    settings = DynamicMixCutSettings(_count("count", count), 1.0, area, square)
+    batch_size, size = _batch(batch_size, size)
+    low, high = settings.range
+    per_box = 3 if square else 4
+    u = _uniforms(batch_size, 1 + high * per_box, generator, "cpu" if device is None else device)
+    boxes = _boxes(u[:, 1:].unflatten(1, (high, per_box)), size, settings)
+    shown = _shown(u[:, 0], low, high)
+    return boxes if shown is None else boxes * shown[..., None]
+
+
+def _uniforms(rows: int, columns: int, generator: torch.Generator | None, device: torch.device | str) -> Tensor:
+    """All uniforms of a call in one draw: at 32 px the sampler's time is the number of its operations."""
+    if generator is not None:
+        device = generator.device
+    return torch.rand(rows, columns, generator=generator, device=device, dtype=torch.float32)
+
+
+def _boxes(u: Tensor, size: tuple[int, int], settings: DynamicMixCutSettings) -> Tensor:
+    """Boxes ``(B, N, 4)`` from uniforms ``(B, N, 3 or 4)``: share of the image, two for the place, aspect."""
+    height, width = size
+    share = u[..., 0]
+    if settings.area is not None:
+        low, high = settings.area
+        share = low + (high - low) * share
+    side = share.sqrt()
+    if settings.square:
+        tall = wide = side
+    else:
+        # h/H = sqrt(share ratio) and w/W = sqrt(share / ratio) stay at most 1, so that the share is kept.
+        limit = (-share.log()).clamp_max(_LOG_ASPECT)
+        stretch = ((u[..., 3] - 0.5) * limit).exp()
+        tall, wide = (side * stretch).clamp_max(1.0), (side / stretch).clamp_max(1.0)
+    x0, x1 = _spans(wide, u[..., 1], width, settings.area is not None)
+    y0, y1 = _spans(tall, u[..., 2], height, settings.area is not None)
+    return torch.stack([x0, y0, x1, y1], -1).long()
+
+
+def _spans(share: Tensor, place: Tensor, length: int, inside: bool) -> tuple[Tensor, Tensor]:
+    """First and last-but-one pixels of a side: ``share`` of ``length`` at a uniform place."""
+    side = (share * length).round_()
+    if inside:
+        side = side.clamp_min_(1.0)
+        # float32 can round the product up to the number of places, hence the minimum.
+        start = torch.minimum((place * (length + 1 - side)).floor_(), length - side)
+        return start, start + side
+    # The nearest whole pixels to [centre - side / 2, centre + side / 2]: the law is the same when mirrored.
+    start = torch.sub(place * length + 0.5, side, alpha=0.5).floor_()
+    return start.clamp_min(0.0), (start + side).clamp_max_(length)
+
+
+def _shown(u: Tensor, low: int, high: int) -> Tensor | None:
+    """Which of ``high`` boxes an image has when their number is uniform on ``low..high``; None: all."""
+    if low == high:
+        return None
+    # float32 can round the product up to the number of counts, hence the clamp.
+    count = low + (u * (high - low + 1)).long().clamp_max_(high - low)
+    return torch.arange(high, device=u.device) < count[:, None]
+
+
+def _partners(place: Tensor) -> Tensor:
+    """First and second successor of each image on the cycle that orders the images by ``place``: ``(B, 2)``."""
+    cycle = place.argsort()
+    first = cycle.roll(-1)
+    # Of two images the second successor would be the image itself.
+    successors = torch.stack([first, first if len(place) == 2 else cycle.roll(-2)])
+    # Column by column in memory: each column is read as one index.
+    return torch.empty_like(successors).index_copy_(1, cycle, successors).T
+
+
+def _union(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pixels in each union of boxes inside the image: two boxes by inclusion and exclusion, more by counting."""
+    if boxes.shape[1] > 2:
+        return union_area(boxes, size)
+    low, high = boxes[..., :2], boxes[..., 2:]
+    area = (high - low).prod(-1).sum(1)
+    if boxes.shape[1] == 2:
+        area = area - (high.amin(1) - low.amax(1)).clamp_min_(0).prod(-1)
+    return area
+
+
+def _batch(batch_size: Any, size: Any) -> tuple[int, tuple[int, int]]:
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise TypeError(f"size must be a pair (H, W), got {size!r}")
+    return integer("batch_size", batch_size, 0), (integer("size", size[0], 1), integer("size", size[1], 1))
+
+
+def _count(name: str, value: Any) -> tuple[int, int]:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != 2:
+            raise ValueError(f"{name} must be a number or a pair (low, high), got {value!r}")
+        low, high = (integer(name, end, 1) for end in value)
+        if low > high:
+            raise ValueError(f"{name} must be a range (low, high) with low <= high, got {value!r}")
+        return low, high
+    number = integer(name, value, 1)
+    return number, number
+
+
+def _area(value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise TypeError(f"area must be None or a pair (low, high), got {value!r}")
+    low, high = (real("area", end, 0.0, 1.0) for end in value)
+    if low > high:
+        raise ValueError(f"area must be a range (low, high) with low <= high, got {value!r}")
+    return low, high
