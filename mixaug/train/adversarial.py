@@ -17,6 +17,7 @@ from mixaug.attacks._state import training_attack
 from mixaug.losses import AdaptiveLoss, EpsSchedule, soft_target_cross_entropy, trades_loss
 from mixaug.train.adversary import Adversary
 from mixaug.train.step import Setup, Step, StepResult
+from mixaug.transforms import DynamicMixCut, smooth_labels
 
 __all__ = ["AdversarialStep", "Attack", "dynamic_mixcut", "feature_scatter", "hybrid", "pgd", "pgd_attack", "trades"]
 
@@ -139,8 +140,6 @@ def feature_scatter(setup: Setup) -> Step:
 
 def dynamic_mixcut(setup: Setup) -> Step:
     """Dynamic MixCut: two targeted attacks of each image, made in one loop, cut and blended into it in boxes."""
-    from mixaug.transforms import DynamicMixCut
-
     settings = setup.settings
     mix = DynamicMixCut(
         num_classes=setup.num_classes,
@@ -197,6 +196,4 @@ def _smoothed(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     """Cross-entropy with smoothed labels."""
     if not smoothing:
         return soft_target_cross_entropy(logits, labels)
-    from mixaug.transforms import smooth_labels
-
     return soft_target_cross_entropy(logits, smooth_labels(labels, logits.shape[1], smoothing))
