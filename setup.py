@@ -1,14 +1,40 @@
-"""Builds the C++ kernels as one plain shared library beside mixaug_ext; everything else is in pyproject.toml.
+"""Builds the kernels as plain shared libraries beside mixaug_ext; everything else is in pyproject.toml.
 
-The library has no Python or torch symbols: it is loaded with ctypes. So the wheel is tagged ``py3-none-<platform>``
-and serves every supported Python and torch. A missing or failing compiler never fails the installation.
+``_kernels`` is C++; ``_cuda`` is CUDA, built where nvcc is found and a GPU is visible, or without one on
+``FORCE_CUDA=1`` (then for every architecture that this nvcc knows, or for MIXAUG_CUDA_ARCH, an ``-arch`` of nvcc such as
+``sm_90``). Neither has a Python or torch symbol: they are loaded with ctypes. So the wheel is tagged ``py3-none-<platform>`` and serves every supported Python and torch. A missing or failing compiler
+never fails the installation, except nvcc's when FORCE_CUDA asked for it.
 """
 
+import os
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+
+CSRC = "mixaug_ext/csrc"
+HEADERS = [f"{CSRC}/composite.h", f"{CSRC}/cuda_common.h"]
+FORCED = os.environ.get("FORCE_CUDA", "") not in ("", "0")
+
+
+def find_nvcc() -> str | None:
+    """nvcc of CUDA_HOME, of the path, or of its usual place."""
+    homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
+    places = [Path(home) / "bin" for home in homes if home]
+    return (
+        shutil.which("nvcc", path=os.pathsep.join(map(str, places)))
+        or shutil.which("nvcc")
+        or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    )
+
+
+def gpu_visible() -> bool:
+    """Whether the driver shows a GPU, asked without CUDA or torch."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 
 class PlainLibrary(build_ext):
@@ -21,6 +47,23 @@ class PlainLibrary(build_ext):
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return []
 
+    def build_extension(self, ext: Extension) -> None:
+        if ext.name != "mixaug_ext._cuda":
+            super().build_extension(ext)
+            return
+        nvcc = find_nvcc()
+        if nvcc is None:
+            raise RuntimeError("FORCE_CUDA=1 needs nvcc, and none was found in CUDA_HOME or on the PATH")
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        command = [nvcc, *ext.extra_compile_args, *ext.sources, "-o", str(target)]
+        try:
+            subprocess.run(command, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            if FORCED:
+                raise RuntimeError(f"FORCE_CUDA=1, but nvcc failed: {error}") from error
+            print(f"mixaug: the CUDA kernels were not built, PyTorch code does their work: {error}", file=sys.stderr)
+
 
 class AnyPython(bdist_wheel):
     """Tags the wheel for any Python 3 on this platform, since nothing in it depends on the interpreter."""
@@ -31,6 +74,7 @@ class AnyPython(bdist_wheel):
 
 if sys.platform == "win32":
     flags, links = ["/O2", "/std:c++17", "/fp:precise"], []
+    host = "/MD"
 else:
     # -ffp-contract=off: a fused multiply-add rounds differently from PyTorch's two operations.
     # -fno-trapping-math: nobody reads the floating-point flags, and clipping is vectorised only without them; no
@@ -38,17 +82,30 @@ else:
     flags = ["-O3", "-std=c++17", "-ffp-contract=off", "-fno-trapping-math", "-fvisibility=hidden", "-pthread"]
     flags += ["-Wall", "-Wextra"]
     links = ["-pthread"]
+    host = "-fPIC,-fvisibility=hidden,-Wall,-Wextra"
 
-setup(
-    ext_modules=[
+extensions = [
+    Extension(
+        "mixaug_ext._kernels",
+        sources=[f"{CSRC}/composite.cpp", f"{CSRC}/ipmix.cpp"],
+        depends=HEADERS,
+        language="c++",
+        extra_compile_args=flags,
+        extra_link_args=links,
+        optional=True,
+    )
+]
+if FORCED or (find_nvcc() is not None and gpu_visible()):
+    # -fmad=false: as -ffp-contract=off above. A static runtime: none of its version has to be found at loading.
+    arch = os.environ.get("MIXAUG_CUDA_ARCH") or ("all-major" if FORCED else "native")
+    options = ["-O3", "-std=c++17", "-fmad=false", f"-arch={arch}", "--threads=0", "-shared", "-cudart=static"]
+    extensions.append(
         Extension(
-            "mixaug_ext._kernels",
-            sources=["mixaug_ext/csrc/ipmix.cpp"],
-            language="c++",
-            extra_compile_args=flags,
-            extra_link_args=links,
-            optional=True,
+            "mixaug_ext._cuda",
+            sources=[f"{CSRC}/composite.cu", f"{CSRC}/cuda_info.cu"],
+            depends=HEADERS,
+            extra_compile_args=[*options, "-Xcompiler", host],
         )
-    ],
-    cmdclass={"build_ext": PlainLibrary, "bdist_wheel": AnyPython},
-)
+    )
+
+setup(ext_modules=extensions, cmdclass={"build_ext": PlainLibrary, "bdist_wheel": AnyPython})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -12,20 +13,25 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 import mixaug_ext
 
 ROOT = Path(__file__).resolve().parents[1]
+HAS_NVCC = shutil.which("nvcc") is not None
 HAS_COMPILER = shutil.which("g++") is not None or shutil.which("c++") is not None
 
 
 @pytest.fixture
 def fresh_loader(monkeypatch):
     """The loader as in a new process; restored afterwards."""
-    mixaug_ext._load.cache_clear()
+    caches = (mixaug_ext._load, mixaug_ext._load_cuda, mixaug_ext.warn_without)
+    for cached in caches:
+        cached.cache_clear()
     yield monkeypatch
     monkeypatch.undo()
-    mixaug_ext._load.cache_clear()
+    for cached in caches:
+        cached.cache_clear()
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -87,7 +93,7 @@ images = torch.rand(6, 3, 33, 47, generator=torch.Generator().manual_seed(2))
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     total = sum(float(ipmix(images).double().sum()) for _ in range(3))
-print(repr(total), len([w for w in caught if "compiled kernels" in str(w.message)]))
+print(repr(total), len([w for w in caught if "kernels are not in use" in str(w.message)]))
 """
     compiled = python(code.replace("HIDE", "False"))
     hidden = python(code.replace("HIDE", "True"))
@@ -112,8 +118,8 @@ print([name for name in {heavy} if name in sys.modules and name not in before])
     assert result.stdout.strip() == "[]", result.stdout + result.stderr
 
 
-def build(target: Path, *command: str, **environment: str) -> str:
-    """Runs a build of a copy of the sources, so that the working tree is left alone."""
+def build(target: Path, *command: str, fails: bool = False, **environment: str) -> str:
+    """Runs a build of a copy of the sources, so that the working tree is left alone; its output."""
     pytest.importorskip("setuptools", minversion="77")  # what pyproject.toml asks of an isolated build
     copy = target / "sources"
     tracked = ["mixaug", "mixaug_ext", "pyproject.toml", "setup.py", "README.md", "LICENSE"]
@@ -128,7 +134,7 @@ def build(target: Path, *command: str, **environment: str) -> str:
     result = subprocess.run(
         [sys.executable, *command], cwd=copy, capture_output=True, text=True, env=os.environ | environment, timeout=300
     )
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert (result.returncode != 0) == fails, result.stdout + result.stderr
     return result.stdout + result.stderr
 
 
@@ -147,7 +153,8 @@ def test_sdist_and_wheel_hold_what_is_needed(tmp_path):
     assert not any(name.startswith(("tests/", "benchmarks/", "docs/")) for name in names)
     with tarfile.open(sdist) as archive:
         held = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    assert {"mixaug_ext/csrc/ipmix.cpp", "setup.py", "pyproject.toml", "LICENSE", "README.md"} <= held
+    assert {"mixaug_ext/csrc/ipmix.cpp", "mixaug_ext/csrc/composite.cu", "mixaug_ext/csrc/composite.h"} <= held
+    assert {"setup.py", "pyproject.toml", "LICENSE", "README.md"} <= held
 
 
 @pytest.mark.slow
@@ -159,3 +166,47 @@ def test_builds_without_a_compiler(tmp_path):
     built = [path for path in (tmp_path / "sources" / "build").rglob("_kernels*") if path.suffix in (".so", ".dll")]
     assert not built and "_kernels" in output  # it says what could not be built
     assert (tmp_path / "sources" / "build").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_NVCC, reason="no nvcc here")
+def test_force_cuda_builds_without_a_gpu(tmp_path):
+    # One architecture is enough here: the default, all of them, takes a minute.
+    build(tmp_path, "setup.py", "-q", "build", FORCE_CUDA="1", MIXAUG_CUDA_ARCH="sm_90")
+    (built,) = (tmp_path / "sources" / "build").rglob("_cuda.so")
+    lib = ctypes.CDLL(str(built))
+    assert lib.mixaug_cuda_abi() == mixaug_ext.ABI and lib.mixaug_composite_cuda
+    lib.mixaug_cuda_error.restype = ctypes.c_char_p
+    code = lib.mixaug_cuda_probe(0)
+    if not torch.cuda.is_available():
+        assert code and lib.mixaug_cuda_error(code)  # refused with a reason, not with a crash
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(Path("/usr/local/cuda/bin/nvcc").exists(), reason="nvcc is found whatever the PATH is")
+@pytest.mark.skipif(Path("/usr/bin/nvcc").exists(), reason="nvcc lies beside the C++ compiler")
+def test_force_cuda_without_nvcc_fails_and_says_why(tmp_path):
+    environment = {"FORCE_CUDA": "1", "PATH": "/usr/bin:/bin", "CUDA_HOME": "/nowhere", "CUDA_PATH": ""}
+    assert "needs nvcc" in build(tmp_path, "setup.py", "-q", "build", fails=True, **environment)
+
+
+def test_cuda_library_is_looked_for_but_not_used_without_a_gpu(fresh_loader, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert mixaug_ext.cuda_library() is None and mixaug_ext.why_no_cuda()
+    mixaug_ext._load_cuda.cache_clear()
+    (tmp_path / "_cuda.so").write_bytes(b"not a library")
+    fresh_loader.setattr(mixaug_ext, "__file__", str(tmp_path / "__init__.py"))
+    assert "could not be loaded" in mixaug_ext.why_no_cuda()
+    assert "could not be loaded" in mixaug_ext.status()["box compositing (CUDA)"]
+
+
+def test_missing_library_is_said_once_and_not_when_asked_for(fresh_loader, tmp_path):
+    fresh_loader.setattr(mixaug_ext, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.warns(UserWarning, match=r"C\+\+ kernels are not in use \(not built"):
+        mixaug_ext.warn_without()
+    mixaug_ext.warn_without()  # a second warning would be an error here
+    mixaug_ext.warn_without.cache_clear()
+    mixaug_ext._load.cache_clear()
+    fresh_loader.setenv("MIXAUG_NO_EXT", "1")
+    mixaug_ext.warn_without()

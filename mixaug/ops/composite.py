@@ -79,9 +79,12 @@ def composite_boxes(
         ([[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]], [2])
     """
     _check(base, a, b, beta, boxes, index_a, index_b)
-    if torch.compiler.is_compiling() or (
-        torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (base, a, b, beta))
-    ):
+    differentiated = (
+        base.requires_grad
+        or a.requires_grad
+        or (b is not None and beta is not None and (b.requires_grad or beta.requires_grad))
+    )
+    if torch.compiler.is_compiling() or (differentiated and torch.is_grad_enabled()):
         return torch.ops.mixaug.composite_boxes(base, a, b, beta, boxes, index_a, index_b)
     return _forward(base, a, b, beta, boxes, index_a, index_b)
 
@@ -118,9 +121,7 @@ def composite_boxes_torch(
     """
     mask = box_mask(boxes, (base.shape[2], base.shape[3]))
     inside = _blend(_partner(a, index_a), None if b is None else _partner(b, index_b), beta)
-    channels_last = not base.is_contiguous() and base.is_contiguous(memory_format=torch.channels_last)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.where(mask, inside, base).contiguous(memory_format=memory_format), mask.sum((1, 2, 3))
+    return _composite.like(base, torch.where(mask, inside, base)), mask.sum((1, 2, 3))
 
 
 def box_mask(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -185,7 +186,7 @@ def _forward(
     index_a: Tensor | None,
     index_b: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    if _composite.usable(base):
+    if _composite.usable(base, boxes.shape[1]):
         return _composite.composite(base, a, b, beta, boxes, index_a, index_b)
     return composite_boxes_torch(base, a, boxes, b=b, beta=beta, index_a=index_a, index_b=index_b)
 
@@ -238,7 +239,7 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     grad_a = grad_b = grad_beta = None
     if to_a:
         grad_a = _scatter(inside if weight is None else weight * inside, index_a, ctx.counts[0])
-    if to_b:
+    if to_b and weight is not None:
         grad_b = _scatter(inside - weight * inside, index_b, ctx.counts[1])
     if to_beta:
         wide = beta.dtype

@@ -7,8 +7,6 @@ other device and for machines without the compiled library.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -155,17 +153,11 @@ def _replay(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tensor:
     return out.to(images.dtype)
 
 
-@functools.cache
 def _compiled_cpu() -> bool:
     """Whether the C++ form can be used; says so once when it cannot."""
     if mixaug_ext.library() is not None:
         return True
-    if "MIXAUG_NO_EXT" not in mixaug_ext.why_not():
-        warnings.warn(
-            f"mixaug: the compiled kernels are {mixaug_ext.why_not()}. IPMix runs as PyTorch "
-            "code: same results, slower.",
-            stacklevel=4,
-        )
+    mixaug_ext.warn_without()
     return False
 
 

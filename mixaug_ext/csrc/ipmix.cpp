@@ -8,6 +8,8 @@
 // Threads are started per call and joined before it returns: nothing outlives the call, so a forked loader worker
 // inherits no half-dead pool (measured here: about 20 us to start and join one thread, 0.2% of a batch of 128).
 
+#include "composite.h"  // MIXAUG_API
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -17,12 +19,6 @@
 #include <new>
 #include <thread>
 #include <vector>
-
-#if defined(_WIN32)
-#define MIXAUG_API extern "C" __declspec(dllexport)
-#else
-#define MIXAUG_API extern "C" __attribute__((visibility("default")))
-#endif
 
 // One library for every x86-64: the hot loops are compiled twice and the loader picks the AVX2 form where it runs.
 // -fno-trapping-math and friends stay off; only the instruction set differs, so both forms give the same bits.
@@ -783,8 +779,8 @@ void run_row(const IPMixArgs& g, i64 r, Scratch& s) {
 
 }  // namespace
 
-// Bumped whenever IPMixArgs or its meaning changes; the loader refuses a library with another number.
-MIXAUG_API int mixaug_abi() { return 3; }
+// Bumped whenever a struct or its meaning changes, here or in composite.h; the loader refuses a library with another number.
+MIXAUG_API int mixaug_abi() { return 4; }
 
 // Mirrors mixaug_ext/_ipmix.py: SampleArgs. The uniforms of a row: 16 for each of its k t steps, 3 for each chain, 4.
 struct SampleArgs {
