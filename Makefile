@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml setup.py $(wildcard mixaug_ext/csrc/*)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip --version >/dev/null
 	@echo "Installing mixaug and what it needs into $(VENV) (the first time: about 5 GB, 5 to 10 minutes) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[train,dev,bench,docs]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[train,attacks,timm,dev,bench,docs]"
 	@touch $@
 
 demo: $(STAMP)

@@ -87,7 +87,7 @@ else:
 extensions = [
     Extension(
         "mixaug_ext._kernels",
-        sources=[f"{CSRC}/composite.cpp", f"{CSRC}/ipmix.cpp"],
+        sources=[f"{CSRC}/composite.cpp", f"{CSRC}/ipmix.cpp", f"{CSRC}/mixcut.cpp"],
         depends=HEADERS,
         language="c++",
         extra_compile_args=flags,

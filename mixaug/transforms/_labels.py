@@ -84,8 +84,9 @@ def mix_labels(targets: Tensor, lam: Tensor, index: Tensor, beta: Tensor) -> Ten
         >>> mix_labels(one_hot, torch.full((3,), 0.5), index, torch.full((3,), 0.75))[0]
         tensor([0.5000, 0.3750, 0.1250])
     """
-    first, second = targets[index[:, 0]], targets[index[:, 1]]
-    return torch.lerp(torch.lerp(second, first, beta[:, None]), targets, lam[:, None])
+    lam, beta = lam[:, None], beta[:, None]
+    inside = targets[index[:, 0]] * beta + targets[index[:, 1]] * (1.0 - beta)
+    return targets * lam + inside * (1.0 - lam)
 
 
 def probabilities(labels: Tensor, num_classes: int) -> Tensor:

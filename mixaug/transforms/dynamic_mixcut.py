@@ -15,12 +15,14 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+import mixaug_ext
 from mixaug.ops.composite import composite_boxes
 from mixaug.transforms import _labels
 from mixaug.transforms._arguments import real
 from mixaug.transforms._images import DTYPES, check_values
 from mixaug.transforms._random import GeneratorState
 from mixaug.transforms.dynamic_mixcut_params import DynamicMixCutParams, DynamicMixCutSettings, sample_dynamic_mixcut
+from mixaug_ext import _mixcut
 
 Views = tuple[Tensor, Tensor]
 
@@ -319,6 +321,10 @@ def _mixed(images: Tensor, params: DynamicMixCutParams, views: Views | None) -> 
 
 def _targets(labels: Tensor, params: DynamicMixCutParams, num_classes: int, smoothing: float, kept: bool) -> Tensor:
     """Mixed (unless ``kept``, with views) and smoothed labels; never the labels themselves."""
+    whole = labels.dtype == torch.int64 and labels.ndim == 1 and labels.device.type == "cpu"
+    if whole and not torch.compiler.is_compiling() and mixaug_ext.library():
+        mixed = None if kept else (params.lam, params.index, params.beta)
+        return _mixcut.mix_labels(labels.as_subclass(Tensor), num_classes, smoothing, mixed)
     targets = _labels.probabilities(labels, num_classes)
     if not kept:
         targets = _labels.mix_labels(targets, params.lam, params.index, params.beta)

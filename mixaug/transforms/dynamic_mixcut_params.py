@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import mixaug_ext
 from mixaug.ops.composite import union_area
 from mixaug.transforms._arguments import integer, real
+from mixaug_ext import _mixcut
 
 #: A free aspect ratio, relative to the image's own, is log-uniform between 1/3 and 3.
 _LOG_ASPECT = math.log(3.0)
@@ -126,6 +128,11 @@ class DynamicMixCutSettings:
         """Smallest and largest number of boxes of an image."""
         return (self.boxes, self.boxes) if isinstance(self.boxes, int) else self.boxes
 
+    @property
+    def per_box(self) -> int:
+        """Uniforms of a box: its share of the image, two for its place, its aspect where that is free."""
+        return 3 if self.square else 4
+
 
 def sample_dynamic_mixcut(
     batch_size: int,
@@ -165,21 +172,16 @@ def sample_dynamic_mixcut(
         >>> params.boxes.shape, bool((params.index != torch.arange(4)[:, None]).all())
         (torch.Size([4, 2, 4]), True)
     """
-    batch_size, (h, w) = _batch(batch_size, size)
-    low, high = settings.range
-    per_box = 3 if settings.square else 4
-    u = _uniforms(batch_size, _PER_IMAGE + high * per_box, generator, device)
-    place, skip, count, beta = u[:, :_PER_IMAGE].unbind(1)
-    boxes = _boxes(u[:, _PER_IMAGE:].unflatten(1, (high, per_box)), (h, w), settings)
-    shown = _shown(count, low, high)
-    if settings.p < 1.0:
-        mixed = (skip < settings.p)[:, None]
-        shown = mixed if shown is None else mixed & shown
-    if shown is not None:
-        boxes = boxes * shown[..., None]
-    lam = (h * w - _union(boxes, (h, w))) / (h * w)
-    # A copy of beta: a view would keep all the uniforms alive with the record.
-    return DynamicMixCutParams((h, w), boxes, lam, _partners(place), beta.clone())
+    batch_size, size = _batch(batch_size, size)
+    if generator is not None:
+        device = generator.device
+    # All uniforms in one draw: at 32 px the time of a call is the number of its operations.
+    columns = _PER_IMAGE + settings.range[1] * settings.per_box
+    u = torch.rand(batch_size, columns, generator=generator, device=device, dtype=torch.float32)
+    compiled = settings.square and u.device.type == "cpu" and not torch.compiler.is_compiling()
+    if compiled and mixaug_ext.library():
+        return DynamicMixCutParams(size, *_mixcut.sample(u, size, settings.range, settings.p, settings.area))
+    return DynamicMixCutParams(size, *_derive(u, size, settings))
 
 
 def sample_boxes(
@@ -233,20 +235,24 @@ def sample_boxes(
         torch.Size([5, 3, 4])
     """
     settings = DynamicMixCutSettings(_count("count", count), 1.0, area, square)
-    batch_size, size = _batch(batch_size, size)
+    return sample_dynamic_mixcut(batch_size, size, settings, generator, "cpu" if device is None else device).boxes
+
+
+def _derive(u: Tensor, size: tuple[int, int], settings: DynamicMixCutSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Boxes, ``lam``, partners and ``beta`` from the uniforms, in PyTorch: any device, and the compiled form's bits."""
     low, high = settings.range
-    per_box = 3 if square else 4
-    u = _uniforms(batch_size, 1 + high * per_box, generator, "cpu" if device is None else device)
-    boxes = _boxes(u[:, 1:].unflatten(1, (high, per_box)), size, settings)
-    shown = _shown(u[:, 0], low, high)
-    return boxes if shown is None else boxes * shown[..., None]
-
-
-def _uniforms(rows: int, columns: int, generator: torch.Generator | None, device: torch.device | str) -> Tensor:
-    """All uniforms of a call in one draw: at 32 px the sampler's time is the number of its operations."""
-    if generator is not None:
-        device = generator.device
-    return torch.rand(rows, columns, generator=generator, device=device, dtype=torch.float32)
+    place, skip, count, beta = u[:, :_PER_IMAGE].unbind(1)
+    boxes = _boxes(u[:, _PER_IMAGE:].unflatten(1, (high, settings.per_box)), size, settings)
+    shown = (skip < settings.p)[:, None]
+    if low < high:
+        # float32 can round the product up to the number of counts, hence the clamp.
+        counts = low + (count * (high - low + 1)).long().clamp_max_(high - low)
+        shown = shown & (torch.arange(high, device=u.device) < counts[:, None])
+    boxes = boxes * shown[..., None]
+    pixels = size[0] * size[1]
+    lam = (pixels - _union(boxes, size)) / pixels
+    # A copy of beta: a view would keep all the uniforms alive with the record.
+    return boxes, lam, _partners(place), beta.clone()
 
 
 def _boxes(u: Tensor, size: tuple[int, int], settings: DynamicMixCutSettings) -> Tensor:
@@ -256,14 +262,16 @@ def _boxes(u: Tensor, size: tuple[int, int], settings: DynamicMixCutSettings) ->
     if settings.area is not None:
         low, high = settings.area
         share = low + (high - low) * share
-    side = share.sqrt()
     if settings.square:
-        tall = wide = side
+        tall = wide = share.sqrt()
     else:
-        # h/H = sqrt(share ratio) and w/W = sqrt(share / ratio) stay at most 1, so that the share is kept.
+        # h/H = sqrt(share ratio) and w/W = sqrt(share / ratio) stay at most 1, so that the share is kept. In double:
+        # every device rounds to the same float32.
+        share = share.double()
         limit = (-share.log()).clamp_max(_LOG_ASPECT)
-        stretch = ((u[..., 3] - 0.5) * limit).exp()
-        tall, wide = (side * stretch).clamp_max(1.0), (side / stretch).clamp_max(1.0)
+        stretch = ((u[..., 3].double() - 0.5) * limit).exp()
+        tall = (share.sqrt() * stretch).float().clamp_max(1.0)
+        wide = (share.sqrt() / stretch).float().clamp_max(1.0)
     x0, x1 = _spans(wide, u[..., 1], width, settings.area is not None)
     y0, y1 = _spans(tall, u[..., 2], height, settings.area is not None)
     return torch.stack([x0, y0, x1, y1], -1).long()
@@ -282,18 +290,9 @@ def _spans(share: Tensor, place: Tensor, length: int, inside: bool) -> tuple[Ten
     return start.clamp_min(0.0), (start + side).clamp_max_(length)
 
 
-def _shown(u: Tensor, low: int, high: int) -> Tensor | None:
-    """Which of ``high`` boxes an image has when their number is uniform on ``low..high``; None: all."""
-    if low == high:
-        return None
-    # float32 can round the product up to the number of counts, hence the clamp.
-    count = low + (u * (high - low + 1)).long().clamp_max_(high - low)
-    return torch.arange(high, device=u.device) < count[:, None]
-
-
 def _partners(place: Tensor) -> Tensor:
     """First and second successor of each image on the cycle that orders the images by ``place``: ``(B, 2)``."""
-    cycle = place.argsort()
+    cycle = place.argsort(stable=True)
     first = cycle.roll(-1)
     # Of two images the second successor would be the image itself.
     successors = torch.stack([first, first if len(place) == 2 else cycle.roll(-2)])

@@ -1,0 +1,77 @@
+"""The calls into Dynamic MixCut's compiled sampler and label mixing: pointers and numbers, nothing else."""
+
+from __future__ import annotations
+
+import struct
+
+import torch
+from torch import Tensor
+
+import mixaug_ext
+
+# The structs of the same names in csrc/mixcut.cpp, as 64-bit words in their order.
+_pack_sample = struct.Struct("5q6q3d").pack
+_pack_labels = struct.Struct("5q2qd").pack
+
+
+def sample(
+    uniforms: Tensor, size: tuple[int, int], count: tuple[int, int], p: float, area: tuple[float, float] | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Boxes, lam, index and beta of a record with square boxes, from the uniforms of each image.
+
+    Args:
+        uniforms: ``(B, 4 + 3 high)`` float32 in ``[0, 1)``, contiguous, on the CPU.
+        size: ``(H, W)`` in pixels.
+        count: smallest and largest number of boxes.
+        p: probability that an image is mixed.
+        area: range of a box's share, None for CutMix's law.
+
+    Returns:
+        ``(B, high, 4)`` int64, ``(B,)`` float32, ``(B, 2)`` int64 and ``(B,)`` float32.
+
+    Raises:
+        MemoryError: no memory for the cycle through the batch.
+    """
+    batch, high = len(uniforms), count[1]
+    boxes = torch.empty((batch, high, 4), dtype=torch.int64)
+    index = torch.empty((2, batch), dtype=torch.int64)
+    lam, beta = torch.empty(batch, dtype=torch.float32), torch.empty(batch, dtype=torch.float32)
+    words = _pack_sample(
+        *(x.data_ptr() for x in (uniforms, boxes, index, lam, beta)),
+        *(batch, *size, *count, area is not None),
+        *(p, area[0] if area else 0.0, area[1] - area[0] if area else 1.0),
+    )
+    if mixaug_ext.library().mixaug_mixcut_sample(words):  # type: ignore[union-attr]
+        raise MemoryError(f"Dynamic MixCut: no memory for a cycle through {batch} images")
+    return boxes, lam, index.T, beta
+
+
+def mix_labels(
+    labels: Tensor, num_classes: int, smoothing: float, record: tuple[Tensor, Tensor, Tensor] | None
+) -> Tensor:
+    """Mixed and smoothed probabilities of class indices.
+
+    Args:
+        labels: ``(B,)`` int64 in ``[0, num_classes)`` on the CPU.
+        num_classes: ``K``.
+        smoothing: in ``[0, 1]``.
+        record: ``lam (B,)``, ``index (B, 2)`` and ``beta (B,)``; None keeps the labels.
+
+    Returns:
+        ``(B, K)`` float32.
+
+    Raises:
+        IndexError: a label or an index of the record out of range.
+    """
+    targets = torch.empty((len(labels), num_classes), dtype=torch.float32)
+    labels = labels.contiguous()
+    lam, index, beta = (None, None, None) if record is None else (
+        record[0].contiguous(), record[1].T.contiguous(), record[2].contiguous()
+    )  # fmt: skip
+    words = _pack_labels(
+        *(0 if x is None else x.data_ptr() for x in (labels, lam, index, beta, targets)),
+        *(len(labels), num_classes, smoothing),
+    )
+    if mixaug_ext.library().mixaug_mix_labels(words):  # type: ignore[union-attr]
+        raise IndexError(f"labels must be in [0, {num_classes}) and the record's index in [0, {len(labels)})")
+    return targets
