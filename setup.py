@@ -1,9 +1,10 @@
 """Builds the kernels as plain shared libraries beside mixaug_ext; everything else is in pyproject.toml.
 
 ``_kernels`` is C++; ``_cuda`` is CUDA, built where nvcc is found and a GPU is visible, or without one on
-``FORCE_CUDA=1`` (then for every architecture that this nvcc knows, or for MIXAUG_CUDA_ARCH, an ``-arch`` of nvcc such as
-``sm_90``). Neither has a Python or torch symbol: they are loaded with ctypes. So the wheel is tagged ``py3-none-<platform>`` and serves every supported Python and torch. A missing or failing compiler
-never fails the installation, except nvcc's when FORCE_CUDA asked for it.
+``FORCE_CUDA=1`` (then for every architecture that this nvcc knows, or for MIXAUG_CUDA_ARCH, an ``-arch`` of nvcc such
+as ``sm_90``). Neither has a Python or torch symbol: they are loaded with ctypes. So the wheel is tagged
+``py3-none-<platform>`` and serves every supported Python and torch. A missing or failing compiler never fails the
+installation, except nvcc's when FORCE_CUDA asked for it.
 """
 
 import os
