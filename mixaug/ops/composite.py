@@ -84,7 +84,9 @@ def composite_boxes(
         or a.requires_grad
         or (b is not None and beta is not None and (b.requires_grad or beta.requires_grad))
     )
-    if torch.compiler.is_compiling() or (differentiated and torch.is_grad_enabled()):
+    # Tensors of torch's own kinds, such as fake ones, have no data for a kernel: the operator knows what to do.
+    special = type(base) is not Tensor or torch.compiler.is_compiling()
+    if special or (differentiated and torch.is_grad_enabled()):
         return torch.ops.mixaug.composite_boxes(base, a, b, beta, boxes, index_a, index_b)
     return _forward(base, a, b, beta, boxes, index_a, index_b)
 

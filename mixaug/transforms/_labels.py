@@ -103,7 +103,7 @@ def probabilities(labels: Tensor, num_classes: int) -> Tensor:
     if labels.ndim == 2:
         return labels.to(torch.float32)
     # Compared, not scattered: no host synchronisation, the same bits on every device.
-    return (labels[:, None] == torch.arange(num_classes, device=labels.device)).to(torch.float32)
+    return (labels.long()[:, None] == torch.arange(num_classes, device=labels.device)).to(torch.float32)
 
 
 def check_labels(labels: Any, num_classes: int | None, images: Tensor | None = None) -> int:
@@ -166,7 +166,7 @@ def check_label_values(labels: Tensor, num_classes: int) -> None:
     if labels.numel() == 0:
         return
     if labels.ndim == 1:
-        low, high = (int(value) for value in labels.aminmax())
+        low, high = (int(value) for value in labels.long().aminmax())
         if low < 0 or high >= num_classes:
             raise ValueError(f"labels must be in [0, {num_classes}), got {low if low < 0 else high}")
         return
@@ -229,6 +229,8 @@ def find_labels(sample: Any) -> Any:
         >>> find_labels({"image": torch.rand(2, 3, 8, 8), "Fine_Label": torch.tensor([4, 2])})
         tensor([4, 2])
     """
+    if isinstance(sample, Tensor):
+        raise ValueError("labels must be given with the images, as (images, labels), got a tensor alone")
     entry = sample
     if isinstance(sample, tuple | list):
         if len(sample) < 2:

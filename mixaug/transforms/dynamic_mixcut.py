@@ -173,7 +173,7 @@ class DynamicMixCut(v2.Transform):
         Returns:
             the sample with images and labels replaced; everything else as it was.
         """
-        sample = inputs if len(inputs) > 1 else inputs[0]
+        sample = inputs[0] if len(inputs) == 1 else inputs
         flat, spec = tree_flatten(sample)
         self.check_inputs(flat)
         labels = self._labels_getter(sample)
@@ -235,7 +235,7 @@ class DynamicMixCut(v2.Transform):
             True
         """
         self._check(images, labels, views)
-        hook = {"labels": labels, "views": views, "mixcut": params}
+        hook = {"labels": labels, "views": views, "mixcut": _fitting(params, images)}
         return self.transform(images, hook), self.transform(labels, hook)
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
@@ -255,7 +255,7 @@ class DynamicMixCut(v2.Transform):
                     "the images of one sample share their draw and must have one size, got "
                     f"{tuple(first.shape)} and {tuple(other.shape)}"
                 )
-        return {"mixcut": self.sample(first)}
+        return {"mixcut": _fitting(self.sample(first), first)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """torchvision's hook: carries the record out on the labels or on a batch of images."""
@@ -263,7 +263,7 @@ class DynamicMixCut(v2.Transform):
         if inpt is labels:
             classes = labels.shape[1] if self.num_classes is None else self.num_classes
             return _targets(labels, record, classes, self.smoothing, views is not None)
-        return _mixed(inpt, _fitting(record, inpt), views)
+        return _mixed(inpt, record, views)
 
     def extra_repr(self) -> str:
         """The arguments."""
@@ -295,21 +295,26 @@ class DynamicMixCut(v2.Transform):
             _labels.check_label_values(labels, classes)
         if first or (images.device.type == "cpu" and len(images) == 1):
             for name, value in (("images", images), *zip(("views[0]", "views[1]"), views or (), strict=False)):
-                check_values(value.as_subclass(Tensor), name, "mixed as they are")
+                check_values(_plain(value), name, "mixed as they are")
             self._checked = True
 
 
 _KINDS = (tv_tensors.Image, tv_tensors.Video)
 
 
+def _plain(value: Tensor) -> Tensor:
+    """The tensor without torchvision's kind; torch's own kinds, such as fake tensors, stay."""
+    return value.as_subclass(Tensor) if isinstance(value, tv_tensors.TVTensor) else value
+
+
 def _mixed(images: Tensor, params: DynamicMixCutParams, views: Views | None) -> Tensor:
     """The images with their boxes filled, as the kind of tensor they were."""
-    base = images.as_subclass(Tensor)
+    base = _plain(images)
     if views is None and len(base) == 1:
         out = base.clone()
     else:
         # Frames of a clip share the draw: to the compositing they are more channels.
-        base, *sources = (x.as_subclass(Tensor).flatten(1, -3) for x in (images, *(views or ())))
+        base, *sources = (_plain(x).flatten(1, -3) for x in (images, *(views or ())))
         if views is None:
             first, second = params.index.unbind(1)
             out, _ = composite_boxes(base, base, params.boxes, b=base, beta=params.beta, index_a=first, index_b=second)
@@ -321,10 +326,11 @@ def _mixed(images: Tensor, params: DynamicMixCutParams, views: Views | None) -> 
 
 def _targets(labels: Tensor, params: DynamicMixCutParams, num_classes: int, smoothing: float, kept: bool) -> Tensor:
     """Mixed (unless ``kept``, with views) and smoothed labels; never the labels themselves."""
-    whole = labels.dtype == torch.int64 and labels.ndim == 1 and labels.device.type == "cpu"
+    labels = _plain(labels)
+    whole = labels.dtype == torch.int64 and labels.ndim == 1 and labels.device.type == "cpu" and type(labels) is Tensor
     if whole and not torch.compiler.is_compiling() and mixaug_ext.library():
         mixed = None if kept else (params.lam, params.index, params.beta)
-        return _mixcut.mix_labels(labels.as_subclass(Tensor), num_classes, smoothing, mixed)
+        return _mixcut.mix_labels(labels, num_classes, smoothing, mixed)
     targets = _labels.probabilities(labels, num_classes)
     if not kept:
         targets = _labels.mix_labels(targets, params.lam, params.index, params.beta)

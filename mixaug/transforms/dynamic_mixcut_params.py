@@ -57,13 +57,15 @@ class DynamicMixCutParams:
         return {"boxes": self.boxes, "lam": self.lam, "index": self.index, "beta": self.beta}
 
     def to(self, device: torch.device | str) -> DynamicMixCutParams:
-        """The same record with its tensors on ``device``; the host does not wait for a GPU.
+        """The same record with its tensors on ``device``; on the way to a GPU the host does not wait for it.
 
         Example:
             >>> sample_dynamic_mixcut(2, (8, 8), DynamicMixCutSettings()).to("cpu").lam.device.type
             'cpu'
         """
-        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in self.tensors().items()}
+        # Only towards a GPU: a copy to the host that is not waited for could be read before it is there.
+        later = torch.device(device).type != "cpu"
+        moved: dict[str, Any] = {name: value.to(device, non_blocking=later) for name, value in self.tensors().items()}
         return dataclasses.replace(self, **moved)
 
     def describe(self, row: int) -> list[str]:
@@ -178,7 +180,9 @@ def sample_dynamic_mixcut(
     # All uniforms in one draw: at 32 px the time of a call is the number of its operations.
     columns = _PER_IMAGE + settings.range[1] * settings.per_box
     u = torch.rand(batch_size, columns, generator=generator, device=device, dtype=torch.float32)
-    compiled = settings.square and u.device.type == "cpu" and not torch.compiler.is_compiling()
+    # torch's own kinds of tensor, such as fake ones, have no data to point at.
+    plain = type(u) is Tensor and u.device.type == "cpu"
+    compiled = settings.square and plain and not torch.compiler.is_compiling()
     if compiled and mixaug_ext.library():
         return DynamicMixCutParams(size, *_mixcut.sample(u, size, settings.range, settings.p, settings.area))
     return DynamicMixCutParams(size, *_derive(u, size, settings))
