@@ -75,7 +75,7 @@ def box_law(size: tuple[int, int], area: tuple[float, float] | None = None) -> d
     """The exact probability of every box of equal shares of height and width.
 
     The share of the image is uniform on (0, 1) or on ``area``; its root ``r`` decides both sides, ``round(H r)`` and
-    ``round(W r)``; the place is uniform. Between the values of ``r`` at which a side changes nothing else depends on it.
+    ``round(W r)``; the place is uniform. Between two values of ``r`` at which a side changes, nothing depends on it.
     """
     height, width = size
     low, high = (0.0, 1.0) if area is None else area
@@ -92,8 +92,11 @@ def box_law(size: tuple[int, int], area: tuple[float, float] | None = None) -> d
 
 
 def free_box_law(size: tuple[int, int], share: float, inside: bool) -> dict[Box, float]:
-    """The same for a free aspect at one share of the image: the logarithm of the aspect, relative to the image's own, is
-    uniform between -limit and limit, with a limit of log 3 or less, so that neither side is longer than the image's."""
+    """The same for a free aspect, at one share of the image.
+
+    The logarithm of the aspect, relative to the image's own, is uniform between -limit and limit: log 3, or as much
+    less as keeps both sides within the image.
+    """
     height, width = size
     limit = min(math.log(3.0), -math.log(share))
     root = math.sqrt(share)
