@@ -1,8 +1,9 @@
 // Box compositing on the CPU: one pass over the result, every source pixel read once and only where it is used.
 //
 // The boxes of an image cut its rows into bands in which the union is the same set of runs, so the union is worked out
-// once a band (a handful an image), not once a pixel or row. Outside the runs memory is copied, inside two sources are
-// blended in float32 with one rounding, as in mixaug/ops/composite.py, bit for bit (-ffp-contract=off).
+// once a band (a handful an image), not once a pixel or row; rows of at most 64 floats get a bit mask each instead. Outside
+// the runs memory is copied, inside two sources are blended in float32 with one rounding, as in mixaug/ops/composite.py,
+// bit for bit (-ffp-contract=off).
 //
 // Threads are started per call and joined before it returns, as in ipmix.cpp: nothing outlives the call, so a forked
 // loader worker inherits no half-dead pool.
@@ -28,6 +29,7 @@ using u8 = std::uint8_t;
 using u16 = std::uint16_t;
 using i32 = std::int32_t;
 using u32 = std::uint32_t;
+using u64 = std::uint64_t;
 using i64 = std::int64_t;
 
 // ------------------------------------------------------------------ numbers
@@ -169,6 +171,10 @@ __attribute__((target("avx2,f16c"))) void blocks_avx2(const Patch<T>& p, const i
 }
 #endif
 
+#if defined(MIXAUG_AVX2)
+#define AVX512 __attribute__((target("avx512f,popcnt")))
+#endif
+
 bool has_avx2() {
 #if defined(MIXAUG_AVX2)
     static const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
@@ -245,27 +251,91 @@ struct Bands {
     }
 };
 
+// ------------------------------------------------------------------ short rows of floats
+
+// At 32 px finding and sorting runs and misjudging the ends of short loops takes half of the time. A row of at most 64
+// floats is one word of bits and at most four vectors, without a branch but for rows that no box touches.
+constexpr i64 MASK_BITS = 64;
+
+#if defined(MIXAUG_AVX2)
+// Bit x of a row: whether a box covers element x. Returns the elements of the union. Eight rows at once, and all rows for
+// each box: where a box begins and ends is no branch. `masks` has room for the rows up to a multiple of eight.
+AVX512 i64 row_masks(const CompositeArgs& g, i64 image, u64* masks) {
+    std::fill(masks, masks + g.rows, 0);
+    const i64 columns = g.width / g.inner;
+    for (const i64 *p = g.boxes + image * g.n_boxes * 4, *end = p + g.n_boxes * 4; p < end; p += 4) {
+        const i64 x0 = std::clamp<i64>(p[0], 0, columns) * g.inner, x1 = std::clamp<i64>(p[2], 0, columns) * g.inner;
+        const u64 bits = x0 < x1 ? (~u64{0} >> (MASK_BITS - (x1 - x0))) << x0 : 0;
+        const __m512i box = _mm512_set1_epi64(static_cast<i64>(bits)), y0 = _mm512_set1_epi64(p[1]);
+        const __m512i y1 = _mm512_set1_epi64(p[3]);
+        __m512i at = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
+        for (i64 y = 0; y < g.rows; y += 8, at = _mm512_add_epi64(at, _mm512_set1_epi64(8))) {
+            const __mmask8 in = _mm512_mask_cmplt_epi64_mask(_mm512_cmpge_epi64_mask(at, y0), at, y1);
+            const __m512i before = _mm512_loadu_si512(masks + y);
+            _mm512_storeu_si512(masks + y, _mm512_mask_or_epi64(before, in, before, box));
+        }
+    }
+    i64 area = 0;
+    for (i64 y = 0; y < g.rows; y++) area += __builtin_popcountll(masks[y]);
+    return area;
+}
+
+// `N` vectors a row; what a mask leaves out is not read, and nothing is written beyond the row.
+template <int N, bool BLEND>
+AVX512 void masked_rows(const Patch<float>& p, const u64* masks, u64 row) {
+    const __m512 beta = _mm512_set1_ps(p.beta), rest = _mm512_set1_ps(p.rest);
+    const float *base = p.base, *a = p.a, *b = p.b;
+    float* out = p.out;
+    for (i64 y = 0; y < p.rows; y++, base += p.base_row, a += p.a_row, out += p.out_row) {
+        const u64 mask = masks[y], outside = row & ~mask;
+        __m512 value[N];
+        for (int k = 0; k < N; k++)
+            value[k] = _mm512_maskz_loadu_ps(static_cast<__mmask16>(outside >> 16 * k), base + 16 * k);
+        if (mask != 0) {
+            for (int k = 0; k < N; k++) {
+                const __mmask16 in = static_cast<__mmask16>(mask >> 16 * k);
+                if (BLEND) {
+                    const __m512 first = _mm512_mul_ps(beta, _mm512_maskz_loadu_ps(in, a + 16 * k));
+                    const __m512 second = _mm512_mul_ps(rest, _mm512_maskz_loadu_ps(in, b + 16 * k));
+                    value[k] = _mm512_mask_add_ps(value[k], in, first, second);
+                } else {
+                    value[k] = _mm512_mask_loadu_ps(value[k], in, a + 16 * k);
+                }
+            }
+        }
+        if (BLEND) b += p.b_row;
+        for (int k = 0; k < N - 1; k++) _mm512_storeu_ps(out + 16 * k, value[k]);
+        _mm512_mask_storeu_ps(out + 16 * (N - 1), static_cast<__mmask16>(row >> 16 * (N - 1)), value[N - 1]);
+    }
+}
+#endif
+
 // ------------------------------------------------------------------ the pass
 
 template <typename T>
-const T* plane_of(const void* p, const i64 (&strides)[3], i64 image, i64 plane) {
-    return static_cast<const T*>(p) + image * strides[0] + plane * strides[1];
+const T* row_of(const void* p, const i64 (&strides)[3], i64 image, i64 plane, i64 y) {
+    return static_cast<const T*>(p) + image * strides[0] + plane * strides[1] + y * strides[2];
+}
+
+// Rows [y0, y1) of a plane.
+template <typename T>
+Patch<T> patch_of(const CompositeArgs& g, i64 image, i64 plane, i64 y0, i64 y1) {
+    const i64 ia = g.index_a ? g.index_a[image] : image, ib = g.index_b ? g.index_b[image] : image;
+    const float beta = g.b ? g.beta[image] : 1.0f;
+    return {row_of<T>(g.base, g.base_strides, image, plane, y0),
+            row_of<T>(g.a, g.a_strides, ia, plane, y0),
+            g.b ? row_of<T>(g.b, g.b_strides, ib, plane, y0) : nullptr,
+            const_cast<T*>(row_of<T>(g.out, g.out_strides, image, plane, y0)),
+            g.base_strides[2], g.a_strides[2], g.b_strides[2], g.out_strides[2],
+            y1 - y0, beta, 1.0f - beta};
 }
 
 template <typename T>
 void plane_rows(const CompositeArgs& g, const Bands& all, i64 piece, i64 image, i64 plane, i64 from, i64 to) {
-    const i64 ia = g.index_a ? g.index_a[image] : image, ib = g.index_b ? g.index_b[image] : image;
-    const T* base = plane_of<T>(g.base, g.base_strides, image, plane);
-    const T* a = plane_of<T>(g.a, g.a_strides, ia, plane);
-    const T* b = g.b ? plane_of<T>(g.b, g.b_strides, ib, plane) : nullptr;
-    T* out = const_cast<T*>(plane_of<T>(g.out, g.out_strides, image, plane));
-    const float beta = g.b ? g.beta[image] : 1.0f;
-    const i64 base_row = g.base_strides[2], a_row = g.a_strides[2], b_row = g.b_strides[2], out_row = g.out_strides[2];
     for (const Band& band : all.bands) {
         const i64 y0 = std::max(band.y0, from), y1 = std::min(band.y1, to);
         if (y0 >= y1) continue;
-        const Patch<T> p{base + y0 * base_row, a + y0 * a_row, b ? b + y0 * b_row : b, out + y0 * out_row,
-                         base_row, a_row, b_row, out_row, y1 - y0, beta, 1.0f - beta};
+        const Patch<T> p = patch_of<T>(g, image, plane, y0, y1);
         const Run* runs = all.runs.data();
 #if defined(MIXAUG_AVX2)
         if (piece && band.runs.first != band.runs.last) {
@@ -279,35 +349,74 @@ void plane_rows(const CompositeArgs& g, const Bands& all, i64 piece, i64 image, 
         (void)piece;
         i64 x = 0;
         for (size_t r = band.runs.first; r < band.runs.last; r++) {
-            copy_columns(p.base, base_row, p.out, out_row, p.rows, x, runs[r].x0);
+            copy_columns(p.base, p.base_row, p.out, p.out_row, p.rows, x, runs[r].x0);
             fill_columns(p, runs[r].x0, runs[r].x1);
             x = runs[r].x1;
         }
-        copy_columns(p.base, base_row, p.out, out_row, p.rows, x, g.width);
+        copy_columns(p.base, p.base_row, p.out, p.out_row, p.rows, x, g.width);
     }
 }
 
-// Rows [from, to) of all rows of all planes of all images, in memory's order.
+// Rows [from, to) of all rows of all planes of all images, in memory's order: `meet(image)` once for each image, which
+// returns the elements of its union, then `write(image, plane, y0, y1)`.
+template <typename Meet, typename Write>
+void each_plane(const CompositeArgs& g, i64 from, i64 to, const Meet& meet, const Write& write) {
+    i64 known = -1, area = 0;
+    while (from < to) {
+        const i64 plane_at = from / g.rows, y0 = from % g.rows, image = plane_at / g.planes, plane = plane_at % g.planes;
+        const i64 y1 = std::min(g.rows, y0 + (to - from));
+        if (image != known) area = meet(image);
+        known = image;
+        if (plane == 0 && y0 == 0) g.area[image] = area / g.inner;
+        write(image, plane, y0, y1);
+        from += y1 - y0;
+    }
+}
+
 template <typename T>
-void some_rows(const CompositeArgs& g, Bands& bands, i64 from, i64 to) {
+void some_rows(const CompositeArgs& g, i64 from, i64 to) {
     const i64 block = 32 / static_cast<i64>(sizeof(T));
     const bool blocks = has_avx2() && g.width >= block;
     const i64 piece = g.b ? 8 : block;
-    i64 known = -1;
-    while (from < to) {
-        const i64 plane_at = from / g.rows, y = from % g.rows, image = plane_at / g.planes, plane = plane_at % g.planes;
-        const i64 y1 = std::min(g.rows, y + (to - from));
-        if (image != known) {
-            bands.find(g.boxes + image * g.n_boxes * 4, g.n_boxes, g.rows, g.width, g.inner, blocks ? block : 0, piece);
-            known = image;
-        }
-        if (plane == 0 && y == 0) g.area[image] = bands.area / g.inner;
-        plane_rows<T>(g, bands, blocks ? piece : 0, image, plane, y, y1);
-        from += y1 - y;
-    }
+    Bands bands;
+    each_plane(
+        g, from, to,
+        [&](i64 image) {
+            const i64* boxes = g.boxes + image * g.n_boxes * 4;
+            bands.find(boxes, g.n_boxes, g.rows, g.width, g.inner, blocks ? block : 0, piece);
+            return bands.area;
+        },
+        [&](i64 image, i64 plane, i64 y0, i64 y1) {
+            plane_rows<T>(g, bands, blocks ? piece : 0, image, plane, y0, y1);
+        });
 }
 
-using Work = void (*)(const CompositeArgs&, Bands&, i64, i64);
+#if defined(MIXAUG_AVX2)
+template <int N>
+void some_masked_rows(const CompositeArgs& g, i64 from, i64 to) {
+    std::vector<u64> masks(static_cast<size_t>(g.rows + 7));
+    const u64 row = ~u64{0} >> (MASK_BITS - g.width);
+    each_plane(
+        g, from, to, [&](i64 image) { return row_masks(g, image, masks.data()); },
+        [&](i64 image, i64 plane, i64 y0, i64 y1) {
+            const Patch<float> p = patch_of<float>(g, image, plane, y0, y1);
+            (g.b ? masked_rows<N, true> : masked_rows<N, false>)(p, masks.data() + y0, row);
+        });
+}
+#endif
+
+using Work = void (*)(const CompositeArgs&, i64, i64);
+
+Work work_on_floats(const CompositeArgs& g) {
+#if defined(MIXAUG_AVX2)
+    static const bool masks = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("popcnt");
+    if (masks && g.width <= MASK_BITS) {
+        const Work works[] = {some_masked_rows<1>, some_masked_rows<2>, some_masked_rows<3>, some_masked_rows<4>};
+        return works[(g.width - 1) / 16];
+    }
+#endif
+    return some_rows<float>;
+}
 
 }  // namespace
 
@@ -317,19 +426,19 @@ MIXAUG_API int mixaug_composite(const CompositeArgs* args) {
         if (g.index_a && (g.index_a[i] < 0 || g.index_a[i] >= g.count_a)) return MIXAUG_BAD_INDEX;
         if (g.index_b && (g.index_b[i] < 0 || g.index_b[i] >= g.count_b)) return MIXAUG_BAD_INDEX;
     }
+    const i64 total = g.batch * g.planes * g.rows;
+    if (total == 0 || g.width == 0) {
+        for (i64 i = 0; i < g.batch; i++) g.area[i] = 0;
+        return MIXAUG_DONE;
+    }
     Work work = nullptr;
     i64 bytes = 0;
     switch (g.dtype) {
         case MIXAUG_U8: work = some_rows<u8>, bytes = 1; break;
         case MIXAUG_F16: work = some_rows<Half>, bytes = 2; break;
         case MIXAUG_BF16: work = some_rows<BFloat>, bytes = 2; break;
-        case MIXAUG_F32: work = some_rows<float>, bytes = 4; break;
+        case MIXAUG_F32: work = work_on_floats(g), bytes = 4; break;
         default: return MIXAUG_BAD_ARGUMENT;
-    }
-    const i64 total = g.batch * g.planes * g.rows;
-    if (total == 0 || g.width == 0) {
-        for (i64 i = 0; i < g.batch; i++) g.area[i] = 0;
-        return MIXAUG_DONE;
     }
     // Turns of about 256 KB: few enough that taking one costs nothing, small enough that the threads end together.
     const i64 turn = g.threads <= 1 ? total : std::max<i64>(1, (256 << 10) / (g.width * bytes));
@@ -337,9 +446,8 @@ MIXAUG_API int mixaug_composite(const CompositeArgs* args) {
     std::atomic<int> failed{MIXAUG_DONE};
     auto loop = [&]() {
         try {
-            Bands bands;
             for (i64 from = next.fetch_add(turn); from < total; from = next.fetch_add(turn))
-                work(g, bands, from, std::min(from + turn, total));
+                work(g, from, std::min(from + turn, total));
         } catch (const std::bad_alloc&) {
             failed = MIXAUG_NO_MEMORY;
         }
