@@ -9,7 +9,7 @@ from typing import Any
 from study_page import FIGURES, DataResults, Study, values_of
 
 from mixaug._files import atomic_path
-from mixaug.evaluate.report import corruption_label
+from mixaug.evaluate.labels import corruption_label
 
 #: Figures that have a panel.
 SHOWN = ("clean", "mce", "rms", "pgd_2", "pgd_8")

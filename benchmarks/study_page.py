@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-from mixaug.evaluate.report import corruption_label
+from mixaug.evaluate.labels import corruption_label
 
 #: What a run left in its ``result.json``.
 Row: TypeAlias = dict[str, Any]

@@ -1,0 +1,208 @@
+"""Adversarial training: what Dynamic MixCut and the hybrid method are worth beside the methods they are compared with.
+
+    python benchmarks/study_adversarial.py
+
+trains standard, PGD, TRADES, Feature Scatter, Dynamic MixCut and hybrid with every seed, measures each, and writes
+``docs/results/study_adversarial.md``, ``.json`` and ``.png``. Each run is a process of its own with one thread, as many
+at a time as there are cores, in its own folder; finished ones are skipped and stopped ones resumed, so the same command
+goes on after an interruption. ``--report-only`` writes the page from what is finished and says what is missing.
+
+    --ablation boxes       one to six boxes of Dynamic MixCut
+    --ablation targets     targeted or not, with the cut or without
+    --cifar FOLDER --gpu   ResNet-18 on CIFAR-10 in bf16; with --ablation too
+    --quick                a handful of images, to see that it works
+
+Each of these has a page of its own. Needs the extra ``attacks`` (Square and AutoAttack).
+
+Equal for all variants: first weights (per seed), optimiser, schedule, number of optimiser steps, crops and flips,
+images, the radius of training and evaluation, and the random starts of the evaluation's attacks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+from study_adversarial_figure import draw
+from study_adversarial_page import page, summary
+from study_adversarial_plan import ABLATIONS, Job, Plan, jobs_of, plan_of
+from study_adversarial_run import attacks_of, run_one, settings_of
+from study_adversarial_tables import Study
+from study_ipmix import write_text
+from study_page import Row
+from study_runs import Clock, run_all, say
+
+from mixaug.train.settings import TrainSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def read_result(job: Job, options: argparse.Namespace) -> Row | None:
+    """The result of a run; None when it is not finished.
+
+    Raises:
+        ValueError: the result was made with other settings.
+    """
+    path = options.out / job.name / "result.json"
+    if not path.exists():
+        return None
+    row: Row = json.loads(path.read_text(encoding="utf-8"))
+    wanted = settings_of(job, "cpu", path.parent)
+    different = wanted.differences(TrainSettings.from_dict(row["settings"]))
+    evaluation = job.plan.evaluation()
+    different += [name for name, value in evaluation.items() if row["evaluation"].get(name) != value]
+    if different:
+        raise ValueError(
+            f"{path} was made with other settings ({', '.join(different)}); choose another --out or remove it"
+        )
+    return row
+
+
+def run_locked(job: Job, options: argparse.Namespace) -> int:
+    """One run, in this process.
+
+    Raises:
+        filelock.Timeout: another process is at this run.
+    """
+    import torch
+    from filelock import FileLock
+
+    torch.set_num_threads(options.threads)
+    folder = options.out / job.name
+    folder.mkdir(parents=True, exist_ok=True)
+    # A run outlives a killed parent: a second one in its folder would spoil both.
+    with FileLock(folder / ".lock", timeout=0):
+        return run_one(job, folder, "cuda" if options.gpu else "cpu")
+
+
+def run_missing(jobs: list[Job], options: argparse.Namespace) -> None:
+    """Runs what is not finished and has ``--only`` in its name."""
+    attacks_of(jobs[0].plan)  # a missing package is said now, not after the first training
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit stops it as cleanly as Ctrl-C
+    done = {job: row for job in jobs if (row := read_result(job, options)) is not None}
+    known: dict[tuple[str, str], list[float]] = {}
+    for job, row in done.items():
+        known.setdefault(job.group, []).append(row["seconds"]["all"])
+    todo = [job for job in jobs if job not in done and options.only in job.name]
+    say(f"{len(todo)} of {len(jobs)} runs to do, {options.jobs} at a time, in {options.out}")
+
+    def command(job: Job) -> list[str]:
+        return [sys.executable, __file__, *options.typed, "--one", job.variant, str(job.seed)]
+
+    run_all(todo, command, options.out, Clock(todo, known, options.jobs), options.threads)
+
+
+def collect(plan: Plan, options: argparse.Namespace) -> Study:
+    """The finished runs, checked to be of one and the same study.
+
+    Raises:
+        ValueError: a result in the folder was made with other settings, or the runs differ in their steps.
+    """
+    jobs = jobs_of(plan, options.seeds)
+    rows: dict[str, dict[int, Row]] = {}
+    missing = []
+    for job in jobs:
+        row = read_result(job, options)
+        if row is None:
+            missing.append(job.name.partition("/")[2])
+        else:
+            rows.setdefault(job.variant, {})[job.seed] = row
+    steps = {row["steps"] for seeds in rows.values() for row in seeds.values()}
+    if len(steps) > 1:
+        raise ValueError(f"the runs must have equal optimiser steps, got {sorted(steps)}")
+    return Study(
+        plan=plan,
+        rows={name: rows[name] for name in plan.variants if name in rows},
+        command=shlex.join(["python", "benchmarks/study_adversarial.py", *shown_arguments(options)]),
+        planned=len(jobs),
+        missing=missing,
+        conditions=f"{options.jobs} processes at a time, threads of each: {options.threads}; precision of the forward "
+        f"pass in training: {options.amp}, in the evaluation float32.",
+        seeds=options.seeds,
+        gpu=options.gpu,
+    )
+
+
+def save(study: Study, folder: Path) -> str:
+    """Writes the page's ``.json``, ``.png`` and ``.md``, each whole or not at all; returns the page."""
+    text, stem = page(study), study.plan.key
+    write_text(folder / f"{stem}.json", json.dumps(summary(study), indent=1) + "\n")
+    draw(study, folder / f"{stem}.png")
+    write_text(folder / f"{stem}.md", text)
+    return text
+
+
+def shown_arguments(options: argparse.Namespace) -> list[str]:
+    """The arguments that decide the result, without this machine's paths."""
+    arguments = [] if options.cifar is None else ["--cifar", "CIFAR10_FOLDER"]
+    arguments += ["--gpu"] * options.gpu
+    seeds = 1 if options.gpu else 3
+    defaults = {"ablation": None, "eps": None, "epochs": None, "steps": None, "limit": None, "seeds": seeds}
+    for name, default in {**defaults, "threads": 1, "amp": "bf16"}.items():
+        if getattr(options, name) != default:
+            arguments += [f"--{name}", str(getattr(options, name))]
+    return [*arguments, "--quick"] if options.quick else arguments
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ablation", choices=tuple(ABLATIONS), help="instead of the methods: parts of Dynamic MixCut")
+    parser.add_argument("--cifar", type=Path, help="CIFAR-10 as a tree of pictures: train/CLASS and test/CLASS")
+    parser.add_argument("--gpu", action="store_true", help="run on the GPU, with more images in the evaluation")
+    parser.add_argument("--out", type=Path, help="folder of the runs (default runs)")
+    parser.add_argument("--results", type=Path, help="folder of the page (default docs/results)")
+    parser.add_argument("--eps", type=float, help="radius of training and evaluation (default 0.1; CIFAR-10 8/255)")
+    parser.add_argument("--epochs", type=int, help="passes over the training images (default 10; CIFAR-10 30)")
+    parser.add_argument("--steps", type=int, help="optimiser steps in place of epochs")
+    parser.add_argument("--limit", type=int, help="training images (default 3,000; CIFAR-10 45,000)")
+    parser.add_argument("--seeds", type=int, help="seeds 0, 1, ... (default 3; on a GPU 1)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each run (default 1)")
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: the cores over --threads; on a GPU 1)")
+    parser.add_argument("--amp", default="bf16", choices=("off", "bf16"), help="precision in training (default bf16)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="just runs with this in their name: dynamic-mixcut")
+    parser.add_argument("--report-only", action="store_true", help="write the page from the finished runs, run nothing")
+    parser.add_argument("--quick", action="store_true", help="a handful of images, into runs/quick")
+    parser.add_argument("--one", nargs=2, metavar=("VARIANT", "SEED"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    for name in ("epochs", "steps", "limit", "seeds", "threads", "jobs"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} must be at least 1, got {value}")
+    if options.eps is not None and not 0 < options.eps <= 1:
+        parser.error(f"--eps must be above 0 and at most 1, got {options.eps}")
+    options.typed = arguments
+    options.seeds = options.seeds or (1 if options.gpu else 3)
+    options.jobs = options.jobs or (1 if options.gpu else max((os.cpu_count() or 1) // options.threads, 1))
+    options.out = (options.out or ROOT / "runs" / ("quick" if options.quick else "")).absolute()
+    # A quick run says nothing about the methods: its page stays with its runs.
+    options.results = options.results or (options.out if options.quick else ROOT / "docs" / "results")
+    return options
+
+
+def main() -> int:
+    """Runs the study, or one of its runs, or writes its page."""
+    options = parse()
+    plan = plan_of(options)
+    jobs = jobs_of(plan, options.seeds)
+    if options.one:
+        (job,) = (job for job in jobs if [job.variant, str(job.seed)] == options.one)
+        return run_locked(job, options)
+    if not options.report_only:
+        try:
+            run_missing(jobs, options)
+        except KeyboardInterrupt:
+            say("Stopped; the same command goes on.")
+            return 130
+    say(save(collect(plan, options), options.results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
