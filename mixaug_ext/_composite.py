@@ -138,8 +138,8 @@ def arguments(
         batch,
         *((1, height, width * channels, channels) if last else (channels, height, width, 1)),
         boxes.shape[1],
-        len(a),
-        0 if b is None else len(b),
+        a.shape[0],
+        0 if b is None else b.shape[0],
         *strides,
         _DTYPES[base.dtype],
     )

@@ -32,7 +32,7 @@ def sample(
     Raises:
         MemoryError: no memory for the cycle through the batch.
     """
-    batch, high = len(uniforms), count[1]
+    batch, high = uniforms.shape[0], count[1]
     boxes = torch.empty((batch, high, 4), dtype=torch.int64)
     index = torch.empty((2, batch), dtype=torch.int64)
     lam, beta = torch.empty(batch, dtype=torch.float32), torch.empty(batch, dtype=torch.float32)
@@ -63,14 +63,14 @@ def mix_labels(
     Raises:
         IndexError: a label or an index of the record out of range.
     """
-    targets = torch.empty((len(labels), num_classes), dtype=torch.float32)
+    targets = torch.empty((labels.shape[0], num_classes), dtype=torch.float32)
     labels = labels.contiguous()
     lam, index, beta = (None, None, None) if record is None else (
         record[0].contiguous(), record[1].T.contiguous(), record[2].contiguous()
     )  # fmt: skip
     words = _pack_labels(
         *(0 if x is None else x.data_ptr() for x in (labels, lam, index, beta, targets)),
-        *(len(labels), num_classes, smoothing),
+        *(labels.shape[0], num_classes, smoothing),
     )
     if mixaug_ext.library().mixaug_mix_labels(words):  # type: ignore[union-attr]
         raise IndexError(f"labels must be in [0, {num_classes}) and the record's index in [0, {len(labels)})")

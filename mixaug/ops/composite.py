@@ -286,7 +286,7 @@ def _check(
             raise TypeError(f"{name} must be a tensor, got {type(partner).__name__}")
         if partner.dtype != base.dtype:
             raise TypeError(f"{name} must have base's dtype {base.dtype}, got {partner.dtype}")
-        if partner.ndim != 4 or partner.shape[1:] != base.shape[1:] or (index is None and len(partner) != batch):
+        if partner.ndim != 4 or partner.shape[1:] != base.shape[1:] or (index is None and partner.shape[0] != batch):
             rows = batch if index is None else "any"
             wanted = (rows, *base.shape[1:])
             raise ValueError(f"{name} must have shape {wanted}, got {tuple(partner.shape)}".replace("'any'", "any"))

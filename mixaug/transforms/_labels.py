@@ -139,7 +139,7 @@ def check_labels(labels: Any, num_classes: int | None, images: Tensor | None = N
     if images is not None:
         if labels.device != images.device:
             raise ValueError(f"labels must be on the images' device {images.device}, got {labels.device}")
-        if len(labels) != len(images):
+        if labels.shape[0] != images.shape[0]:
             raise ValueError(f"labels must be {len(images)}, one for each image, got {len(labels)}")
     if labels.ndim == 1:
         if num_classes is None:

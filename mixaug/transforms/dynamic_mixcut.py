@@ -204,7 +204,7 @@ class DynamicMixCut(v2.Transform):
         """
         _check_images(images)
         return sample_dynamic_mixcut(
-            len(images),
+            images.shape[0],
             (images.shape[-2], images.shape[-1]),
             self.settings,
             generator if generator is not None else self._random.current(),
@@ -293,7 +293,7 @@ class DynamicMixCut(v2.Transform):
         first = self.check_values or not self._checked
         if first or labels.device.type == "cpu":
             _labels.check_label_values(labels, classes)
-        if first or (images.device.type == "cpu" and len(images) == 1):
+        if first or (images.device.type == "cpu" and images.shape[0] == 1):
             for name, value in (("images", images), *zip(("views[0]", "views[1]"), views or (), strict=False)):
                 check_values(_plain(value), name, "mixed as they are")
             self._checked = True
@@ -310,7 +310,7 @@ def _plain(value: Tensor) -> Tensor:
 def _mixed(images: Tensor, params: DynamicMixCutParams, views: Views | None) -> Tensor:
     """The images with their boxes filled, as the kind of tensor they were."""
     base = _plain(images)
-    if views is None and len(base) == 1:
+    if views is None and base.shape[0] == 1:
         out = base.clone()
     else:
         # Frames of a clip share the draw: to the compositing they are more channels.
@@ -343,7 +343,7 @@ def _fitting(params: DynamicMixCutParams, images: Tensor) -> DynamicMixCutParams
     if not isinstance(params, DynamicMixCutParams):
         raise TypeError(f"params must be DynamicMixCutParams, got {type(params).__name__}")
     h, w = params.size
-    if len(params.lam) != len(images) or (h, w) != tuple(images.shape[-2:]):
+    if params.lam.shape[0] != images.shape[0] or (h, w) != tuple(images.shape[-2:]):
         raise ValueError(
             f"params were drawn for {len(params.lam)} images of {h}x{w} pixels, got images of shape "
             f"{tuple(images.shape)}"
