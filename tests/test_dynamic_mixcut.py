@@ -1,4 +1,4 @@
-"""Dynamic MixCut: pixels and labels against the per-pixel reference, kinds of input, records, samples, copies, autograd.
+"""Dynamic MixCut: pixels and labels against the per-pixel reference, kinds of input, records, samples, autograd.
 
 The draws are in test_boxes.py, bad input in test_dynamic_mixcut_input.py, loaders in test_collate.py.
 """
