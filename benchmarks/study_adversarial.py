@@ -28,6 +28,7 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
 from study_adversarial_figure import draw
 from study_adversarial_page import page, summary
 from study_adversarial_plan import ABLATIONS, Job, Plan, jobs_of, plan_of
@@ -69,7 +70,6 @@ def run_locked(job: Job, options: argparse.Namespace) -> int:
     Raises:
         filelock.Timeout: another process is at this run.
     """
-    import torch
     from filelock import FileLock
 
     torch.set_num_threads(options.threads)
@@ -81,8 +81,15 @@ def run_locked(job: Job, options: argparse.Namespace) -> int:
 
 
 def run_missing(jobs: list[Job], options: argparse.Namespace) -> None:
-    """Runs what is not finished and has ``--only`` in its name."""
-    attacks_of(jobs[0].plan)  # a missing package is said now, not after the first training
+    """Runs what is not finished and has ``--only`` in its name.
+
+    Raises:
+        ModuleNotFoundError: ``pyautoattack`` is not installed.
+        ValueError: ``--gpu`` without a GPU.
+    """
+    attacks_of(jobs[0].plan)  # what is missing is said now, not after the first training
+    if options.gpu and not torch.cuda.is_available():
+        raise ValueError("--gpu needs a GPU that this torch can use, and there is none")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit stops it as cleanly as Ctrl-C
     done = {job: row for job in jobs if (row := read_result(job, options)) is not None}
     known: dict[tuple[str, str], list[float]] = {}
@@ -193,6 +200,8 @@ def main() -> int:
     jobs = jobs_of(plan, options.seeds)
     if options.one:
         (job,) = (job for job in jobs if [job.variant, str(job.seed)] == options.one)
+        # Of a study in the background, where the shell has it ignored, and Ctrl-C is how this process is stopped.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         return run_locked(job, options)
     if not options.report_only:
         try:

@@ -149,19 +149,20 @@ def page(study: Study) -> str:
     if study.missing:
         done = study.planned - len(study.missing)
         lines += [f"**Partial: {done} of {study.planned} runs are finished.** Missing: {', '.join(study.missing)}.", ""]
-    seeds = f"{study.seeds} seeds" if study.seeds > 1 else "one seed, so without a spread"
+    seeds = f"mean ± standard deviation over {study.seeds} seeds" if study.seeds > 1 else "of one seed"
     settings, epochs = first["settings"], first["history"][-1]["epoch"]
+    batch = min(settings["batch_size"], first["training_images"])
     lines += [
         f"{plan.label}: {first['training_images']:,} training images, {epochs:.0f} epochs, {first['steps']:,} "
         f"optimiser steps for all; `{settings['model']}` ({first['parameters'] / 1e6:.2f} million parameters), SGD "
-        f"with Nesterov momentum {settings['momentum']:g}, batch {settings['batch_size']}, lr {settings['lr']:g} on a "
+        f"with Nesterov momentum {settings['momentum']:g}, batch {batch}, lr {settings['lr']:g} on a "
         "cosine"
         + (f" after {settings['warmup']} epoch of warm-up" if settings["warmup"] else "")
         + f", weight decay {settings['weight_decay']:g}, crops and flips. Radius {plan.eps:.4g} (l-infinity, images in "
         "[0, 1]) in training and evaluation.",
         "",
-        f"Accuracy in percent on test images, mean ± standard deviation over {seeds}; the error is 100 less it; the "
-        "highest mean of a column is bold. All figures are of the last epoch. Seconds are of training alone, the "
+        f"Accuracy in percent on test images, {seeds}; the error is 100 less it; the highest mean of a column is "
+        "bold. All figures are of the last epoch. Seconds are of training alone, the "
         "median over the epochs of a run; memory is the highest of "
         + ("tensors on the GPU." if study.gpu else "the training process, Python and torch included."),
         "", f"![Every seed a dot, means as lines; below, validation accuracy and the schedules]({plan.key}.png)", "",

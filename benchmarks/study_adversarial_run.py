@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from study_adversarial_plan import Job, Plan
 from study_ipmix import processor, write_text
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixaug.attacks import FGSM, PGD, SPSA, AutoAttack, CWLinf, Square
 from mixaug.evaluate import Report, evaluate_model
@@ -67,7 +67,7 @@ def run_one(job: Job, folder: Path, device: str) -> int:
     model, info = load_checkpoint(trained.last)
     attacks = attacks_of(plan)
     report = evaluate_model(
-        model,
+        in_channels_last(model),
         data.test,
         attacks=attacks,
         corruptions=None,
@@ -80,7 +80,7 @@ def run_one(job: Job, folder: Path, device: str) -> int:
     )
     best_model, best = load_checkpoint(trained.best)
     best_report = evaluate_model(
-        best_model,
+        in_channels_last(best_model),
         data.test,
         attacks=[attack for attack in attacks if attack.name == BEST_ATTACK],
         corruptions=None,
@@ -111,6 +111,11 @@ def run_one(job: Job, folder: Path, device: str) -> int:
     }
     write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
     return 0
+
+
+def in_channels_last(model: nn.Module) -> nn.Module:
+    """The model in the memory format it was trained in: a quarter less time on a CPU than as it is loaded."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def memory_at_start(folder: Path) -> float | None:

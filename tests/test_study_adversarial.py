@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -251,6 +252,18 @@ def test_results_of_other_settings_are_refused(finished):
         study_adversarial.collect(plan, options)
 
 
+def test_a_run_of_a_study_in_the_background_can_be_stopped(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(study_adversarial, "run_locked", lambda *_: seen.append(signal.getsignal(signal.SIGINT)) or 0)
+    monkeypatch.setattr(sys, "argv", ["study", "--quick", "--out", str(tmp_path), "--one", "TRADES", "2"])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell sets it for "command &"
+    try:
+        assert study_adversarial.main() == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.default_int_handler]
+
+
 @pytest.mark.slow
 def test_a_run_is_stopped_resumed_and_measured(tmp_path, monkeypatch):
     pytest.importorskip("pyautoattack")
@@ -340,6 +353,15 @@ def test_cifar_is_resnet18_in_bf16_at_its_own_radius():
     assert (options.seeds, options.jobs, plan.key) == (1, 1, "study_adversarial_cifar10")
     assert plan.title.endswith("on a GPU") and "eps" not in plan.settings("standard")
     assert study_adversarial.shown_arguments(options) == ["--cifar", "CIFAR10_FOLDER", "--gpu"]
+
+
+def test_a_gpu_that_is_not_there_is_said_before_anything_runs(tmp_path, processes, monkeypatch):
+    pytest.importorskip("pyautoattack")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    options, _, jobs = study_of(tmp_path, "--gpu")
+    with pytest.raises(ValueError, match="--gpu needs a GPU"):
+        study_adversarial.run_missing(jobs, options)
+    assert processes.started == []
 
 
 @pytest.mark.parametrize("arguments", [["--epochs", "0"], ["--steps", "0"], ["--jobs", "0"], ["--eps", "2"]])
