@@ -19,27 +19,22 @@ import argparse
 import functools
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
-import PIL
 import pil_ipmix
 import pytest
 import torch
-import torchvision
+from measure import MALLOC_ENVIRONMENT, Call, peak_of, torch_threads, versions
 from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import v2
 
-import mixaug_ext
 from mixaug import IPMix, MixingSet
 from mixaug.ops import ipmix_torch
 
@@ -52,7 +47,6 @@ BATCH_CASES = (
     "torchvision AugMix, one by one", "PIL pipeline", "lean PIL pipeline",
 )  # fmt: skip
 SINGLE_CASES = ("mixaug", "torchvision AugMix", "PIL pipeline", "lean PIL pipeline")
-Case = Callable[[], object]
 
 
 # ------------------------------------------------------------------ inputs
@@ -89,16 +83,6 @@ def to_dtype(images: Tensor, dtype: torch.dtype) -> Tensor:
     return images if dtype == torch.uint8 else images.to(dtype) / 255
 
 
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 # ------------------------------------------------------------------ cases: name -> (call, threads)
 
 
@@ -108,12 +92,12 @@ def torch_form(ipmix: IPMix, images: Tensor) -> Tensor:
     return ipmix_torch(images, params, bank().resized(params.side))
 
 
-def batch_cases(side: int, batch: int, dtype: torch.dtype, threads: int) -> dict[str, tuple[Case, int]]:
+def batch_cases(side: int, batch: int, dtype: torch.dtype, threads: int) -> dict[str, tuple[Call, int]]:
     """A whole batch in, a whole batch out."""
     images, pils = to_dtype(photographs(batch, side), dtype), as_pil(batch, side)
     ipmix, augmix = IPMix(mixing_set=bank()), v2.AugMix()
     pipeline, lean = pil_pipelines(side)
-    calls: list[tuple[Case, int]] = [
+    calls: list[tuple[Call, int]] = [
         (lambda: ipmix(images), threads),
         (lambda: ipmix(images), 1),
         (lambda: torch_form(ipmix, images), threads),
@@ -130,7 +114,7 @@ def pil_pipelines(side: int) -> tuple[pil_ipmix.PILIPMix, pil_ipmix.LeanIPMix]:
     return tuple(kind.for_side(side, resized_pil(side), rng=np.random.default_rng(0)) for kind in kinds)
 
 
-def single_cases(side: int, kind: str, count: int) -> dict[str, tuple[Case, int]]:
+def single_cases(side: int, kind: str, count: int) -> dict[str, tuple[Call, int]]:
     """One image at a time inside ``Compose`` on one thread, as in a loader worker; ``count`` images a call.
 
     ``kind`` "PIL": a PIL image in, a float tensor out (the PIL pipeline ends in one by itself). "tensor": a uint8
@@ -158,9 +142,9 @@ def single_cases(side: int, kind: str, count: int) -> dict[str, tuple[Case, int]
     return dict(zip(SINGLE_CASES, calls, strict=True))
 
 
-def groups(threads: int) -> dict[str, tuple[int, int, dict[str, tuple[Case, int]]]]:
+def groups(threads: int) -> dict[str, tuple[int, int, dict[str, tuple[Call, int]]]]:
     """Group title -> side, images a call, cases; in the order of the table."""
-    out: dict[str, tuple[int, int, dict[str, tuple[Case, int]]]] = {}
+    out: dict[str, tuple[int, int, dict[str, tuple[Call, int]]]] = {}
     for side, batch in BATCHES:
         for dtype in DTYPES:
             title = f"ipmix batch {side}px, batch {batch}, {str(dtype)[6:]}"
@@ -171,31 +155,17 @@ def groups(threads: int) -> dict[str, tuple[int, int, dict[str, tuple[Case, int]
     return out
 
 
-def versions() -> str:
-    cpu = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    kernel = "compiled kernel" if mixaug_ext.library() is not None else f"no compiled kernel: {mixaug_ext.why_not()}"
-    return (
-        f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, torchvision "
-        f"{torchvision.__version__}, pillow {PIL.__version__}, NumPy {np.__version__}, {kernel}"
-    )
-
-
 # ------------------------------------------------------------------ pytest-benchmark
 
 
-def _measure(benchmark: object, call: Case, threads: int, side: int, count: int) -> None:
+def _measure(benchmark: object, call: Call, threads: int, side: int, count: int) -> None:
     with torch_threads(threads):
         call()
         benchmark.pedantic(call, rounds=7, iterations=1, warmup_rounds=1)
     rate = count / benchmark.stats.stats.median
     benchmark.extra_info.update(
         {
-            "images/s": round(rate), "threads": threads, "images": count, "versions": versions(),
+            "images/s": round(rate), "threads": threads, "images": count, "versions": versions("pillow", "numpy"),
             "ratio to the printed PIL figure": round(rate / PRINTED[side], 1),
         }
     )  # fmt: skip
@@ -224,7 +194,7 @@ def bench_one_image(benchmark: object, side: int, count: int, kind: str, name: s
 # ------------------------------------------------------------------ the tables
 
 
-def interleaved(cases: dict[str, tuple[Case, int]], rounds: int) -> dict[str, list[float]]:
+def interleaved(cases: dict[str, tuple[Call, int]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each call; in every round each case runs once, so that a slow minute hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for round_number in range(rounds + 1):
@@ -304,14 +274,6 @@ def scaling_table(threads: int, rounds: int) -> Iterator[str]:
             yield f"| {str(dtype)[6:]} | {batch} x 3x{side}x{side} | {1e3 * spent:.2f} | {cost:.2f} | {growth} |"
 
 
-def _status(field: str) -> int:
-    """A size in bytes from /proc/self/status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")
-
-
 def measure_memory(side: int, batch: int, dtype_name: str, form: str, threads: int) -> None:
     """In a process of its own: prints the peak of resident memory above the state before the call, in bytes."""
     torch.set_num_threads(threads)
@@ -319,18 +281,14 @@ def measure_memory(side: int, batch: int, dtype_name: str, form: str, threads: i
     ipmix = IPMix(mixing_set=bank())
     call = ipmix if form == "compiled" else functools.partial(torch_form, ipmix)
     call(images[:1])  # libraries, thread pools and the resized pictures are there
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
-    before = _status("VmRSS")
-    out = call(images)
-    print(json.dumps({"extra": _status("VmHWM") - before, "batch": images.nbytes, "out": out.nbytes}))
+    print(json.dumps({"extra": peak_of(lambda: call(images)), "batch": images.nbytes}))
 
 
 def memory_table(threads: int) -> Iterator[str]:
     yield "\n**Peak extra memory** in batches of the input's dtype, the result included (Linux, resident memory)\n"
     yield "| images | dtype | form | batches | MB |"
     yield "|---|---|---|---|---|"
-    # Freed blocks go back to the system at once, so that the high-water mark is what the call itself took.
-    settings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    settings = os.environ | MALLOC_ENVIRONMENT
     for side, batch in ((32, 4096), (224, 64), (224, 256)):
         for dtype in ("uint8", "float32"):
             for form in ("compiled", "PyTorch"):
@@ -364,7 +322,7 @@ def main() -> None:
         "memory": memory_table(args.threads),
     }
     print(f"`python benchmarks/bench_ipmix.py {' '.join(sys.argv[1:])}`".replace(" `", "`"))
-    print(f"{versions()}; {args.threads} threads where the table says so; k = 3, t = 3, defaults by size.")
+    print(f"{versions('pillow', 'numpy')}; {args.threads} threads where said; k = 3, t = 3, defaults by size.")
     printed = ", ".join(f"{rate} at {side} px" for side, rate in PRINTED.items())
     print(f"Printed figure: what the goals name for the PIL pipeline on one core of another machine, {printed}.")
     for name, lines in parts.items():
