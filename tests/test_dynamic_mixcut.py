@@ -160,15 +160,18 @@ def test_targets_are_the_shares_of_the_pixels():
     assert ((targets > 0).sum(1) == 3).all()  # the image and two partners
 
 
-def test_outputs_are_new_tensors():
-    images, labels = torch.rand(3, 1, 4, 4), torch.eye(3)
-    for batch in (1, 3):
-        mix = DynamicMixCut(p=0.0, smoothing=0.0)
-        mixed, targets = mix(images[:batch], labels[:batch])
-        assert mixed.equal(images[:batch]) and targets.equal(labels[:batch])
-        mixed.zero_()
-        targets.zero_()
-    assert images.sum() > 0 and labels.equal(torch.eye(3))
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("with_views", [False, True])
+def test_outputs_are_new_tensors(batch, with_views):
+    """Also where nothing changes: no image is mixed, no label smoothed."""
+    images, labels = images_of((batch, 1, 4, 4)), torch.eye(3)[:batch].clone()
+    views = (images, images) if with_views else None
+    before = images.clone(), labels.clone()
+    mixed, targets = DynamicMixCut(p=0.0, smoothing=0.0)(images, labels, views=views)
+    assert mixed.equal(images) and targets.equal(labels)
+    mixed.fill_(0.5)
+    targets.fill_(0.5)
+    assert images.equal(before[0]) and labels.equal(before[1])
 
 
 # ---------------------------------------------------------------- layouts and kinds that come out
@@ -279,8 +282,9 @@ def test_probabilities(dtype, num_classes):
         labels = torch.nn.functional.one_hot(labels_of(5), CLASSES)
     params = record(5, (6, 6))
     before, version = labels.clone(), labels._version
-    result = DynamicMixCut(num_classes).replay(images, labels, params)
-    check_pair(result, images, labels.float(), params, 0.1)
+    for views in (None, (images, images)):
+        result = DynamicMixCut(num_classes).replay(images, labels, params, views)
+        check_pair(result, images, labels.float(), params, 0.1, views)
     assert labels.equal(before) and labels._version == version
 
 

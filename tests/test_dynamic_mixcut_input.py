@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -334,6 +335,9 @@ def test_probabilities_within_rounding_are_taken():
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         rows = torch.rand(64, 1000, generator=torch.Generator().manual_seed(0)).mul(9).softmax(1).to(dtype)
         assert DynamicMixCut()(images, rows)[1].shape == (64, 1000)
+    thirds = torch.tensor([[1 / 3, 2 / 3]]).bfloat16()
+    assert float(thirds.sum(1, dtype=torch.float32)) > 1.0015
+    assert smooth_labels(thirds, 2, 0.0).shape == (1, 2)
 
 
 def test_num_classes_is_needed_with_indices():
@@ -417,3 +421,34 @@ def test_records_of_other_images():
         mix.sample([IMAGES])
     with refused(TypeError, "images must be a tensor of shape (B, C, H, W), got list"):
         mix.replay([IMAGES], LABELS, params)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("lam", lambda x: x.double(), "params.lam must be float32 of shape (4,), got torch.float64 of (4,)"),
+        ("lam", lambda x: x[:, None], "params.lam must be float32 of shape (4,), got torch.float32 of (4, 1)"),
+        ("index", lambda x: x.int(), "params.index must be int64 of shape (4, 2), got torch.int32 of (4, 2)"),
+        ("index", lambda x: x[:, :1], "params.index must be int64 of shape (4, 2), got torch.int64 of (4, 1)"),
+        ("beta", lambda x: x.half(), "params.beta must be float32 of shape (4,), got torch.float16 of (4,)"),
+        ("beta", lambda x: x[:3], "params.beta must be float32 of shape (4,), got torch.float32 of (3,)"),
+    ],
+)
+@pytest.mark.parametrize("with_views", [False, True])
+def test_records_with_other_tensors(name, change, message, with_views):
+    """A record that was stored and read again as something else."""
+    params = DynamicMixCut(4).sample(IMAGES)
+    params = dataclasses.replace(params, **{name: change(getattr(params, name))})
+    views = (IMAGES, IMAGES) if with_views else None
+    with refused(ValueError, message):
+        DynamicMixCut(4).replay(IMAGES, LABELS, params, views)
+    with refused(ValueError, message):
+        replay_dynamic_mixcut(IMAGES, LABELS, params, views=views, num_classes=4)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_records_that_name_other_images(batch):
+    params = DynamicMixCut(4).sample(IMAGES[:batch])
+    params = dataclasses.replace(params, index=params.index + batch, boxes=torch.tensor([[[0, 0, 8, 8]]] * batch))
+    with pytest.raises(IndexError):
+        DynamicMixCut(4).replay(IMAGES[:batch], LABELS[:batch], params)

@@ -255,7 +255,8 @@ class DynamicMixCut(v2.Transform):
                     "the images of one sample share their draw and must have one size, got "
                     f"{tuple(first.shape)} and {tuple(other.shape)}"
                 )
-        return {"mixcut": _fitting(self.sample(first), first)}
+        params = self.sample(first)
+        return {"mixcut": params if params.lam.device == first.device else params.to(first.device)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """torchvision's hook: carries the record out on the labels or on a batch of images."""
@@ -300,6 +301,7 @@ class DynamicMixCut(v2.Transform):
 
 
 _KINDS = (tv_tensors.Image, tv_tensors.Video)
+_FLOAT, _INT = torch.float32, torch.int64
 
 
 def _plain(value: Tensor) -> Tensor:
@@ -348,7 +350,16 @@ def _fitting(params: DynamicMixCutParams, images: Tensor) -> DynamicMixCutParams
             f"params were drawn for {len(params.lam)} images of {h}x{w} pixels, got images of shape "
             f"{tuple(images.shape)}"
         )
-    return params if params.boxes.device == images.device else params.to(images.device)
+    # The compiled label mixing reads them where they lie.
+    batch = images.shape[0]
+    for name, dtype, shape in (("lam", _FLOAT, (batch,)), ("index", _INT, (batch, 2)), ("beta", _FLOAT, (batch,))):
+        value = getattr(params, name)
+        if value.dtype != dtype or value.shape != shape:
+            kind = str(dtype).removeprefix("torch.")
+            raise ValueError(
+                f"params.{name} must be {kind} of shape {shape}, got {value.dtype} of {tuple(value.shape)}"
+            )
+    return params if all(x.device == images.device for x in params.tensors().values()) else params.to(images.device)
 
 
 def _images_in(flat: list[Any], labels: int) -> list[int]:
