@@ -1,225 +1,106 @@
-"""PGD against a hand-written loop, its bounds, and what it must leave alone."""
+"""What every attack keeps to: the model left as it was, bounds, randomness, chunks, checks and messages."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
+import warnings
+from collections import Counter
 
 import pytest
 import torch
+from attack_reference import (
+    ATTACKS,
+    CLASSES,
+    FOREIGN,
+    RADIUS,
+    batch,
+    each_attack,
+    generator,
+    needs_pyautoattack,
+    same_state,
+    small_model,
+    state_of,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mixaug.attacks import PGD
+import mixaug.attacks
+from mixaug.attacks import CWL2, FGSM, KLPGD, PGD, SPSA, CWLinf, FeatureScatter, two_views
 from mixaug.attacks._random import other_classes
 from mixaug.attacks._state import training_attack
 
 
-@pytest.fixture
-def model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Flatten(), nn.Linear(4 * 36, 5)
-    ).eval()
+class Counting(nn.Module):
+    """Counts passes and images, and does ``spoil`` to the logits from the given pass on."""
+
+    def __init__(self, model, spoil=None, at=1):
+        super().__init__()
+        self.model = model
+        self.spoil = spoil
+        self.at = at
+        self.sizes = []
+
+    def forward(self, images):
+        self.sizes.append(len(images))
+        logits = self.model(images)
+        return self.spoil(logits) if self.spoil and len(self.sizes) >= self.at else logits
 
 
-@pytest.fixture
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return torch.rand(6, 3, 8, 8, generator=generator), torch.randint(5, (6,), generator=generator)
-
-
-def by_hand(model, images, labels, eps, step_size, steps, seed, targeted=False, classes=5):
-    generator = torch.Generator().manual_seed(seed)
-    model = copy.deepcopy(model).eval()
-    low, high = (images - eps).clamp(0, 1), (images + eps).clamp(0, 1)
-    x = torch.clamp(images + eps * (2 * torch.rand(images.shape, generator=generator) - 1), low, high)
-    if targeted:
-        labels = (labels + torch.randint(1, classes, labels.shape, generator=generator)) % classes
-    for _ in range(steps):
-        x = x.detach().requires_grad_()
-        loss = cross_entropy(model(x), labels, reduction="sum")
-        gradient = torch.autograd.grad(loss, x)[0]
-        step = (-1 if targeted else 1) * step_size * gradient.sign()
-        x = torch.clamp(x + step, low, high)
-    return x.detach()
-
-
-@pytest.mark.parametrize("targeted", [False, True])
-def test_equals_the_hand_written_loop_bit_for_bit(model, batch, targeted):
-    attack = PGD(0.05, 0.02, 4, targeted, generator=torch.Generator().manual_seed(9))
-    assert torch.equal(attack(model, *batch), by_hand(model, *batch, 0.05, 0.02, 4, 9, targeted))
-
-
-@pytest.mark.parametrize("eps", [0.0, 8 / 255, 0.5])
-@pytest.mark.parametrize("random_start", [False, True])
-def test_stays_in_the_ball_and_in_range(model, batch, eps, random_start):
-    images = batch[0].clone()
+@pytest.mark.parametrize("size", [(8, 10), (15, 15)], ids=["8x10", "15x15"])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[needs_pyautoattack] if n in FOREIGN else []) for n in ATTACKS])
+def test_result_is_a_new_batch_in_the_ball_and_in_range(name, size):
+    if name == "square-l2" and size[0] != size[1]:
+        pytest.skip("square images only")
+    model = small_model(size)
+    images, _ = batch(size=size)
     images[0], images[1] = 0, 1
-    before = images.clone()
-    adversarial = PGD(eps, eps / 2, 3, random_start=random_start)(model, images, batch[1])
+    images = images.to(memory_format=torch.channels_last)
+    labels = model(images).argmax(1)
+    before, version = images.clone(), images._version
+    adversarial = ATTACKS[name](generator())(model, images, labels)
     assert torch.equal(images, before)
-    assert (adversarial - images).abs().max() <= eps + 1e-7
+    assert images._version == version
+    assert adversarial.data_ptr() != images.data_ptr()
+    assert (adversarial.shape, adversarial.dtype) == (images.shape, images.dtype)
+    assert adversarial.is_contiguous(memory_format=torch.channels_last)
+    assert not adversarial.requires_grad
     assert adversarial.min() >= 0
     assert adversarial.max() <= 1
-    assert not adversarial.requires_grad
+    assert not torch.equal(adversarial, images)
+    if name in RADIUS:
+        eps, norm = RADIUS[name]
+        change = (adversarial - images).flatten(1)
+        assert change.norm(dim=1, p=2 if norm == "l2" else torch.inf).max() <= eps + 1e-6
 
 
-def test_raises_the_loss_and_the_target_lowers_it(model, batch):
-    def loss(images, labels):
-        return cross_entropy(copy.deepcopy(model).eval()(images), labels).item()
+@each_attack()
+@pytest.mark.parametrize("fails", [False, True], ids=["ends", "raises half-way"])
+def test_leaves_the_model_as_it_was(make, fails):
+    size = (15, 15)
 
-    images, labels = batch
-    assert loss(PGD(0.1, 0.03, 10)(model, images, labels), labels) > loss(images, labels) + 0.05
-    seen = []
-    handle = model.register_forward_hook(lambda *_: seen.append(1))
-    PGD(0.1, 0.03, 10, targeted=True)(model, images, labels)
-    handle.remove()
-    assert len(seen) == 10  # no pass beside the steps
+    def fail(logits):
+        raise RuntimeError("broken")
 
-
-def test_targets_are_uniform_over_the_other_classes():
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(4).repeat(3000)
-    counts = torch.zeros(4, 4)
-    counts.index_put_((labels, other_classes(labels, 4, generator)), torch.ones(()), accumulate=True)
-    assert counts.diagonal().sum() == 0
-    others = counts[~torch.eye(4, dtype=torch.bool)]
-    assert ((others - 1000) ** 2 / 1000).sum() < 36  # chi-squared, 8 degrees of freedom, p = 2e-5
-
-
-def state_of(model: nn.Module):
-    return (
-        [module.training for module in model.modules()],
-        {name: tensor.clone() for name, tensor in model.state_dict().items()},
-        [(p.requires_grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()],
-    )
-
-
-def same_state(one, two) -> bool:
-    tensors = all(torch.equal(one[1][name], two[1][name]) for name in one[1])
-    gradients = all(
-        a[0] == b[0] and (a[1] is None) == (b[1] is None) and (a[1] is None or torch.equal(a[1], b[1]))
-        for a, b in zip(one[2], two[2], strict=True)
-    )
-    return one[0] == two[0] and tensors and gradients
-
-
-def test_leaves_the_model_as_it_was(model, batch):
+    model = Counting(small_model(size), fail if fails else None, at=2 if make(None).name != "fgsm" else 1)
+    images, _ = batch(size=size)
+    labels = model.model(images).argmax(1)
     model.train()
-    model[1].eval()
-    model[0].weight.requires_grad_(False)
-    model[5].weight.grad = torch.ones_like(model[5].weight)
+    model.model[1].eval()
+    model.model[0].weight.requires_grad_(False)
+    model.model[5].weight.grad = torch.ones_like(model.model[5].weight)
     before = state_of(model)
+    attack = make(generator())
     with training_attack():
-        PGD(steps=2)(model, *batch)
+        if fails:
+            with pytest.raises(RuntimeError, match="broken"):
+                attack(model, images, labels)
+        else:
+            attack(model, images, labels)
     assert same_state(before, state_of(model))
-
-
-def test_restores_every_mode_after_an_exception(model, batch):
-    class Fails(nn.Module):
-        def forward(self, x):
-            raise RuntimeError("broken")
-
-    broken = nn.Sequential(model, Fails())
-    broken.train()
-    model[1].eval()
-    before = state_of(broken)
-    with pytest.raises(RuntimeError, match="broken"), training_attack():
-        PGD()(broken, *batch)
-    assert same_state(before, state_of(broken))
-
-
-@pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode])
-def test_works_where_gradients_are_off(model, batch, guard):
-    with guard():
-        images = batch[0] * 1.0  # made inside: an inference tensor
-        adversarial = PGD(0.05, 0.02, 2, generator=torch.Generator().manual_seed(3))(model, images, batch[1])
-    assert torch.equal(adversarial, by_hand(model, *batch, 0.05, 0.02, 2, 3))
-
-
-def test_keeps_dtype_and_memory_format(model, batch):
-    images = batch[0].to(memory_format=torch.channels_last)
-    assert PGD(steps=1)(model, images, batch[1]).is_contiguous(memory_format=torch.channels_last)
-    assert PGD(steps=1)(model.bfloat16(), batch[0].bfloat16(), batch[1]).dtype == torch.bfloat16
-
-
-def test_an_empty_batch_comes_back_empty(model):
-    assert PGD()(model, torch.empty(0, 3, 8, 8), torch.empty(0, dtype=torch.int64)).shape == (0, 3, 8, 8)
-
-
-def test_names_the_step_of_non_finite_logits(model, batch):
-    class Breaks(nn.Module):
-        calls = 0
-
-        def forward(self, x):
-            self.calls += 1
-            return model(x) * (float("nan") if self.calls >= 3 else 1.0)
-
-    with pytest.raises(FloatingPointError, match="at step 3 of 5"):
-        PGD(steps=5)(Breaks().eval(), *batch)
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "message"),
-    [
-        ({"eps": -0.1}, ValueError, "eps must be 0 or more"),
-        ({"eps": float("nan")}, ValueError, "eps must be"),
-        ({"eps": 8}, ValueError, "at most 1"),
-        ({"eps": "8/255"}, TypeError, "eps must be a number, got str"),
-        ({"eps": True}, TypeError, "eps must be a number, got bool"),
-        ({"step_size": 0}, ValueError, "step_size must be above 0"),
-        ({"steps": -1}, ValueError, "steps must be 0 or more, got -1"),
-        ({"steps": 2.0}, TypeError, "steps must be an int, got float"),
-        ({"targeted": 1}, TypeError, "targeted must be True or False"),
-        ({"random_start": None}, TypeError, "random_start must be True or False"),
-        ({"generator": 3}, TypeError, "generator must be a torch.Generator or None, got int"),
-    ],
-)
-def test_refuses_wrong_settings(settings, error, message):
-    with pytest.raises(error, match=message):
-        PGD(**settings)
-
-
-def test_refuses_wrong_batches(model, batch):
-    images, labels = batch
-    cases = [
-        (("model", images, labels), TypeError, "model must be a torch.nn.Module, got str"),
-        ((model, [1], labels), TypeError, "images must be a tensor, got list"),
-        ((model, (images * 255).byte(), labels), TypeError, "divide uint8 images by 255"),
-        ((model, images[0], labels), ValueError, r"images must have shape \(B, C, H, W\)"),
-        ((model, images, labels.float()), TypeError, "labels must be an int64 tensor .or probabilities of shape .B, classes.., got torch.float32"),
-        ((model, images, [0] * 6), TypeError, "labels must be an int64 tensor, got list"),
-        ((model, images, labels[:5]), ValueError, r"labels must have shape \(6,\)"),
-        ((model, images * 4 - 2, labels), ValueError, "normalise inside the model"),
-        ((model, images * float("nan"), labels), ValueError, r"images must lie in \[0, 1\]"),
-        ((model, images, labels - 9), ValueError, "labels must be 0 or more"),
-        ((model, images, labels + 9), ValueError, "below the model's 5 classes"),
-        ((nn.Flatten(0).eval(), images, labels), ValueError, "model must return logits of shape"),
-    ]
-    for arguments, error, message in cases:
-        with pytest.raises(error, match=message):
-            PGD()(*arguments)
-    one_class = nn.Sequential(nn.Flatten(), nn.Linear(192, 1)).eval()
-    with pytest.raises(ValueError, match="2 classes or more"):
-        PGD(targeted=True)(one_class, images, labels * 0)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_cpu_generator_starts_the_same_on_the_gpu(model, batch):
-    def start(device):
-        attack = PGD(0.05, 1e-9, 1, generator=torch.Generator().manual_seed(0))
-        return attack(model.to(device), batch[0].to(device), batch[1].to(device)).cpu()
-
-    assert torch.allclose(start("cpu"), start("cuda"), atol=1e-6)
-
-
-def test_no_steps_is_the_start():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10)).eval()
-    images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
-    assert PGD(steps=0, random_start=False)(model, images, labels).equal(images)
-    moved = PGD(eps=0.1, steps=0)(model, images, labels)
-    assert 0.05 < (moved - images).abs().max() <= 0.1 + 1e-6
+    assert len(model.sizes) > 0
 
 
 def test_modes_are_restored_when_the_model_refuses_evaluation_mode():
@@ -234,3 +115,530 @@ def test_modes_are_restored_when_the_model_refuses_evaluation_mode():
     with pytest.raises(RuntimeError, match="no"), training_attack():
         PGD(steps=1)(model, torch.rand(2, 3, 2, 2), torch.tensor([0, 1]))
     assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("make", [PGD, FGSM, KLPGD, FeatureScatter, CWLinf])
+def test_batch_norms_move_when_asked_and_only_those_that_train(make):
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.Dropout(), nn.Flatten(), nn.Linear(240, 5)).train()
+    model[1].eval()
+    images, labels = batch()
+    seen = []
+    model[2].register_forward_hook(lambda module, *_: seen.append(module.training))
+    with training_attack():
+        make(batch_norm="still")(model, images, labels)
+        assert model[0].running_mean.abs().max() == 0
+        make(batch_norm="moves")(model, images, labels)
+    assert model[0].running_mean.abs().max() > 0
+    assert model[1].running_mean.abs().max() == 0
+    assert not any(seen)  # dropout stays off
+    assert [module.training for module in model] == [True, False, True, True, True]
+
+
+@each_attack()
+def test_same_seed_same_result_and_another_seed_another(make):
+    size = (15, 15)
+    model = small_model(size)
+    images, _ = batch(size=size)
+    labels = model(images).argmax(1)
+    one, two, other = (make(generator(seed))(model, images, labels) for seed in (4, 4, 5))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+@each_attack("cw-l2")
+def test_a_given_generator_leaves_the_global_one_alone(make):
+    size = (15, 15)
+    images, labels = batch(size=size)
+    before = torch.get_rng_state()
+    make(generator())(small_model(size), images, labels)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode])
+@each_attack()
+def test_works_where_gradients_are_off(make, guard):
+    size = (15, 15)
+    model = small_model(size)
+    images, labels = batch(size=size)
+    expected = make(generator())(model, images, labels)
+    with guard():
+        adversarial = make(generator())(model, images * 1.0, labels * 1)  # made inside: inference tensors
+    assert torch.equal(adversarial, expected)
+
+
+@each_attack()
+def test_an_empty_batch_comes_back_empty_and_one_image_as_one(make):
+    size = (15, 15)
+    model = small_model(size)
+    images, labels = batch(1, size=size)
+    assert make(None)(model, images[:0], labels[:0]).shape == (0, 3, *size)
+    assert make(None)(model, images, labels).shape == (1, 3, *size)
+
+
+@each_attack()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_keeps_the_dtype_of_images_and_model(make, dtype):
+    size = (15, 15)
+    images, labels = batch(size=size)
+    adversarial = make(generator())(small_model(size).to(dtype), images.to(dtype), labels)
+    assert adversarial.dtype == dtype
+    assert adversarial.isfinite().all()
+
+
+@each_attack()
+def test_autocast_stays_on_and_a_training_step_in_it_still_trains(make):
+    size = (15, 15)
+    model = small_model(size)
+    images, labels = batch(size=size)
+    dtypes = set()
+    model[5].register_forward_hook(lambda _module, _args, output: dtypes.add(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        adversarial = make(generator())(model, images, labels)
+        nn.functional.cross_entropy(model(adversarial), labels).backward()
+    assert dtypes == {torch.bfloat16}
+    assert adversarial.dtype == torch.float32
+    assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("attack", "passes"),
+    [
+        (FGSM(), 1),
+        (PGD(steps=7), 7),
+        (CWLinf(), 20),
+        (KLPGD(steps=7), 8),
+        (FeatureScatter(), 2),
+        (CWL2(abort_early=False), 450),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_no_pass_beside_the_steps(attack, passes):
+    model = Counting(small_model()).eval()
+    attack(model, *batch())
+    assert model.sizes == [6] * passes
+
+
+class Reads(TorchDispatchMode):
+    """Counts operations that wait for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.equal):
+            self.count["waits"] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("make", [PGD, CWLinf, KLPGD, lambda steps: SPSA(steps=steps, samples=2), lambda steps: PGD(
+    0.5, 0.1, steps, norm="l2")], ids=["pgd", "cw", "kl-pgd", "spsa", "pgd-l2"])  # fmt: skip
+def test_no_step_reads_a_value_from_the_device(make):
+    counts = []
+    for steps in (2, 9):
+        with Reads() as reads:
+            make(steps=steps)(small_model(), *batch())
+        counts.append(reads.count["waits"])
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("name", ["pgd", "pgd-targeted", "pgd-l2", "cw", "kl-pgd", "spsa", "cw-l2"])
+def test_chunks_change_nothing_but_the_size_of_the_passes(name):
+    images, labels = batch(7)
+    whole = ATTACKS[name](generator())
+    chunked = dataclasses.replace(whole, batch_size=3, generator=generator())
+    model = Counting(small_model()).eval()
+    torch.testing.assert_close(chunked(model, images, labels), whole(small_model(), images, labels), rtol=0, atol=1e-6)
+    assert max(model.sizes) == 3
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        PGD(0.05, 0.02, 5, random_start=False),
+        PGD(0.5, 0.2, 5, random_start=False, norm="l2"),
+        CWLinf(0.05, 0.02, 5, random_start=False, early_stop=True),
+        CWL2(20, 0.05, 5),
+    ],
+    ids=lambda attack: attack.name,
+)
+def test_an_image_does_not_depend_on_its_batch(attack):
+    model = small_model().double()
+    images, labels = batch()
+    images = images.double()
+    together = attack(model, images, labels)
+    alone = torch.cat([attack(model, images[i : i + 1], labels[i : i + 1]) for i in range(len(images))])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    eps=st.floats(0, 1),
+    ratio=st.floats(0.01, 3),
+    steps=st.integers(0, 3),
+    size=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    count=st.integers(1, 3),
+    norm=st.sampled_from(["linf", "l2"]),
+    targeted=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_pgd_stays_in_its_ball(eps, ratio, steps, size, count, norm, targeted, seed):
+    draws = generator(seed)
+    images = torch.rand(count, 2, *size, generator=draws).round(decimals=1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), 3)).eval()
+    attack = PGD(eps, max(min(eps * ratio, 1), 1e-6), steps, targeted, generator=draws, norm=norm)
+    adversarial = attack(model, images, torch.zeros(count, dtype=torch.int64))
+    change = (adversarial - images).flatten(1).norm(dim=1, p=2 if norm == "l2" else torch.inf)
+    assert change.max() <= eps + 1e-6
+    assert adversarial.min() >= 0
+    assert adversarial.max() <= 1
+
+
+def test_early_stop_drops_the_images_that_are_done():
+    model = Counting(small_model()).eval()
+    images, _ = batch(12)
+    labels = model.model(images).argmax(1)
+    labels[:4] = (labels[:4] + 1) % CLASSES  # wrong from the start
+    attack = PGD(0.2, 0.01, 12, random_start=False, early_stop=True)
+    adversarial = attack(model, images, labels)
+    assert model.sizes[:2] == [12, 8]
+    assert model.sizes == sorted(model.sizes, reverse=True)
+    assert sum(model.sizes) < 12 * 12 / 2
+    assert torch.equal(adversarial[:4], images[:4])
+    assert (model.model(adversarial).argmax(1) != labels).all()
+
+
+def test_early_stop_of_targeted_attacks_waits_for_the_target():
+    model = Counting(small_model()).eval()
+    images, labels = batch(12)
+    targets = model.model(images).argmax(1)
+    attack = PGD(0.2, 0.01, 5, targeted=True, random_start=False, early_stop=True)
+    assert torch.equal(attack(model, images, labels, targets=targets), images)
+    assert model.sizes == [12]
+    attack(model, images, labels, targets=(targets + 1) % CLASSES)
+    assert model.sizes[1:3] == [12, 12]  # nobody is there yet
+
+
+def test_spsa_with_early_stop_asks_only_for_the_images_left():
+    images, _ = batch()
+    model = Counting(small_model()).eval()
+    wrong = (model.model(images).argmax(1) + 1) % CLASSES
+    attack = SPSA(steps=3, samples=4, early_stop=True)
+    assert torch.equal(attack(model, images, wrong), images)
+    assert model.sizes == [6]
+
+
+def test_names():
+    names = {
+        FGSM(): "fgsm",
+        FGSM(targeted=True, norm="l2"): "fgsm-l2-targeted",
+        PGD(steps=20): "pgd-20",
+        PGD(targeted=True): "pgd-10-targeted",
+        PGD(norm="l2"): "pgd-10-l2",
+        PGD(objective=mixaug.attacks.dlr): "pgd-dlr-10",
+        PGD(objective=lambda z, y: z.sum(1)): "pgd-<lambda>-10",
+        CWLinf(): "cw-20",
+        CWL2(): "cw-l2",
+        SPSA(): "spsa",
+        KLPGD(): "kl-pgd-10",
+        FeatureScatter(): "feature-scatter",
+    }
+    assert [attack.name for attack in names] == list(names.values())
+
+
+@needs_pyautoattack
+def test_names_of_the_foreign_attacks():
+    attacks = [mixaug.attacks.APGD(), mixaug.attacks.APGD(loss="dlr"), mixaug.attacks.Square(norm="l2")]
+    attacks += [mixaug.attacks.AutoAttack(), mixaug.attacks.AutoAttack(version="rand")]
+    expected = ["apgd-ce", "apgd-dlr", "square-l2", "autoattack", "autoattack-rand"]
+    assert [attack.name for attack in attacks] == expected
+
+
+def test_targets_are_uniform_over_the_other_classes():
+    draws = generator()
+    labels = torch.arange(4).repeat(3000)
+    counts = torch.zeros(4, 4)
+    counts.index_put_((labels, other_classes(labels, 4, draws)), torch.ones(()), accumulate=True)
+    assert counts.diagonal().sum() == 0
+    others = counts[~torch.eye(4, dtype=torch.bool)]
+    assert ((others - 1000) ** 2 / 1000).sum() < 36  # chi-squared, 8 degrees of freedom, p = 2e-5
+
+
+def test_two_views_are_one_attack_on_the_doubled_batch():
+    images, labels = batch()
+    model = Counting(small_model()).train()  # a part of training: no warning
+    attack = PGD(0.05, 0.02, 3, True, generator=generator())
+    one, two = two_views(attack, model, images, labels)
+    assert model.sizes == [12] * 3
+    doubled = PGD(0.05, 0.02, 3, True, generator=generator())
+    both = doubled(small_model(), torch.cat([images] * 2), torch.cat([labels] * 2))
+    assert torch.equal(torch.cat([one, two]), both)
+    assert (one != two).flatten(1).any(1).all()
+
+
+def test_two_views_take_any_callable_and_soft_labels():
+    images, labels = batch()
+    soft = nn.functional.one_hot(labels, CLASSES).float() * 0.9 + 0.1 / CLASSES
+    one, two = two_views(FGSM(0.1), small_model(), images, soft)
+    assert torch.equal(one, two)  # nothing random in it
+    one, two = two_views(lambda model, x, y: x + y.view(-1, 1, 1, 1), small_model(), images, labels)
+    assert torch.equal(one, images + labels.view(-1, 1, 1, 1))
+    assert torch.equal(one, two)
+    with pytest.raises(ValueError, match="as many images as it gets, 12, got 6"):
+        two_views(lambda model, x, y: x[:6], small_model(), images, labels)
+
+
+def test_two_views_have_targets_of_their_own():
+    images, labels = torch.full((64, 3, 8, 10), 0.5), torch.zeros(64, dtype=torch.int64)
+    one, two = two_views(FGSM(targeted=True, generator=generator()), small_model(), images, labels)
+    same = (one == two).flatten(1).all(1)  # no random start: equal where the targets are
+    assert 0.05 < same.float().mean() < 0.5  # 1 in 4
+
+
+def test_a_model_in_training_mode_is_said_once():
+    images, labels = batch()
+    model = small_model().train()
+    with pytest.warns(UserWarning, match=r"model is in training mode; .* call model.eval\(\)"):
+        PGD(steps=1)(model, images, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PGD(steps=1)(model, images, labels)  # again the same model
+        PGD(steps=1)(small_model(), images, labels)
+        for attack in (KLPGD(steps=1), FeatureScatter()):  # adversaries of training
+            attack(small_model().train(), images, labels)
+        with training_attack():
+            PGD(steps=1)(small_model().train(), images, labels)
+    with pytest.warns(UserWarning, match="training mode"):
+        FGSM()(small_model().train(), images, labels)
+
+
+@each_attack()
+def test_logits_that_are_not_finite_are_reported(make):
+    size = (15, 15)
+    images, labels = batch(size=size)
+    for bad in (float("nan"), float("inf")):
+        model = Counting(small_model(size), lambda logits, bad=bad: logits * bad).eval()
+        with pytest.raises(FloatingPointError, match=r"not finite at (step|forward pass) 1 of"):
+            make(generator())(model, images, labels)
+
+
+def test_the_report_names_the_step_and_waits_for_the_last_one():
+    model = Counting(small_model(), lambda logits: logits * float("nan"), at=3).eval()
+    with pytest.raises(FloatingPointError, match="logits or gradient were not finite at step 3 of 5"):
+        PGD(steps=5)(model, *batch())
+    assert len(model.sizes) == 5
+
+
+def test_a_gradient_that_is_not_finite_is_reported():
+    class Root(nn.Module):
+        def forward(self, images):
+            return (images - images).flatten(1).sqrt()  # finite logits, 0/0 as gradient
+
+    with pytest.raises(FloatingPointError, match="step 1 of 1"):
+        FGSM()(Root().eval(), *batch())
+
+
+class Returns(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.eval()
+
+    def forward(self, images):
+        return self.function(images)
+
+
+@each_attack()
+def test_a_model_that_does_not_return_logits_is_named(make):
+    size = (15, 15)
+    images, labels = batch(size=size)
+    logits = small_model(size)(images).detach()
+    cases = [
+        (lambda x: (logits, x), "got tuple of 2; wrap the model"),
+        (lambda x: [logits], "got list of 1; wrap the model"),
+        (lambda x: {"logits": logits}, "got dict"),
+        (lambda x: None, "got NoneType"),
+        (lambda x: logits[0], r"got torch.float32 of shape \(5,\)"),
+        (lambda x: logits[:5], r"got torch.float32 of shape \(5, 5\)"),
+        (lambda x: logits.long(), r"got torch.int64 of shape \(6, 5\)"),
+    ]
+    for function, message in cases:
+        with pytest.raises(ValueError, match=f"model must return logits.*{message}"):
+            make(None)(Returns(function), images, labels)
+
+
+@pytest.mark.parametrize("make", [PGD, FGSM, CWLinf, CWL2, FeatureScatter, KLPGD])
+def test_a_model_that_is_cut_off_from_the_images_is_named(make):
+    model = small_model()
+    images, labels = batch()
+    for function in (lambda x: model(x).detach(), lambda x: model(images)):
+        with pytest.raises(ValueError, match="cut off from"):
+            make()(Returns(function), images, labels)
+
+
+SETTINGS = [
+    ({"eps": -0.1}, ValueError, "eps must be 0 or more"),
+    ({"eps": float("nan")}, ValueError, "eps must be"),
+    ({"eps": 8}, ValueError, r"at most 1 \(images lie in \[0, 1\]\), got 8"),
+    ({"eps": "8/255"}, TypeError, "eps must be a number, got str"),
+    ({"eps": True}, TypeError, "eps must be a number, got bool"),
+    ({"step_size": 0}, ValueError, "step_size must be above 0"),
+    ({"step_size": -1}, ValueError, "step_size must be above 0"),
+    ({"steps": -1}, ValueError, "steps must be 0 or more, got -1"),
+    ({"steps": 2.0}, TypeError, "steps must be an int, got float"),
+    ({"targeted": 1}, TypeError, "targeted must be True or False"),
+    ({"random_start": None}, TypeError, "random_start must be True or False"),
+    ({"generator": 3}, TypeError, "generator must be a torch.Generator or None, got int"),
+    ({"norm": "l1"}, ValueError, "norm must be 'linf' or 'l2', got 'l1'"),
+    ({"objective": "ce"}, TypeError, "objective must be a function"),
+    ({"early_stop": 1}, TypeError, "early_stop must be True or False"),
+    ({"batch_size": 0}, ValueError, "batch_size must be 1 or more, got 0"),
+    ({"batch_norm": "frozen"}, ValueError, "batch_norm must be 'still' or 'moves', got 'frozen'"),
+    ({"samples": 0}, ValueError, "samples must be 1 or more, got 0"),
+    ({"delta": 0}, ValueError, "delta must be above 0"),
+    ({"start": -1}, ValueError, "start must be 0 or more"),
+    ({"regularisation": 0.0}, ValueError, "regularisation must be above 0"),
+    ({"rounds": 0}, ValueError, "rounds must be 1 or more"),
+    ({"confidence": -1}, ValueError, "confidence must be 0 or more and finite, got -1"),
+    ({"search_steps": 0}, ValueError, "search_steps must be 1 or more"),
+    ({"initial_const": 0}, ValueError, "initial_const must be above 0 and finite"),
+    ({"abort_early": 0}, TypeError, "abort_early must be True or False"),
+]
+
+
+@pytest.mark.parametrize("kind", [FGSM, PGD, CWLinf, KLPGD, FeatureScatter, SPSA, CWL2])
+def test_refuses_wrong_settings(kind):
+    fields = {field.name for field in dataclasses.fields(kind)}
+    tried = 0
+    for wrong, error, message in SETTINGS:
+        name = next(iter(wrong))
+        if name not in fields or (kind is CWL2 and wrong == {"eps": 8}) or (kind is CWL2 and name == "steps"):
+            continue
+        with pytest.raises(error, match=message):
+            kind(**wrong)
+        tried += 1
+    assert tried >= 7
+
+
+def test_limits_of_settings_that_depend_on_others():
+    assert PGD(eps=3.0, step_size=2.0, norm="l2").eps == 3
+    with pytest.raises(ValueError, match="step_size must be above 0 and at most 1"):
+        PGD(eps=0.1, step_size=2.0)
+    assert torch.equal(PGD(eps=0, step_size=0)(small_model(), *batch()), batch()[0])
+    assert FGSM(eps=0).name == "fgsm"
+    with pytest.raises(ValueError, match="steps must be 1 or more, got 0"):
+        CWL2(steps=0)
+    with pytest.raises(TypeError, match="eps must be a number, got str"):
+        CWL2(eps="big")
+
+
+def batch_cases():
+    images, labels = batch()
+    soft = nn.functional.one_hot(labels, CLASSES).float()
+    bad_row = soft.clone()
+    bad_row[2] = 0.1
+    elsewhere = torch.empty(6, dtype=torch.int64, device="meta")
+    model = small_model()
+    return [
+        (("model", images, labels), TypeError, "model must be a torch.nn.Module, got str"),
+        ((model, [1], labels), TypeError, "images must be a tensor, got list"),
+        ((model, (images * 255).byte(), labels), TypeError, "divide uint8 images by 255"),
+        ((model, images[0], labels), ValueError, r"images must have shape \(B, C, H, W\)"),
+        ((model, images, labels.float()), TypeError, "labels must be an int64 tensor.*got torch.float32 of shape"),
+        ((model, images, labels.int()), TypeError, "labels must be an int64 tensor.*got torch.int32"),
+        ((model, images, [0] * 6), TypeError, "labels must be an int64 tensor, got list"),
+        ((model, images, labels[:5]), ValueError, r"labels must have shape \(6,\)"),
+        ((model, images, labels[:, None]), ValueError, r"labels must have shape \(6,\)"),
+        ((model, images, elsewhere), ValueError, "labels must be on the images' device cpu, got meta"),
+        ((model, images * 4 - 2, labels), ValueError, "got values from .*; normalise inside the model, as its first"),
+        ((model, images * float("nan"), labels), ValueError, r"images must lie in \[0, 1\]"),
+        ((model, images, labels - 9), ValueError, "labels must be 0 or more"),
+        ((model, images, labels + 9), ValueError, "labels must lie below the model's 5 classes"),
+        ((model, images, bad_row), ValueError, "rows that sum to 1; got a least value of 0 and sums from 0.5 to 1"),
+        ((model, images, 2 * soft - 1 / CLASSES), ValueError, "0 or more, with rows that sum to 1"),
+        ((model, images, soft * float("nan")), ValueError, "rows that sum to 1"),
+        ((model, images, soft[:, :1] * 0 + 1), ValueError, "labels must have the model's 5 columns"),
+        ((nn.Flatten(0).eval(), images, labels), ValueError, "model must return logits of shape"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(batch_cases())))
+def test_refuses_wrong_batches(number):
+    arguments, error, message = batch_cases()[number]
+    for attack in (PGD(), KLPGD(), FeatureScatter()):
+        with pytest.raises(error, match=message):
+            attack(*arguments)
+
+
+def test_refuses_wrong_targets():
+    model = small_model()
+    images, labels = batch()
+    targeted = PGD(targeted=True)
+    cases = [
+        (PGD(), labels, labels, ValueError, "targets need targeted=True, got them for pgd-10"),
+        (KLPGD(), labels, labels, ValueError, "targets need targeted=True"),
+        (targeted, labels, labels.float(), TypeError, "targets must be an int64 tensor, got torch.float32"),
+        (targeted, labels, [0] * 6, TypeError, "targets must be an int64 tensor, got list"),
+        (targeted, labels, labels[:3], ValueError, r"targets must have shape \(6,\)"),
+        (targeted, labels, labels.to("meta"), ValueError, "targets must be on the images' device cpu, got meta"),
+        (targeted, labels, labels - 9, ValueError, "targets must be 0 or more"),
+        (targeted, labels, labels + 9, ValueError, "targets must lie below the model's 5 classes"),
+    ]
+    for attack, given_labels, targets, error, message in cases:
+        with pytest.raises(error, match=message):
+            attack(model, images, given_labels, targets=targets)
+    soft = nn.functional.one_hot(labels, CLASSES).float()
+    with pytest.raises(ValueError, match="needs labels that are class indices, got probabilities"):
+        targeted(model, images, soft)
+    assert torch.isfinite(targeted(model, images, soft, targets=labels)).all()
+    one_class = nn.Sequential(nn.Flatten(), nn.Linear(240, 1)).eval()
+    with pytest.raises(ValueError, match="2 classes or more"):
+        targeted(one_class, images, labels * 0)
+
+
+@pytest.mark.parametrize("name", ["cw", "cw-l2", "spsa"])
+def test_the_margin_needs_class_indices_and_two_classes(name):
+    images, labels = batch()
+    attack = dataclasses.replace(ATTACKS[name](None), targeted=False)
+    with pytest.raises(TypeError, match="margin needs class indices"):
+        attack(small_model(), images, nn.functional.one_hot(labels, CLASSES).float())
+    with pytest.raises(ValueError, match="margin needs 2 classes or more, got logits of 1"):
+        attack(nn.Sequential(nn.Flatten(), nn.Linear(240, 1)).eval(), images, labels * 0)
+
+
+def test_attacks_are_values():
+    assert PGD(steps=3) == PGD(steps=3)
+    assert len({PGD(steps=3), PGD(steps=3), CWLinf(steps=3)}) == 2
+    attack = PGD(steps=3)
+    attack(small_model(), *batch())
+    assert attack == PGD(steps=3)  # having been called is not a setting
+    assert copy.deepcopy(attack) == attack
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        attack.steps = 4
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
+def test_a_distributed_model_is_attacked_without_its_wrapper(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        images, labels = batch()
+        wrapped = nn.parallel.DistributedDataParallel(small_model()).eval()
+        wrapped.register_forward_pre_hook(lambda *_: pytest.fail("the wrapper's forward talks to the other ranks"))
+        attack = PGD(0.05, 0.02, 2, generator=generator())
+        assert torch.equal(
+            attack(wrapped, images, labels), PGD(0.05, 0.02, 2, generator=generator())(small_model(), images, labels)
+        )
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cpu_generator_starts_the_same_on_the_gpu():
+    images, labels = batch()
+
+    def start(device):
+        attack = PGD(0.05, 1e-9, 1, generator=generator())
+        return attack(small_model().to(device), images.to(device), labels.to(device)).cpu()
+
+    assert torch.allclose(start("cpu"), start("cuda"), atol=1e-6)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-import mixaug.evaluate.model as module
+import mixaug.evaluate._judge as module
 from mixaug.evaluate import evaluate_model
 from mixaug.evaluate.corruptions import CORRUPTIONS
 from mixaug.evaluate.images import LabelledImages, fingerprint
@@ -208,7 +208,11 @@ def test_refuses_bad_arguments(data):
     images, labels = data
     model = small_model()
     for settings, error, message in [
-        ({"attacks": "standard"}, ValueError, "attacks must be 'pgd', None or names to callables, got 'standard'"),
+        (
+            {"attacks": "standard"},
+            ValueError,
+            "attacks must be 'pgd', None, attacks or names to attacks, got 'standard'",
+        ),
         ({"attacks": {"x": 3}}, TypeError, r"attacks\['x'\] must be callable, got int"),
         ({"corruptions": "mnist"}, ValueError, "corruptions must be 'cifar', 'imagenet' or None, got 'mnist'"),
         ({"corruptions": "cifar", "corruption_names": ["rain"]}, ValueError, "got 'rain'"),

@@ -31,9 +31,10 @@ def make_report(name="model", wrong=10, n=100, attacked_wrong=30, corrupted_wron
         confidence=torch.linspace(0.4, 1.0, n),
         corruption_index=torch.arange(50),
         corrupted={name: torch.stack([right(corrupted_wrong + s, 50) for s in range(5)]) for name in names},
-        attack_index=torch.arange(40),
+        attack_index={"pgd-20": torch.arange(40)},
         attacked={"pgd-20": right(attacked_wrong, 40)},
         attack_change={"pgd-20": 8 / 255},
+        attack_confidence={"pgd-20": torch.full((40,), 0.75)},
     )
     settings = {
         "data_sha256": "d",
@@ -43,7 +44,7 @@ def make_report(name="model", wrong=10, n=100, attacked_wrong=30, corrupted_wron
         "corruptions": list(names),
         "n_clean": n,
         "n_corruption": 50,
-        "n_attack": 40,
+        "n_attack": {"pgd-20": 40},
         "eps": 8 / 255,
         "attacks": {"pgd-20": {"kind": "PGD", "steps": 20}},
     }
@@ -109,7 +110,7 @@ def test_missing_corruptions_are_named_and_counted():
 def test_without_corruptions_and_attacks():
     full = make_report()
     empty = torch.empty(0, dtype=torch.int64)
-    outcomes = Outcomes(full.outcomes.correct, full.outcomes.confidence, empty, {}, empty, {}, {})
+    outcomes = Outcomes(full.outcomes.correct, full.outcomes.confidence, empty, {}, {}, {}, {})
     report = replace(full, outcomes=outcomes, examples=Examples())
     assert report.mce is None
     assert report.attacks == {}
@@ -165,9 +166,9 @@ def test_bad_files_and_paths(report, tmp_path):
         report.save(tmp_path / "report.pdf")
     for text, message in [
         ("{", "it is not JSON"),
-        ("[]", "its format must be 'mixaug-report-1', got 'list'"),
+        ("[]", "its format must be 'mixaug-report-2', got 'list'"),
         ('{"format": "other"}', "got 'other'"),
-        ('{"format": "mixaug-report-1", "name": "x"}', "'outcomes' is missing"),
+        ('{"format": "mixaug-report-2", "name": "x"}', "'outcomes' is missing"),
     ]:
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ValueError, match=message):
@@ -257,7 +258,7 @@ def test_compare_refuses():
         compare([one, "two"])
     with pytest.raises(ValueError, match="names must be one for each of the 2 reports, got 1"):
         compare([one, one], ["x"])
-    for key, value in [("data_sha256", "other"), ("seed", 1), ("n_attack", 3), ("corruptions", ["fog"])]:
+    for key, value in [("data_sha256", "other"), ("seed", 1), ("corruptions", ["fog"])]:
         with pytest.raises(ValueError, match=f"reports must agree in {key}"):
             compare([one, replace(one, settings=one.settings | {key: value})])
     other = replace(one, settings=one.settings | {"attacks": {"pgd-20": {"kind": "PGD", "steps": 21}}})

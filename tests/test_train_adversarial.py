@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms import v2
+from train_parts import fit, settings
 
 from mixaug.attacks import FGSM, KLPGD, PGD, FeatureScatter, two_views
 from mixaug.train.adversary import ADVERSARIAL_METHODS, AUGMENTED_METHODS
@@ -59,8 +60,8 @@ def generator():
     return torch.Generator().manual_seed(7)
 
 
-def step_of(method, epochs=1, **settings):
-    return build_step(Setup(TrainSettings(method=method, **settings), 5, generator(), epochs=epochs))
+def step_of(method, epochs=1, **values):
+    return build_step(Setup(TrainSettings(method=method, **values), 5, generator(), epochs=epochs))
 
 
 def run(method, model, batch, **settings):
@@ -330,3 +331,12 @@ def test_the_weight_is_part_of_the_methods_state():
     again.load_state_dict(step.state_dict())
     assert again.columns()["alpha"] == step.columns()["alpha"] == pytest.approx(0.2)
     assert math.isclose(step_of("hybrid").columns()["alpha"], 0.5)
+
+
+def test_weights_that_break_in_an_attack_are_told_like_a_broken_loss(tmp_path):
+    chosen = settings(tmp_path / "run", method="pgd", attack_steps=2, lr=1e30)
+    with pytest.raises(
+        FloatingPointError, match=r"the attack failed in step \d of 9: try a lower --lr \(it is 1e\+30\)"
+    ):
+        fit(chosen)
+    assert not chosen.folder.joinpath("best.pt").exists()

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+CUT_OFF = "model's logits must depend on the images by autograd; they are cut off from them"
+
 
 class Point(NamedTuple):
     """Where the loop stands: everything is detached and has one row per image."""
@@ -74,7 +76,7 @@ def follow_gradient(
             torch.autograd.grad(losses.sum(), variable, allow_unused=True) if losses.requires_grad else (None,)
         )
         if gradient is None:
-            raise ValueError("model's logits must depend on the images by autograd; they are cut off from them")
+            raise ValueError(CUT_OFF)
         with torch.no_grad():
             health.note(logits, gradient)
             following = move(Point(step, variable.detach(), losses.detach(), logits.detach(), gradient))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mixaug.attacks._attack import Attack, Goal, parts
 from mixaug.attacks._engine import Health
-from mixaug.attacks._state import parameters_frozen
+from mixaug.attacks._state import gradients_off, parameters_frozen
 
 LOG = logging.getLogger("auto-attack")  # pyautoattack's own; without a logger it would use warnings
 NORM_NAMES = {"linf": "Linf", "l2": "L2"}
@@ -32,7 +32,7 @@ def require_pyautoattack(who: str) -> None:
 
 
 @contextmanager
-def _visiting(model: nn.Module) -> Iterator[None]:
+def _visiting(model: nn.Module, device: torch.device) -> Iterator[None]:
     """For the time of a pyautoattack call: frozen parameters, and global states that are put back after it.
 
     It seeds torch's generators of all devices at each call, its FAB runs ``backward()``, and its check for dynamic
@@ -46,7 +46,7 @@ def _visiting(model: nn.Module) -> Iterator[None]:
     cuda = torch.cuda.get_rng_state_all() if cuda_used else []
     checks.funcs.update(dict.fromkeys(checks.funcs, 0))  # a count of calls that is never set back
     try:
-        with parameters_frozen(model), torch.no_grad():
+        with parameters_frozen(model), gradients_off(device):
             yield
     finally:
         random.setstate(python)
@@ -79,7 +79,7 @@ class ForeignAttack(Attack):
             raise TypeError(f"{self.name} needs labels of shape (B,), class indices, got {tuple(goal.labels.shape)}")
         logits = Logits(model, images, goal, self._least_classes, self.name)
         results = []
-        with _visiting(model):
+        with _visiting(model, images.device):
             for part in parts(len(images), self.batch_size):
                 plain = images[part].float().contiguous()
                 try:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mixaug.attacks._adam import Adam
 from mixaug.attacks._attack import Attack, Goal, parts
 from mixaug.attacks._checks import check_batch_size, check_flag, check_generator, check_int, check_number
-from mixaug.attacks._engine import Health, Point, follow_gradient
+from mixaug.attacks._engine import CUT_OFF, Health, Point, follow_gradient
 from mixaug.attacks.objectives import margin
 
 
@@ -119,6 +119,7 @@ class _Search:
         self._centre = ((2 * self._wide - 1) * 0.999999).atanh()
         self._origin = _to_images(self._centre)
         self._best = self._wide.clone()
+        self._depends = False
         self._distance = torch.full((len(images),), math.inf, dtype=self._wide.dtype, device=images.device)
 
     def run(self) -> Tensor:
@@ -154,6 +155,7 @@ class _Search:
         def evaluate(change: Tensor) -> tuple[Tensor, Tensor]:
             images = _to_images(self._centre + change)
             logits = self._goal.logits(self._model(images.to(self._images)), len(images))
+            self._check_depends(logits, change)
             lead = self._goal.direction * margin(logits, self._goal.classes()[self._part])  # above 0 where it fools
             short = (attack.confidence - lead).clamp_min(0)
             return weight * short + _squares(images - self._origin), logits
@@ -174,6 +176,18 @@ class _Search:
         follow_gradient(start, evaluate, move, attack.steps, health)
         health.report()
         return found
+
+    def _check_depends(self, logits: Tensor, change: Tensor) -> None:
+        """Once a batch: the distance alone would give a gradient, so the engine cannot see a model that is cut off."""
+        if self._depends:
+            return
+        total = logits.sum()
+        if (
+            not total.requires_grad
+            or torch.autograd.grad(total, change, retain_graph=True, allow_unused=True)[0] is None
+        ):
+            raise ValueError(CUT_OFF)
+        self._depends = True
 
     def _fooling(self, logits: Tensor) -> Tensor:
         wanted = self._goal.classes()[self._part]

@@ -14,6 +14,7 @@ from mixaug.attacks._ball import ball_around
 from mixaug.attacks._checks import check_choice, check_generator, check_int, check_number, check_radius, check_step_size
 from mixaug.attacks._engine import Health, Point, follow_gradient
 from mixaug.attacks._random import start_in_ball
+from mixaug.attacks._state import gradients_off
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class FeatureScatter(Attack):
         return "feature-scatter" + ("" if self.norm == "linf" else f"-{self.norm}")
 
     def _attack(self, model: nn.Module, images: Tensor, goal: Goal) -> Tensor:
-        with torch.no_grad():
+        with gradients_off(images.device):
             clean = goal.logits(model(images), len(images))
         ball = ball_around(images, self.eps, self.norm)
         length = self.eps if self.step_size is None else self.step_size

@@ -13,6 +13,7 @@ from mixaug.attacks._attack import Attack, Goal, parts
 from mixaug.attacks._ball import climb
 from mixaug.attacks._checks import check_number
 from mixaug.attacks._random import normal_like
+from mixaug.attacks._state import gradients_off
 from mixaug.attacks.objectives import kl
 from mixaug.attacks.pgd import PGD
 
@@ -87,7 +88,7 @@ class KLPGD(Attack):
         return f"kl-pgd-{self.steps}" + ("" if self.norm == "linf" else f"-{self.norm}")
 
     def _attack(self, model: nn.Module, images: Tensor, goal: Goal) -> Tensor:
-        with torch.no_grad():
+        with gradients_off(images.device):
             clean = [
                 goal.logits(model(images[part]), part.stop - part.start).softmax(1)
                 for part in parts(len(images), self.batch_size)

@@ -15,6 +15,7 @@ from mixaug.attacks._ball import Objective, ball_around
 from mixaug.attacks._checks import check_batch_size, check_flag, check_int, check_number
 from mixaug.attacks._engine import Health
 from mixaug.attacks._random import signs_like, start_in_ball
+from mixaug.attacks._state import gradients_off
 from mixaug.attacks.objectives import margin
 from mixaug.attacks.pgd import PGD
 
@@ -103,8 +104,11 @@ class SPSA(Attack):
         """The attack's name in reports, ``spsa``."""
         return "spsa" + ("-targeted" if self.targeted else "")
 
-    @torch.no_grad()
     def _attack(self, model: nn.Module, images: Tensor, goal: Goal) -> Tensor:
+        with gradients_off(images.device):
+            return self._search(model, images, goal)
+
+    def _search(self, model: nn.Module, images: Tensor, goal: Goal) -> Tensor:
         queries = _Queries(model, goal, self.objective, self.batch_size or max(256, 2 * len(images)))
         ball = ball_around(images, self.eps, "linf")
         start = start_in_ball(images, self.eps, "linf", self.generator) if self.random_start else images

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from mixaug.evaluate.comparison import Comparison, compare
 from mixaug.evaluate.intervals import Estimate
+from mixaug.evaluate.lipschitz import local_lipschitz
 from mixaug.evaluate.model import evaluate_model
 from mixaug.evaluate.report import AttackResult, Report
+from mixaug.evaluate.surface import LossSurface, loss_surface
 
-__all__ = ["AttackResult", "Comparison", "Estimate", "Report", "compare", "evaluate_model"]
+__all__ = [
+    "AttackResult",
+    "Comparison",
+    "Estimate",
+    "LossSurface",
+    "Report",
+    "compare",
+    "evaluate_model",
+    "local_lipschitz",
+    "loss_surface",
+]

@@ -180,3 +180,12 @@ def _checked(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
             f"confidence must lie in [0, 1], got {confidence.min().item():g} to {confidence.max().item():g}"
         )
     return confidence, correct.detach().cpu()
+
+
+#: The calibration errors of a report: name to function of confidence and correctness.
+CALIBRATION = {
+    "rms": rms,
+    "rms_ipmix_papers": lambda confidence, correct: rms(confidence, correct, variant="ipmix-papers"),
+    "rms_equal_width": rms_equal_width,
+    "ece": ece,
+}

@@ -12,13 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixaug.evaluate.intervals import Estimate, bootstrap_centred, bootstrap_means
-from mixaug.evaluate.report import CALIBRATION, OURS, Report, corruption_label, failures, interval_text, save_files
+from mixaug.evaluate._save import save_files
+from mixaug.evaluate.calibration import CALIBRATION
+from mixaug.evaluate.corruptions import OURS
+from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_centred, bootstrap_means
+from mixaug.evaluate.labels import attack_label, corruption_label, interval_text
+from mixaug.evaluate.report import Report
 from mixaug.evaluate.tables import text_table
 
 FORMAT = "mixaug-comparison-1"
 # What must agree for two reports to be about the same question; a difference is paired image by image.
-_SAME = ("data_sha256", "seed", "preset", "corruptions", "n_clean", "n_corruption", "n_attack", "eps")
+_SAME = ("data_sha256", "seed", "preset", "corruptions", "n_clean", "n_corruption", "eps")
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,14 @@ class Comparison:
 
     @property
     def columns(self) -> dict[str, str]:
-        """The headline figures that all reports have: key to label."""
+        """The headline figures that all reports have of the same images: key to label."""
         first, *others = (report.figures for report in self.reports)
-        return {key: label for key, (label, _) in first.items() if all(key in other for other in others)}
+        # A Lipschitz constant of other images has no paired difference.
+        return {
+            key: label
+            for key, (label, figure) in first.items()
+            if all(key in other and (key != "lipschitz" or other[key][1].n == figure.n) for other in others)
+        }
 
     @property
     def corruptions(self) -> list[str]:
@@ -74,7 +83,7 @@ class Comparison:
             row = [self.names[index]]
             for key in self.columns:
                 mark = " <" if index in self.best[key] else "  "
-                row.append(f"{100 * report.figures[key][1].value:.1f}%{mark}")
+                row.append(report.figures[key][1].text + mark)
             rows.append(row)
         first = self.reports[0].figures
         rows.append(["n", *(f"{first[key][1].n}  " for key in self.columns)])
@@ -84,7 +93,7 @@ class Comparison:
                 changes = [
                     [
                         label,
-                        f"{100 * difference[key].value:+.1f}",
+                        difference[key].change,
                         interval_text(difference[key]),
                         verdict(difference[key]),
                     ]
@@ -193,7 +202,13 @@ def compare(reports: Sequence[Report], names: Sequence[str] | None = None) -> Co
         values = [report.settings.get(key) for report in reports]
         if any(value != values[0] for value in values):
             raise ValueError(f"reports must agree in {key} to be compared image by image, got {values}")
-    for name in set.intersection(*(set(report.attacks) for report in reports)):
+    for name in set.intersection(*(set(report.outcomes.attacked) for report in reports)):
+        counts = [len(report.outcomes.attacked[name]) for report in reports]
+        if len(set(counts)) > 1:
+            raise ValueError(
+                f"reports must agree in the number of images of {attack_label(name)} to be compared image by image, "
+                f"got {counts}"
+            )
         values = [report.settings["attacks"].get(name) for report in reports]
         if any(value != values[0] for value in values):
             raise ValueError(f"reports must agree in the settings of the attack {name!r}, got {values}")
@@ -216,7 +231,10 @@ def _difference(report: Report, reference: Report, key: str) -> Estimate:
     if key == "clean_error":
         change = (~one.correct).double() - (~two.correct).double()
     elif key == "mce":
-        change = failures(one) - failures(two)
+        change = one.failures() - two.failures()
+    elif key == "lipschitz":
+        (estimate,) = bootstrap_means((one.lipschitz - two.lipschitz)[:, None], method="paired bootstrap")
+        return Quantity(**vars(estimate))
     else:
         change = (~one.attacked[key]).double() - (~two.attacked[key]).double()
     return bootstrap_means(change[:, None], method="paired bootstrap")[0]

@@ -36,7 +36,22 @@ class Estimate:
     method: str = "wilson"
 
     def __str__(self) -> str:
-        return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        return f"{self.text} [{', '.join(self.ends)}]"
+
+    @property
+    def text(self) -> str:
+        """The figure as it is written, ``25.0%``."""
+        return f"{100 * self.value:.1f}%"
+
+    @property
+    def change(self) -> str:
+        """A difference as it is written, in points with its sign: ``+2.5``."""
+        return f"{100 * self.value:+.1f}"
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The interval's ends as they are written, ``20.0`` and ``31.0``."""
+        return f"{100 * self.low:.1f}", f"{100 * self.high:.1f}"
 
     def __float__(self) -> float:
         return self.value
@@ -45,6 +60,30 @@ class Estimate:
     def excludes_zero(self) -> bool:
         """Whether zero lies outside of the interval (for a difference)."""
         return self.low > 0 or self.high < 0
+
+
+class Quantity(Estimate):
+    """An estimate that is no share of one: a number of its own size, such as a Lipschitz constant.
+
+    Example:
+        >>> str(Quantity(7.125, 6.5, 7.8, 200, "bootstrap")), Quantity(1234.5, 1000, 1500, 9).text
+        ('7.12 [6.50, 7.80]', '1230')
+    """
+
+    @property
+    def text(self) -> str:
+        """The figure with three digits, ``7.12``."""
+        return _three_digits(self.value)
+
+    @property
+    def change(self) -> str:
+        """A difference with its sign."""
+        return ("-" if self.value < 0 else "+") + _three_digits(abs(self.value))
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The interval's ends with three digits."""
+        return _three_digits(self.low), _three_digits(self.high)
 
 
 def wilson(successes: int, n: int) -> Estimate:
@@ -77,6 +116,16 @@ def wilson(successes: int, n: int) -> Estimate:
     half = _Z95 / scale * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2))
     # In exact arithmetic the ends meet 0 and 1 and always hold the share; rounding may miss by one unit.
     return Estimate(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)), n)
+
+
+def share(marked: Tensor) -> Estimate:
+    """The share of True in (n,) bool, with Wilson's interval.
+
+    Example:
+        >>> share(torch.tensor([True, False, False, False])).value
+        0.25
+    """
+    return wilson(int(marked.sum()), len(marked))
 
 
 def bootstrap_means(
@@ -168,3 +217,12 @@ def bootstrap(statistic: Callable[[Tensor], Tensor], n: int, *, resamples: int, 
     for draw in range(resamples):
         draws[draw] = statistic(torch.randint(n, (n,), generator=generator))
     return draws
+
+
+def _three_digits(value: float) -> str:
+    """``0.0123``, ``7.12``, ``45.6``, ``1230``: never an exponent."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    rounded = round(value, 2 - math.floor(math.log10(abs(value))))
+    return f"{rounded:.{digits}f}"

@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import math
-import platform
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mixaug.attacks import PGD
 from mixaug.attacks._checks import check_int, check_number
 from mixaug.attacks._state import evaluation_mode
+from mixaug.evaluate._choices import (
+    AttackCounts,
+    Attacks,
+    attack_indices,
+    chosen_attacks,
+    chosen_corruptions,
+    describe,
+    subset,
+)
+from mixaug.evaluate._judge import Judge
+from mixaug.evaluate._place import environment, home_of, on_device, timed
 from mixaug.evaluate._progress import Progress
-from mixaug.evaluate.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, corrupt
-from mixaug.evaluate.images import LabelledImages, as_bytes, as_float, fingerprint
-from mixaug.evaluate.outcomes import SEVERITIES, AdversarialExample, CorruptedExample, Examples, Outcomes
+from mixaug.evaluate.images import LabelledImages, fingerprint
+from mixaug.evaluate.outcomes import SEVERITIES, Outcomes
 from mixaug.evaluate.report import Report
-
-Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
-
-# Images are corrupted in blocks of this size whatever the model's batch size is: the same seed gives the same pictures.
-CORRUPTION_BLOCK = 256
-_SHOWN_SEVERITY = 3
-_SHOWN_ATTACKED = 4
 
 
 def evaluate_model(
     model: nn.Module,
     dataset: Any,
     *,
-    attacks: str | Mapping[str, Attack] | None = "pgd",
+    attacks: Attacks = "pgd",
     corruptions: str | None = "cifar",
     corruption_names: Sequence[str] | None = None,
     eps: float = 8 / 255,
     n_corruption: int | None = None,
-    n_attack: int | None = None,
+    n_attack: AttackCounts = None,
+    n_lipschitz: int = 0,
+    n_surface: int = 0,
     batch_size: int = 256,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -52,25 +50,33 @@ def evaluate_model(
     """Measures a classifier: clean error, corruption errors, calibration, and error under attack.
 
     Clean error over all images; errors of the common corruptions at five severities and their mean (Hendrycks,
-    Dietterich, ICLR 2019); RMS and ECE of the confidence on the clean images; error under PGD with 20 steps.
+    Dietterich, ICLR 2019); RMS and ECE of the confidence on the clean images; error under PGD with 20 steps or other
+    attacks; if asked for, the local Lipschitz constant and the loss surface.
 
-    Convention: a subset of images (``n_corruption``, ``n_attack``) is drawn from the seed; subsets, corrupted images
-    and the attack's random starts depend on the seed and the data set alone, so two models see the same ones. Corrupted
-    images are made on the CPU and rounded to 8 bit like the published sets. The model is not changed: device, modes,
-    buffers, ``requires_grad`` and ``.grad`` are as before, and no global random state is used by it.
+    Convention: a subset of images (``n_corruption``, ``n_attack``, ...) is drawn from the seed, a smaller one part of a
+    larger; subsets, corrupted images and the random starts depend on the seed, the data set and for attacks on
+    ``batch_size``, so two models see the same ones. Every attack gets all its images, also those that the model gets
+    wrong anyway. Corrupted images are made on the CPU and rounded to 8 bit like the published sets. The model is not
+    changed: device, modes, buffers, ``requires_grad`` and ``.grad`` are as before, and no global random state is used
+    by it.
 
     Args:
         model: takes float32 images (B, C, H, W) in [0, 1] and gives logits (B, classes); its normalisation is inside.
         dataset: ``(images, labels)`` tensors, an object with these attributes, or a map-style data set; see
             :class:`~mixaug.evaluate.images.LabelledImages`.
-        attacks: ``"pgd"`` (default) for PGD with 20 steps of ``eps / 4``; None for none; or names to callables
-            ``(model, images, labels) -> adversarial images`` in [0, 1].
+        attacks: ``"pgd"`` (default) for PGD with 20 steps of ``eps / 4``; None for none; or several attacks, in a list
+            (each with a ``name``) or a mapping from names: callables ``(model, images, labels) -> adversarial images``
+            in [0, 1]. Those of :mod:`mixaug.attacks` without a generator get one from the seed.
         corruptions: the preset, ``"cifar"`` (default, for images of about 32 px) or ``"imagenet"`` (224 px); None for
             none.
         corruption_names: which corruptions; default the 15 of the benchmark.
-        eps: radius of ``attacks="pgd"`` in [0, 1] pixel units, default 8/255.
+        eps: radius of ``attacks="pgd"`` and of the Lipschitz constant in [0, 1] pixel units, default 8/255.
         n_corruption: number of images to corrupt, default all.
-        n_attack: number of images to attack, default all.
+        n_attack: number of images to attack, default all; or a mapping from names of attacks to numbers, for attacks
+            that differ in cost.
+        n_lipschitz: number of images around which :func:`~mixaug.evaluate.local_lipschitz` is measured, default 0.
+        n_surface: number of images whose :func:`~mixaug.evaluate.loss_surface` at radii 0.05, 0.1 and 0.15 is drawn,
+            default 0.
         batch_size: images in one pass of the model, default 256.
         seed: seed of subsets, corruptions and attack, default 0.
         device: where the model runs; default where its first parameter is.
@@ -104,40 +110,60 @@ def evaluate_model(
     check_int("batch_size", batch_size, low=1)
     check_int("seed", seed, low=0)
     check_number("eps", eps, low=0.0, high=1.0)
+    check_int("n_lipschitz", n_lipschitz, low=0)
+    check_int("n_surface", n_surface, low=0)
     data = LabelledImages(dataset)
-    names = _chosen(corruptions, corruption_names)
-    chosen_attacks = _attacks(attacks, eps, seed)
-    corruption_index = _subset("n_corruption", n_corruption, len(data), seed) if names else torch.empty(0).long()
-    attack_index = _subset("n_attack", n_attack, len(data), seed) if chosen_attacks else torch.empty(0).long()
-    home = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+    names = chosen_corruptions(corruptions, corruption_names)
+    chosen = chosen_attacks(attacks, eps, seed)
+    nothing = torch.empty(0, dtype=torch.int64)
+    corruption_index = subset("n_corruption", n_corruption, len(data), seed) if names else nothing
+    attack_index = attack_indices(n_attack, chosen, len(data), seed)
+    lipschitz_index = subset("n_lipschitz", n_lipschitz, len(data), seed) if n_lipschitz else nothing
+    surface_index = subset("n_surface", n_surface, len(data), seed) if n_surface else nothing
+    if n_lipschitz and eps == 0:
+        raise ValueError("eps must be above 0 to measure the Lipschitz constant, got 0")
+    home = home_of(model)
     place = home if device is None else torch.device(device)
-    work = [math.ceil(len(data) / batch_size), len(names) * len(SEVERITIES), 0]
-    work[2] = len(chosen_attacks) * math.ceil(len(attack_index) / batch_size)
+    batched = [len(data), len(lipschitz_index), *map(len, attack_index.values())]
+    work = sum(math.ceil(count / batch_size) for count in batched) + len(names) * len(SEVERITIES) + n_surface
     seconds: dict[str, float] = {}
-    examples = Examples()
-    with Progress(sum(work), name, progress) as bar, _on_device(model, home, place), evaluation_mode(model):
-        judge = _Judge(model, place, batch_size)
-        with _timed(seconds, "clean"):
-            correct, confidence, data_hash = _clean(judge, data, bar)
-        with _timed(seconds, "corruptions"):
+    with Progress(work, name, progress) as bar, on_device(model, home, place), evaluation_mode(model):
+        judge = Judge(model, place, batch_size, data, seed, bar)
+        with timed(seconds, "clean"):
+            correct, confidence, data_hash = judge.clean()
+        with timed(seconds, "corruptions"):
             corrupted = {
                 corruption: torch.stack(
                     [
-                        _corrupted(
-                            judge, data, corruption_index, corruption, severity, corruptions or "", seed, bar, examples
-                        )
+                        judge.corrupted(corruption_index, corruption, severity, corruptions or "")
                         for severity in SEVERITIES
                     ]
                 )
                 for corruption in names
             }
-        attacked, changes = {}, {}
-        for attack_name, attack in chosen_attacks.items():
-            with _timed(seconds, attack_name):
-                attacked[attack_name], changes[attack_name] = _attacked(
-                    judge, data, attack_index, attack_name, attack, bar, examples
-                )
-    outcomes = Outcomes(correct, confidence, corruption_index, corrupted, attack_index, attacked, changes)
+        attacked = {}
+        for attack_name, attack in chosen.items():
+            with timed(seconds, attack_name):
+                attacked[attack_name] = judge.attacked(attack_index[attack_name], attack_name, attack)
+        constants = torch.empty(0)
+        if n_lipschitz:
+            with timed(seconds, "lipschitz"):
+                constants = judge.lipschitz(lipschitz_index, eps)
+        if n_surface:
+            with timed(seconds, "surfaces"):
+                judge.examples.surfaces.extend(judge.surfaces(surface_index))
+    outcomes = Outcomes(
+        correct,
+        confidence,
+        corruption_index,
+        corrupted,
+        attack_index,
+        {attack_name: result.right for attack_name, result in attacked.items()},
+        {attack_name: result.change for attack_name, result in attacked.items()},
+        {attack_name: result.confidence for attack_name, result in attacked.items()},
+        lipschitz_index,
+        constants,
+    )
     settings = {
         "model": type(model).__name__,
         "weights_sha256": fingerprint(dict(model.state_dict())),
@@ -146,11 +172,13 @@ def evaluate_model(
         "data_sha256": data_hash,
         "n_clean": len(data),
         "n_corruption": len(corruption_index),
-        "n_attack": len(attack_index),
+        "n_attack": {attack_name: len(index) for attack_name, index in attack_index.items()},
+        "n_lipschitz": n_lipschitz,
+        "n_surface": n_surface,
         "preset": corruptions,
         "corruptions": list(names),
         "eps": float(eps),
-        "attacks": {attack_name: _describe(attack) for attack_name, attack in chosen_attacks.items()},
+        "attacks": {attack_name: describe(attack) for attack_name, attack in chosen.items()},
         "batch_size": batch_size,
         "seed": seed,
         "device": str(place),
@@ -158,236 +186,4 @@ def evaluate_model(
     if classes is None:
         classes = getattr(dataset, "classes", None)
     class_names = None if classes is None else [str(label) for label in classes]
-    return Report(name, outcomes, settings, _environment(place), seconds, class_names, examples)
-
-
-class _Judge:
-    """Runs the model on images and says which are right, with the confidence."""
-
-    def __init__(self, model: nn.Module, device: torch.device, batch_size: int) -> None:
-        self.model = model
-        self.device = device
-        self.batch_size = batch_size
-        self.num_classes = 0
-
-    def __call__(self, images: Tensor, labels: Tensor, what: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Right or wrong, confidence and prediction of float32 images in [0, 1], on the CPU."""
-        predictions, confidences = [], []
-        for batch in images.split(self.batch_size):
-            with torch.no_grad():
-                logits = self.model(batch.to(self.device))
-            if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(batch):
-                got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-                raise ValueError(f"model must return logits of shape ({len(batch)}, classes), got {got}")
-            confidence, predicted = logits.float().softmax(1).max(1)
-            if not bool(confidence.isfinite().all()):  # a NaN or an infinite logit makes the confidence NaN
-                raise FloatingPointError(f"the model's logits are not finite on {what}")
-            self.num_classes = logits.shape[1]
-            predictions.append(predicted.cpu())
-            confidences.append(confidence.cpu().clamp(0, 1))
-        if int(labels.max()) >= self.num_classes:
-            raise ValueError(f"labels must lie below the model's {self.num_classes} classes, got {int(labels.max())}")
-        predicted = torch.cat(predictions)
-        return predicted == labels, torch.cat(confidences), predicted
-
-
-def _clean(judge: _Judge, data: LabelledImages, bar: Progress) -> tuple[Tensor, Tensor, str]:
-    digest = hashlib.sha256()
-    correct, confidence = [], []
-    for images, labels in data.blocks(torch.arange(len(data)), judge.batch_size):
-        right, sure, _ = judge(as_float(images), labels, "clean images")
-        digest.update(images.contiguous().numpy().tobytes())
-        digest.update(labels.numpy().tobytes())
-        correct.append(right)
-        confidence.append(sure)
-        bar.advance("clean images")
-    digest.update(str(tuple(images.shape[1:])).encode())
-    return torch.cat(correct), torch.cat(confidence), digest.hexdigest()
-
-
-def _corrupted(
-    judge: _Judge,
-    data: LabelledImages,
-    index: Tensor,
-    name: str,
-    severity: int,
-    preset: str,
-    seed: int,
-    bar: Progress,
-    examples: Examples,
-) -> Tensor:
-    rights = []
-    for block, (images, labels) in enumerate(data.blocks(index, CORRUPTION_BLOCK)):
-        generator = torch.Generator().manual_seed(_seed(seed, name, severity, block))
-        corrupted = corrupt(as_bytes(images), name, severity, preset=preset, generator=generator)
-        right, sure, predicted = judge(as_float(corrupted), labels, f"{name} of severity {severity}")
-        rights.append(right)
-        if block == 0 and severity == _SHOWN_SEVERITY and images.shape[1] in (1, 3):
-            at = len(examples.corrupted) % len(images)  # another image for each corruption
-            examples.corrupted.append(
-                CorruptedExample(
-                    name,
-                    severity,
-                    as_bytes(corrupted[at]).clone(),
-                    int(labels[at]),
-                    int(predicted[at]),
-                    float(sure[at]),
-                )
-            )
-    bar.advance(f"{name.replace('_', ' ')} {severity}")
-    return torch.cat(rights)
-
-
-def _attacked(
-    judge: _Judge,
-    data: LabelledImages,
-    index: Tensor,
-    name: str,
-    attack: Attack,
-    bar: Progress,
-    examples: Examples,
-) -> tuple[Tensor, float]:
-    rights, change = [], 0.0
-    for block, (images, labels) in enumerate(data.blocks(index, judge.batch_size)):
-        clean = as_float(images)
-        with _gradients_kept(judge.model):
-            adversarial = attack(judge.model, clean.to(judge.device), labels.to(judge.device))
-        adversarial = _checked_adversarial(adversarial, clean, name)
-        right, sure, predicted = judge(adversarial, labels, f"images of the attack {name}")
-        rights.append(right)
-        change = max(change, float((adversarial - clean).abs().max()))
-        if block == 0 and images.shape[1] in (1, 3):
-            before, sure_before, predicted_before = judge(clean, labels, "clean images")
-            # First the images that the attack turned: they show what an attack is.
-            order = torch.argsort((before & ~right).int() * 2 + before.int(), descending=True, stable=True)
-            for at in order[:_SHOWN_ATTACKED].tolist():
-                examples.adversarial.append(
-                    AdversarialExample(
-                        attack=name,
-                        clean=as_bytes(clean[at]).clone(),
-                        adversarial=as_bytes(adversarial[at]).clone(),
-                        label=int(labels[at]),
-                        predicted_clean=int(predicted_before[at]),
-                        confidence_clean=float(sure_before[at]),
-                        predicted=int(predicted[at]),
-                        confidence=float(sure[at]),
-                    )
-                )
-        bar.advance(name)
-    return torch.cat(rights), change
-
-
-def _checked_adversarial(adversarial: Tensor, clean: Tensor, name: str) -> Tensor:
-    if not isinstance(adversarial, Tensor) or adversarial.shape != clean.shape:
-        got = tuple(adversarial.shape) if isinstance(adversarial, Tensor) else type(adversarial).__name__
-        raise ValueError(f"the attack {name!r} must return images of shape {tuple(clean.shape)}, got {got}")
-    adversarial = adversarial.detach().float().cpu()
-    low, high = (float(bound) for bound in adversarial.aminmax())
-    if not (low >= -1e-6 and high <= 1 + 1e-6):  # also false for NaN
-        raise ValueError(f"the attack {name!r} must return images in [0, 1], got values from {low:g} to {high:g}")
-    return adversarial.clamp(0, 1)
-
-
-def _chosen(preset: str | None, names: Sequence[str] | None) -> tuple[str, ...]:
-    if preset is None:
-        return ()
-    if preset not in ("cifar", "imagenet"):
-        raise ValueError(f"corruptions must be 'cifar', 'imagenet' or None, got {preset!r}")
-    names = CORRUPTIONS if names is None else tuple(names)
-    known = (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
-    for name in names:
-        if name not in known:
-            raise ValueError(f"corruption_names must be of {', '.join(known)}; got {name!r}")
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"corruption_names must be one or more different names, got {list(names)}")
-    return tuple(names)
-
-
-def _attacks(attacks: str | Mapping[str, Attack] | None, eps: float, seed: int) -> dict[str, Attack]:
-    if attacks is None:
-        return {}
-    if isinstance(attacks, Mapping):
-        for name, attack in attacks.items():
-            if not callable(attack):
-                raise TypeError(f"attacks[{name!r}] must be callable, got {type(attack).__name__}")
-        return dict(attacks)
-    if attacks != "pgd":
-        raise ValueError(f"attacks must be 'pgd', None or names to callables, got {attacks!r}")
-    generator = torch.Generator().manual_seed(_seed(seed, "pgd"))
-    pgd = PGD(eps=eps, step_size=eps / 4, steps=20, generator=generator)
-    return {pgd.name: pgd}
-
-
-def _describe(attack: Attack) -> dict[str, Any]:
-    fields = {"kind": getattr(attack, "__name__", type(attack).__name__)}
-    if dataclasses.is_dataclass(attack):
-        fields |= {
-            field.name: getattr(attack, field.name)
-            for field in dataclasses.fields(attack)
-            if isinstance(getattr(attack, field.name), bool | int | float | str)
-        }
-    return fields
-
-
-def _subset(argument: str, count: int | None, total: int, seed: int) -> Tensor:
-    if count is None:
-        return torch.arange(total)
-    check_int(argument, count, low=1)
-    if count > total:
-        raise ValueError(f"{argument} must be at most the {total} images of the data set, got {count}")
-    # One permutation for both: the smaller subset is part of the larger one.
-    return torch.randperm(total, generator=torch.Generator().manual_seed(_seed(seed, "subset")))[:count].sort().values
-
-
-def _seed(*parts: object) -> int:
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:7], "big")
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[part] = round(time.perf_counter() - start, 3)
-
-
-@contextmanager
-def _on_device(model: nn.Module, home: torch.device, place: torch.device) -> Iterator[None]:
-    if place == home:
-        yield
-        return
-    model.to(place)
-    try:
-        yield
-    finally:
-        model.to(home)
-
-
-@contextmanager
-def _gradients_kept(model: nn.Module) -> Iterator[None]:
-    """Keeps a foreign attack's ``loss.backward()`` out of the model's own gradients."""
-    kept = [(parameter, parameter.grad) for parameter in model.parameters()]
-    for parameter, _ in kept:
-        parameter.grad = None
-    try:
-        yield
-    finally:
-        for parameter, gradient in kept:
-            parameter.grad = gradient
-
-
-def _environment(device: torch.device) -> dict[str, str]:
-    import torchvision
-
-    import mixaug
-
-    return {
-        "mixaug": mixaug.__version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads",
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    return Report(name, outcomes, settings, environment(place), seconds, class_names, judge.examples)

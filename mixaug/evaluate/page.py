@@ -7,56 +7,15 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from mixaug.evaluate._style import CSS
 from mixaug.evaluate.intervals import Estimate
+from mixaug.evaluate.labels import attack_label, corruption_label, interval_text
 from mixaug.evaluate.outcomes import SEVERITIES
-from mixaug.evaluate.report import Report, attack_label, corruption_label, interval_text
+from mixaug.evaluate.report import Report
 
 if TYPE_CHECKING:
     from mixaug.evaluate.comparison import Comparison
     from mixaug.evaluate.figures import FigureImage
-
-_CSS = """
-:root { color-scheme: light dark; --ground: #f6f6f4; --card: #ffffff; --ink: #1d1d1f; --soft: #65656b;
-  --line: #dededa; --best: #dff0e6; --good: #00734f; --bad: #b3400a; --heat: 179, 64, 10; }
-@media (prefers-color-scheme: dark) { :root { --ground: #19191b; --card: #232326; --ink: #ececee; --soft: #a2a2a9;
-  --line: #3a3a3f; --best: #1d3d2e; --good: #5fd0a0; --bad: #ff9d6b; --heat: 255, 140, 80; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
-h3 { font-size: 1rem; margin: 1.4rem 0 .5rem; overflow-wrap: anywhere; }
-p { margin: .3rem 0; } .soft, figcaption, .note { color: var(--soft); font-size: .88rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .75rem; margin: 1.2rem 0; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem .9rem; }
-.card b { display: block; font-size: 1.65rem; line-height: 1.25; font-weight: 650; font-variant-numeric: tabular-nums; }
-.card span { display: block; font-size: .82rem; color: var(--soft); }
-.card .label { color: var(--ink); font-size: .88rem; }
-.scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .38rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { font-weight: 600; } tr:last-child > * { border-bottom: 0; } thead th { color: var(--soft); font-size: .82rem; }
-th:first-child { text-align: left; position: sticky; left: 0; background: var(--card); }
-td.best { background: var(--best); font-weight: 650; } .better { color: var(--good); } .worse { color: var(--bad); }
-td small { display: block; color: var(--soft); font-size: .76rem; font-weight: 400; }
-.figures { columns: 2 420px; column-gap: 1rem; }
-figure { margin: 0 0 1rem; break-inside: avoid;
-  background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .9rem; }
-figure h3 { margin: 0 0 .5rem; }
-figure img { display: block; width: 100%; height: auto; border-radius: 6px; background: #fff; }
-figcaption { margin-top: .5rem; }
-details { margin-top: 2rem; } summary { cursor: pointer; font-weight: 600; margin-bottom: .6rem; }
-.settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; font-variant-numeric: normal; }
-@media (max-width: 520px) { main { padding: 1rem .7rem 2rem; } th, td { padding: .34rem .5rem; }
-  .cards { grid-template-columns: 1fr 1fr; gap: .5rem; } .card b { font-size: 1.4rem; } figure { padding: .6rem; }
-  th, td small { white-space: normal; } th:first-child { min-width: 5.5rem; } }
-@media print { :root { color-scheme: light; --ground: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #bbb;
-  --best: #e4f2ea; --good: #00734f; --bad: #b3400a; --heat: 179, 64, 10; }
-  body { font-size: 10.5pt; } main { max-width: none; padding: 0; } .scroll { overflow: visible; }
-  .card, tr { break-inside: avoid; } .figures { columns: 2; } h2, h3 { break-after: avoid; }
-  * { -webkit-print-color-adjust: exact; print-color-adjust: exact; } }
-"""
 
 
 def report_page(report: Report, figures: Mapping[str, FigureImage]) -> str:
@@ -65,6 +24,8 @@ def report_page(report: Report, figures: Mapping[str, FigureImage]) -> str:
     if report.outcomes.corrupted:
         counts.append(f"corruptions on {len(report.outcomes.corruption_index):,}")
     counts += [f"{attack_label(name)} on {result.error.n:,}" for name, result in report.attacks.items()]
+    if report.lipschitz is not None:
+        counts.append(f"Lipschitz constant on {report.lipschitz.n:,}")
     body = [
         f"<h1>{escape(report.name)}</h1>",
         f'<p class="soft">{escape(", ".join(counts))}. Errors, lower is better; [95% interval].</p>',
@@ -112,7 +73,7 @@ def _page(title: str, body: Sequence[str]) -> str:
             '<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{escape(title)}</title>",
-            f"<style>{_CSS}</style></head><body><main>",
+            f"<style>{CSS}</style></head><body><main>",
             *body,
             "</main></body></html>\n",
         ]
@@ -121,8 +82,8 @@ def _page(title: str, body: Sequence[str]) -> str:
 
 def _card(label: str, figure: Estimate) -> str:
     return (
-        f'<div class="card"><span class="label">{escape(label)}</span><b>{100 * figure.value:.1f}%</b>'
-        f"<span>[{100 * figure.low:.1f}, {100 * figure.high:.1f}]</span><span>n = {figure.n:,}</span></div>"
+        f'<div class="card"><span class="label">{escape(label)}</span><b>{figure.text}</b>'
+        f"<span>[{', '.join(figure.ends)}]</span><span>n = {figure.n:,}</span></div>"
     )
 
 
@@ -155,7 +116,7 @@ def _cell(text: str, small: str = "", kind: str = "", style: str = "", verdict: 
 
 def _percent(figure: Estimate, kind: str = "", heat: bool = False) -> str:
     style = f"background: rgba(var(--heat), {0.5 * figure.value:.3f})" if heat else ""
-    return _cell(f"{100 * figure.value:.1f}", f"{100 * figure.low:.1f}–{100 * figure.high:.1f}", kind, style)
+    return _cell(figure.text.removesuffix("%"), "–".join(figure.ends), kind, style)
 
 
 def _corruption_table(report: Report) -> str:
@@ -183,14 +144,26 @@ def _attack_table(report: Report) -> str:
                 _percent(result.clean_accuracy),
                 _percent(result.accuracy),
                 _percent(result.error),
+                _percent(result.gap),
+                _percent(result.confidence),
                 _cell(f"{255 * report.outcomes.attack_change[name]:.1f} / 255"),
                 _cell(f"{result.error.n:,}"),
             ],
         )
         for name, result in report.attacks.items()
     ]
-    header = ["attack", "accuracy before, %", "accuracy under it, %", "error, %", "largest change", "n"]
-    return _table(header, rows)
+    header = [
+        "attack", "accuracy before, %", "accuracy under it, %", "error, %", "gap, points", "confidence, %",
+        "largest change", "n",
+    ]  # fmt: skip
+    worst, gap = report.robustness_gap or ("", None)
+    note = (
+        "Gap: accuracy before less accuracy under the attack on the same images"
+        + ("" if gap is None else f"; the largest is that of {attack_label(worst)}")
+        + ". Confidence: mean probability of the predicted class on the attacked images. "
+        "Small figures are 95% intervals."
+    )
+    return _table(header, rows) + f'<p class="note">{escape(note)}</p>'
 
 
 def _calibration_table(report: Report) -> str:
@@ -227,7 +200,7 @@ def _difference_table(comparison: Comparison) -> str:
         if difference:
             cells = [
                 _cell(
-                    f"{100 * difference[key].value:+.1f}",
+                    difference[key].change,
                     interval_text(difference[key]),
                     verdict(difference[key]) if difference[key].excludes_zero else "",
                     verdict=verdict(difference[key]),

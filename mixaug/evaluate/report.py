@@ -12,20 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixaug._files import atomic_path
-from mixaug.evaluate import calibration as measures
+from mixaug.evaluate._save import save_files
+from mixaug.evaluate.calibration import CALIBRATION, ReliabilityCurve, reliability_curve
 from mixaug.evaluate.corruptions import CORRUPTIONS, OURS
-from mixaug.evaluate.intervals import Estimate, bootstrap_centred, bootstrap_means, wilson
-from mixaug.evaluate.outcomes import SEVERITIES, Examples, Outcomes
-from mixaug.evaluate.tables import text_table
+from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_centred, bootstrap_means, share
+from mixaug.evaluate.labels import attack_label
+from mixaug.evaluate.lipschitz import mean_constant
+from mixaug.evaluate.outcomes import Examples, Outcomes
+from mixaug.evaluate.report_text import report_notes, report_text
 
-FORMAT = "mixaug-report-1"
-CALIBRATION = {
-    "rms": measures.rms,
-    "rms_ipmix_papers": lambda confidence, correct: measures.rms(confidence, correct, variant="ipmix-papers"),
-    "rms_equal_width": measures.rms_equal_width,
-    "ece": measures.ece,
-}
+FORMAT = "mixaug-report-2"
 # AlexNet's mean error over the five severities of each ImageNet-C corruption, in the order of CORRUPTIONS.
 _ALEXNET = (88.6, 89.4, 92.3, 82.0, 82.6, 78.6, 79.8, 86.7, 82.7, 81.9, 56.5, 85.3, 64.6, 71.8, 60.7)
 
@@ -38,11 +34,15 @@ class AttackResult:
         accuracy: share of the attacked images that the model still gets right.
         error: the rest of them.
         clean_accuracy: accuracy on the same images before the attack.
+        gap: accuracy before less accuracy under the attack, image by image.
+        confidence: mean probability of the predicted class on the attacked images, right or wrong.
     """
 
     accuracy: Estimate
     error: Estimate
     clean_accuracy: Estimate
+    gap: Estimate
+    confidence: Estimate
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Report:
 
     Example:
         >>> outcomes = Outcomes(torch.tensor([True, True, True, False]), torch.tensor([0.9, 0.8, 0.9, 0.6]),
-        ...                     torch.empty(0, dtype=torch.int64), {}, torch.empty(0, dtype=torch.int64), {}, {})
+        ...                     torch.empty(0, dtype=torch.int64), {}, {}, {}, {})
         >>> report = Report("tiny", outcomes, {"preset": None}, {}, {}, None, Examples())
         >>> report.clean_error.value
         0.25
@@ -80,12 +80,12 @@ class Report:
     @cached_property
     def clean_error(self) -> Estimate:
         """Share of the clean images that the model gets wrong."""
-        return error_of(self.outcomes.correct)
+        return share(~self.outcomes.correct)
 
     @cached_property
     def corruption_errors(self) -> dict[str, list[Estimate]]:
         """Error of each corruption at severity 1 to 5."""
-        return {name: [error_of(row) for row in rows] for name, rows in self.outcomes.corrupted.items()}
+        return {name: [share(~row) for row in rows] for name, rows in self.outcomes.corrupted.items()}
 
     @cached_property
     def corruption_means(self) -> dict[str, Estimate]:
@@ -106,7 +106,7 @@ class Report:
     @cached_property
     def clean_error_of_corrupted(self) -> Estimate | None:
         """Clean error of the images that were corrupted, what corruption errors are to be held against; or None."""
-        return error_of(self.outcomes.correct[self.outcomes.corruption_index]) if self.outcomes.corrupted else None
+        return share(~self.outcomes.correct[self.outcomes.corruption_index]) if self.outcomes.corrupted else None
 
     @cached_property
     def mce(self) -> Estimate | None:
@@ -114,7 +114,7 @@ class Report:
 
         With a corruption missing it is the mean over those measured; :attr:`mce_label` carries the count.
         """
-        return None if not self.outcomes.corrupted else bootstrap_means(failures(self.outcomes)[:, None])[0]
+        return None if not self.outcomes.corrupted else bootstrap_means(self.outcomes.failures()[:, None])[0]
 
     @property
     def mce_label(self) -> str:
@@ -165,70 +165,57 @@ class Report:
         return self.calibration["ece"]
 
     @cached_property
-    def reliability(self) -> measures.ReliabilityCurve:
+    def reliability(self) -> ReliabilityCurve:
         """Confidence and accuracy in 15 equal-width bins."""
-        return measures.reliability_curve(self.outcomes.confidence, self.outcomes.correct)
+        return reliability_curve(self.outcomes.confidence, self.outcomes.correct)
 
     @cached_property
     def attacks(self) -> dict[str, AttackResult]:
         """Each attack's result by name, such as ``pgd-20``."""
-        before = accuracy_of(self.outcomes.correct[self.outcomes.attack_index]) if self.outcomes.attacked else None
-        return {
-            name: AttackResult(accuracy_of(right), error_of(right), before)
-            for name, right in self.outcomes.attacked.items()
-            if before is not None
-        }
+        return {name: self._attack(name) for name in self.outcomes.attacked}
+
+    def _attack(self, name: str) -> AttackResult:
+        right = self.outcomes.attacked[name]
+        before = self.outcomes.correct[self.outcomes.attack_index[name]]
+        columns = torch.stack([before.double() - right.double(), self.outcomes.attack_confidence[name].double()], dim=1)
+        gap, confidence = bootstrap_means(columns)
+        return AttackResult(share(right), share(~right), share(before), gap, confidence)
+
+    @property
+    def robustness_gap(self) -> tuple[str, Estimate] | None:
+        """The attack that takes most of the accuracy and how much that is; None without attacks.
+
+        Convention: each attack against the clean accuracy on its own images.
+        """
+        gaps = {name: result.gap for name, result in self.attacks.items()}
+        return max(gaps.items(), key=lambda item: item[1].value) if gaps else None
+
+    @cached_property
+    def lipschitz(self) -> Quantity | None:
+        """The local Lipschitz constant of :func:`mixaug.evaluate.local_lipschitz`; None if it was not measured."""
+        return mean_constant(self.outcomes.lipschitz) if len(self.outcomes.lipschitz) else None
 
     @cached_property
     def figures(self) -> dict[str, tuple[str, Estimate]]:
-        """The headline figures, all errors: key to (label, estimate)."""
+        """The headline figures, all errors or a Lipschitz constant, lower is better: key to (label, estimate)."""
         rows: dict[str, tuple[str, Estimate]] = {"clean_error": ("clean error", self.clean_error)}
         if self.mce is not None:
             rows["mce"] = (self.mce_label, self.mce)
         rows["rms"] = ("RMS calibration error", self.rms)
         rows["ece"] = ("ECE", self.ece)
         rows |= {name: (f"{attack_label(name)} error", result.error) for name, result in self.attacks.items()}
+        if self.lipschitz is not None:
+            rows["lipschitz"] = ("Lipschitz constant", self.lipschitz)
         return rows
 
     def to_table(self) -> str:
         """The report as plain text for the terminal."""
-        rows = [
-            [label, f"{100 * figure.value:.1f}%", interval_text(figure), str(figure.n)]
-            for label, figure in self.figures.values()
-        ]
-        parts = [f"{self.name}\n", text_table(["figure", "value", "95% interval", "n"], rows)]
-        if self.mce_alexnet is not None:
-            parts.append(f"mCE relative to AlexNet: {100 * self.mce_alexnet:.1f}%")
-        if self.corruption_errors:
-            cells = [
-                [
-                    corruption_label(name),
-                    *(f"{100 * cell.value:.1f}" for cell in [*errors, self.corruption_means[name]]),
-                ]
-                for name, errors in self.corruption_errors.items()
-            ]
-            cells.append(["mean", *(f"{100 * cell.value:.1f}" for cell in self.severity_means), ""])
-            if self.mce is not None:
-                cells[-1][-1] = f"{100 * self.mce.value:.1f}"
-            header = ["error in %", *(f"severity {severity}" for severity in SEVERITIES), "mean"]
-            parts += ["", text_table(header, cells)]
-        return "\n".join([*parts, *self.notes])
+        return report_text(self)
 
     @property
     def notes(self) -> list[str]:
         """What a reader must know about the figures, a sentence each."""
-        notes = ["All figures are errors: lower is better."]
-        if any(name in OURS for name in self.outcomes.corrupted):
-            names = ", ".join(name for name in self.outcomes.corrupted if name in OURS)
-            notes.append(f"* {names}: our own texture, not the original benchmark's; compare it with our figures only.")
-        if self.missing:
-            notes.append(f"Not measured: {', '.join(self.missing)}; the mean is over {len(self.outcomes.corrupted)}.")
-        if len(self.outcomes.correct) < 1000:
-            notes.append(
-                f"RMS and ECE on {len(self.outcomes.correct)} images are biased upwards by sampling noise; "
-                "compare them on the same images only."
-            )
-        return notes
+        return report_notes(self)
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values: figures to read, and all that is needed to load it or to run it again."""
@@ -249,6 +236,10 @@ class Report:
                     name: {key: vars(figure) for key, figure in vars(result).items()}
                     for name, result in self.attacks.items()
                 },
+                "robustness_gap": None
+                if self.robustness_gap is None
+                else vars(self.robustness_gap[1]) | {"attack": self.robustness_gap[0]},
+                "lipschitz": None if self.lipschitz is None else vars(self.lipschitz),
             },
             "settings": self.settings,
             "environment": self.environment,
@@ -312,48 +303,3 @@ class Report:
     def class_name(self, label: int) -> str:
         """The name of a class, or its number where names are not known."""
         return self.classes[label] if self.classes is not None and label < len(self.classes) else str(label)
-
-
-def save_files(path: str | os.PathLike[str], page: str, data: dict[str, Any], pictures: dict[str, bytes]) -> Path:
-    """Writes a page, its JSON and its pictures side by side, the page last."""
-    target = Path(path)
-    if target.suffix != ".html":
-        raise ValueError(f"path must end in .html, got {str(path)!r}")
-    for name, png in pictures.items():
-        with atomic_path(target.with_name(f"{target.stem}-{name}.png")) as temporary:
-            temporary.write_bytes(png)
-    with atomic_path(target.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    with atomic_path(target) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return target
-
-
-def error_of(right: Tensor) -> Estimate:
-    """Share of False, with Wilson's interval."""
-    return wilson(int((~right).sum()), len(right))
-
-
-def accuracy_of(right: Tensor) -> Estimate:
-    """Share of True, with Wilson's interval."""
-    return wilson(int(right.sum()), len(right))
-
-
-def failures(outcomes: Outcomes) -> Tensor:
-    """(m,) float64: the share of all corruptions and severities that the model fails, image by image."""
-    return torch.stack([(~rows).double().mean(0) for rows in outcomes.corrupted.values()]).mean(0)
-
-
-def interval_text(figure: Estimate) -> str:
-    """The interval in percent, such as ``20.0 to 31.0``."""
-    return f"{100 * figure.low:.1f} to {100 * figure.high:.1f}"
-
-
-def attack_label(name: str) -> str:
-    """An attack's name as it is written: ``PGD-20``."""
-    return name.upper() if name.startswith(("pgd-", "fgsm", "apgd", "spsa")) else name
-
-
-def corruption_label(name: str) -> str:
-    """A corruption's name as it is written: ``jpeg compression``; a star marks those that are ours."""
-    return name.replace("_", " ") + ("*" if name in OURS else "")

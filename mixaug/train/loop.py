@@ -262,10 +262,12 @@ class Run:
         moved = crop_flip(images.to(self.device, non_blocking=True), draw)
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate(self.step)
-        with self._autocast():
-            result = self.take_step(
-                self.model, self._prepare(moved), labels.to(self.device, torch.int64, non_blocking=True)
-            )
+        labels = labels.to(self.device, torch.int64, non_blocking=True)
+        try:
+            with self._autocast():
+                result = self.take_step(self.model, self._prepare(moved), labels)
+        except FloatingPointError as error:  # of an attack, which sees broken weights before the loss does
+            raise FloatingPointError(self._broken(f"the attack failed in step {self.step + 1}")) from error
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(result.loss).backward()
         self.scaler.step(self.optimiser)
@@ -293,11 +295,11 @@ class Run:
 
     def _check_finite(self, totals: Tensor) -> None:
         if not math.isfinite(totals[0].item()):
-            lower = "" if self.settings.amp != "fp16" else ", or --amp bf16"
-            raise FloatingPointError(
-                f"the loss is not finite by step {self.step} of {self.total_steps}: try a lower --lr "
-                f"(it is {self.settings.lr}){lower}"
-            )
+            raise FloatingPointError(self._broken(f"the loss is not finite by step {self.step}"))
+
+    def _broken(self, what: str) -> str:
+        lower = "" if self.settings.amp != "fp16" else ", or --amp bf16"
+        return f"{what} of {self.total_steps}: try a lower --lr (it is {self.settings.lr}){lower}"
 
     def save(self) -> None:
         """Writes ``last.pt``: the model, and all that the next step depends on."""

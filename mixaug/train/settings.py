@@ -146,15 +146,8 @@ class TrainSettings:
             _one_of("levels", level, LEVELS)
         if not self.levels:
             raise ValueError(f"levels must name at least one of {', '.join(LEVELS)}, got none")
-        for name, low in (
-            ("epochs", 1),
-            ("batch_size", 2),
-            ("seed", 0),
-            ("k", 1),
-            ("t", 1),
-            ("workers", 0),
-            ("warmup", 0),
-        ):
+        lowest = {"epochs": 1, "batch_size": 2, "seed": 0, "k": 1, "t": 1, "workers": 0, "warmup": 0}
+        for name, low in lowest.items():
             _whole(name, getattr(self, name), low)
         for name, low in (("steps", 1), ("limit", 1), ("padding", 0), ("image_size", 1)):
             if getattr(self, name) is not None:
@@ -189,16 +182,14 @@ class TrainSettings:
         if self.eps_schedule is not None:
             _one_of("eps_schedule", self.eps_schedule, EPS_SHAPES)
         if self.adversarial and self.method not in AUGMENTED_METHODS:
-            raise ValueError(
-                f"adversarial must be used with one of {', '.join(AUGMENTED_METHODS)}, got {self.method!r}"
-            )
+            known = ", ".join(AUGMENTED_METHODS)
+            raise ValueError(f"adversarial must be used with one of {known}, got the method {self.method!r}")
         if self.adversarial and self.jsd:
             raise ValueError("adversarial must be used without jsd: its three views have no one attack")
         if self.method == "hybrid" and not self.robust_images:
             raise ValueError("robust_images must be at least 1 for the method hybrid, whose alpha it decides, got 0")
         if self.adversary is None:
-            given = ("eps", "step_size", "attack_steps", "targeted", "eps_schedule", "smoothing")
-            for name in given:
+            for name in ("eps", "step_size", "attack_steps", "targeted", "eps_schedule", "smoothing"):
                 if getattr(self, name) is not None:
                     raise ValueError(
                         f"{name} must be used with adversarial or one of {', '.join(ADVERSARIAL_METHODS)}, "

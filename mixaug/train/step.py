@@ -107,9 +107,9 @@ class Setup:
 
     @property
     def attack_generator(self) -> torch.Generator | None:
-        """The method's generator for attacks on the CPU; None, torch's default one of the device, on a GPU.
+        """The method's generator; None, torch's default one of the device, for attacks on a CUDA GPU.
 
         An attack draws a number for each pixel: on the host they would take longer than the rest of a small step.
         """
         weight = next(self.model.parameters(), None) if self.model is not None else None
-        return self.generator if weight is None or weight.device.type == "cpu" else None
+        return self.generator if weight is None or weight.device.type != "cuda" else None

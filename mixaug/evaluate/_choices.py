@@ -1,0 +1,142 @@
+"""What an evaluation was asked for: corruptions, attacks with their numbers of images, subsets and seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixaug.attacks import PGD
+from mixaug.attacks._attack import Attack as OwnAttack
+from mixaug.attacks._checks import check_int
+from mixaug.evaluate.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
+
+#: Model, images and labels to adversarial images.
+Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
+#: What is attacked with: names to attacks, attacks that know their names, a preset, or nothing.
+Attacks = str | Mapping[str, Attack] | Sequence[Attack] | None
+#: How many images: one number for all attacks, or one for each name.
+AttackCounts = int | Mapping[str, int | None] | None
+
+
+def chosen_corruptions(preset: str | None, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The corruptions to measure; none without a preset.
+
+    Raises:
+        ValueError: an unknown preset or corruption, none at all, or one twice.
+    """
+    if preset is None:
+        return ()
+    if preset not in ("cifar", "imagenet"):
+        raise ValueError(f"corruptions must be 'cifar', 'imagenet' or None, got {preset!r}")
+    names = CORRUPTIONS if names is None else tuple(names)
+    known = (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"corruption_names must be of {', '.join(known)}; got {name!r}")
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"corruption_names must be one or more different names, got {list(names)}")
+    return tuple(names)
+
+
+def chosen_attacks(attacks: Attacks, eps: float, seed: int) -> dict[str, Attack]:
+    """The attacks by name. Those of this package that have no generator get one from the seed and their name.
+
+    Raises:
+        TypeError: something that is no attack.
+        ValueError: an unknown preset, or one name twice.
+    """
+    if attacks is None:
+        return {}
+    if isinstance(attacks, str):
+        if attacks != "pgd":
+            raise ValueError(f"attacks must be 'pgd', None, attacks or names to attacks, got {attacks!r}")
+        pgd = PGD(eps=eps, step_size=eps / 4, steps=20)
+        return {pgd.name: dataclasses.replace(pgd, generator=_generator(seed, "pgd"))}
+    if isinstance(attacks, Mapping):
+        found = list(attacks.items())
+    elif isinstance(attacks, Iterable):
+        found = [(_name_of(attack), attack) for attack in attacks]
+    else:
+        raise TypeError(f"attacks must be 'pgd', None, attacks or names to attacks, got {type(attacks).__name__}")
+    names = [name for name, _ in found]
+    if len(set(names)) != len(names):
+        raise ValueError(f"attacks must have different names, got {', '.join(names)}; give names to attacks")
+    for name, attack in found:
+        if not callable(attack):
+            raise TypeError(f"attacks[{name!r}] must be callable, got {type(attack).__name__}")
+    return {name: _seeded(attack, name, seed) for name, attack in found}
+
+
+def attack_indices(
+    counts: AttackCounts, attacks: Iterable[str], total: int, seed: int, argument: str = "n_attack"
+) -> dict[str, Tensor]:
+    """Which images each attack gets. A smaller subset is part of a larger one, so that attacks can be compared.
+
+    Raises:
+        TypeError: a count of the wrong kind.
+        ValueError: a count out of range, or one for an attack that there is not.
+    """
+    attacks = list(attacks)
+    if not isinstance(counts, Mapping):
+        index = subset(argument, counts, total, seed) if attacks else torch.empty(0, dtype=torch.int64)
+        return dict.fromkeys(attacks, index)
+    unknown = [name for name in counts if name not in attacks]
+    if unknown:
+        raise ValueError(f"{argument} must name attacks of {', '.join(attacks) or 'none'}; got {unknown[0]!r}")
+    return {name: subset(f"{argument}[{name!r}]", counts.get(name), total, seed) for name in attacks}
+
+
+def subset(argument: str, count: int | None, total: int, seed: int) -> Tensor:
+    """``count`` of ``total`` positions drawn from the seed, ascending; all of them for None.
+
+    Raises:
+        TypeError: a count that is no int.
+        ValueError: a count below 1 or above the total.
+    """
+    if count is None:
+        return torch.arange(total)
+    check_int(argument, count, low=1)
+    if count > total:
+        raise ValueError(f"{argument} must be at most the {total} images of the data set, got {count}")
+    # One permutation for all: the smaller subset is part of the larger one.
+    return torch.randperm(total, generator=_generator(seed, "subset"))[:count].sort().values
+
+
+def describe(attack: Attack) -> dict[str, Any]:
+    """An attack's kind and plain settings, for the record."""
+    fields = {"kind": getattr(attack, "__name__", type(attack).__name__)}
+    if dataclasses.is_dataclass(attack):
+        fields |= {
+            field.name: getattr(attack, field.name)
+            for field in dataclasses.fields(attack)
+            if isinstance(getattr(attack, field.name), bool | int | float | str)
+        }
+    return fields
+
+
+def seed_of(*parts: object) -> int:
+    """A seed that depends on all its parts, the same on every machine."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:7], "big")
+
+
+def _name_of(attack: object) -> str:
+    if not callable(attack):
+        raise TypeError(f"attacks must be callable, got {type(attack).__name__}")
+    return str(getattr(attack, "name", None) or getattr(attack, "__name__", type(attack).__name__.lower()))
+
+
+def _seeded(attack: Attack, name: str, seed: int) -> Attack:
+    if not isinstance(attack, OwnAttack) or attack.generator is not None or not dataclasses.is_dataclass(attack):
+        return attack
+    if "generator" not in {field.name for field in dataclasses.fields(attack)}:
+        return attack  # it draws nothing
+    return dataclasses.replace(attack, generator=_generator(seed, name))
+
+
+def _generator(*parts: object) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_of(*parts))

@@ -1,0 +1,44 @@
+"""Names of figures as people write them."""
+
+from __future__ import annotations
+
+from mixaug.evaluate.corruptions import OURS
+from mixaug.evaluate.intervals import Estimate
+
+_ATTACKS = {"autoattack": "AutoAttack", "square": "Square"}
+_CAPITALS = ("pgd", "fgsm", "cw-", "apgd", "spsa", "kl-pgd")
+
+
+def attack_label(name: str) -> str:
+    """An attack's name as it is written.
+
+    Example:
+        >>> attack_label("pgd-20"), attack_label("pgd-20-targeted"), attack_label("autoattack"), attack_label("mine")
+        ('PGD-20', 'PGD-20 targeted', 'AutoAttack', 'mine')
+    """
+    if name in _ATTACKS:
+        return _ATTACKS[name]
+    if not name.startswith(_CAPITALS):
+        return name
+    targeted = name.endswith("-targeted")
+    return name.removesuffix("-targeted").upper() + (" targeted" if targeted else "")
+
+
+def corruption_label(name: str) -> str:
+    """A corruption's name as it is written, with a star for those that are ours.
+
+    Example:
+        >>> corruption_label("jpeg_compression"), corruption_label("frost")
+        ('jpeg compression', 'frost*')
+    """
+    return name.replace("_", " ") + ("*" if name in OURS else "")
+
+
+def interval_text(figure: Estimate) -> str:
+    """The interval without a sign.
+
+    Example:
+        >>> interval_text(Estimate(0.25, 0.2, 0.31, 200))
+        '20.0 to 31.0'
+    """
+    return " to ".join(figure.ends)
