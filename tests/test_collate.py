@@ -272,6 +272,12 @@ def test_a_worker_refuses_tensors_of_a_device(monkeypatch, make, later, kind):
     )
 
 
+def test_the_main_process_takes_tensors_of_a_device():
+    image = torch.rand(1, 6, 6, device="meta")
+    images, targets = LabelSmoothingCollate(CLASSES)([(image, 1)] * 2)
+    assert images.device.type == "meta" and targets.shape == (2, CLASSES)
+
+
 @needs_fork
 @pytest.mark.parametrize(("make", "later"), MAKERS)
 def test_a_real_worker_refuses_them(make, later):

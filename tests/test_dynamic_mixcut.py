@@ -59,6 +59,12 @@ def record(batch: int, size: tuple[int, int], seed: int = 0, **changes) -> Dynam
     return sample_dynamic_mixcut(batch, size, DynamicMixCutSettings(**changes), seeded(seed))
 
 
+def without_library(patch: pytest.MonkeyPatch) -> None:
+    """PyTorch code does all the work, and does not say so."""
+    patch.setattr(mixaug_ext, "library", lambda: None)
+    patch.setattr(mixaug_ext, "warn_without", lambda cuda=False: None)
+
+
 def check_pair(result, images, labels, params, smoothing, views=None):
     mixed, targets = result
     assert mixed.dtype == images.dtype and mixed.shape == images.shape
@@ -90,20 +96,24 @@ def test_equals_the_reference_pixel_by_pixel(dtype, layout, with_views):
             assert value.equal(kept) and value._version == version  # nothing is written to
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("compiled", [True, False])
+@settings(max_examples=50, deadline=None)
 @given(
     st.integers(0, 6), st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 12), st.integers(1, 4),
     st.sampled_from(DTYPES), st.sampled_from(LAYOUTS), st.booleans(), st.sampled_from([0.0, 0.1, 1.0]),
     st.integers(0, 2**31),
 )  # fmt: skip
-def test_any_batch(batch, channels, height, width, boxes, dtype, layout, with_views, smoothing, seed):
+def test_any_batch(compiled, batch, channels, height, width, boxes, dtype, layout, with_views, smoothing, seed):
     shape = (batch, channels, height, width)
     images = images_of(shape, dtype, seed, layout if batch else "contiguous")
     views = (images_of(shape, dtype, seed + 1), images_of(shape, dtype, seed + 2)) if with_views else None
     labels = labels_of(batch, seed)
     mix = DynamicMixCut(CLASSES, boxes, smoothing, p=0.7)
     params = mix.sample(images, generator=seeded(seed))
-    mixed, targets = mix.replay(images, labels, params, views)
+    with pytest.MonkeyPatch.context() as patch:
+        if not compiled:
+            without_library(patch)
+        mixed, targets = mix.replay(images, labels, params, views)
     check_pair((mixed, targets), images, labels, params, smoothing, views)
     assert torch.allclose(targets.sum(1), torch.ones(batch), atol=1e-6) and (targets >= 0).all()
     untouched = params.lam == 1
@@ -330,8 +340,7 @@ def test_compiled_label_mixing_has_the_same_bits(batch, classes, smoothing, with
     arguments = {"views": views, "num_classes": classes, "smoothing": smoothing}
     _, compiled = replay_dynamic_mixcut(images, labels, params, **arguments)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mixaug_ext, "library", lambda: None)
-        patch.setattr(mixaug_ext, "warn_without", lambda cuda=False: None)
+        without_library(patch)
         _, plain = replay_dynamic_mixcut(images, labels, params, **arguments)
     assert compiled.dtype == plain.dtype and compiled.equal(plain)
 
