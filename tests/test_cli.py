@@ -134,6 +134,19 @@ def test_evaluate_one_and_several(runs, capsys):
     assert main(["evaluate", one, "--no-attack", "--corruptions", "none", "--quiet"]) == 0
 
 
+def test_evaluate_draws_loss_surfaces_and_measures_lipschitz_constants(runs, capsys):
+    words = ["evaluate", str(runs / "standard" / "best.pt"), "--no-attack", "--corruptions", "none", "--quiet"]
+    assert main([*words, "--lipschitz", "6", "--surface", "2", "--device", "cpu", "--out", "deep.html"]) == 0
+    assert "Lipschitz" in capsys.readouterr().out
+    report = json.loads(Path("deep.json").read_text())
+    assert report["figures"]["lipschitz"]["n"] == 6 and report["figures"]["lipschitz"]["value"] > 0
+    surfaces = report["examples"]["surfaces"]
+    assert [surface["radius"] for surface in surfaces] == [0.05, 0.1, 0.15] * 2
+    with Image.open("deep-surface.png") as figure:
+        assert figure.width > 300
+    assert main([*words, "--lipschitz", "-1"]) == 2 and "n_lipschitz" in capsys.readouterr().err
+
+
 def test_evaluate_on_other_classes_is_refused(runs, capsys, tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / "tree" / name).mkdir(parents=True)

@@ -24,7 +24,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n-corruption", type=int, help="images to corrupt (default all)")
     parser.add_argument("--n-attack", type=int, help="images to attack (default all)")
     parser.add_argument("--no-attack", action="store_true", help="leave PGD out")
-    parser.add_argument("--eps", type=float, default=8 / 255, help="radius of PGD-20 in [0, 1] (default 8/255)")
+    parser.add_argument(
+        "--lipschitz", type=int, default=0, metavar="N", help="measure the local Lipschitz constant on N images"
+    )
+    parser.add_argument("--surface", type=int, default=0, metavar="N", help="draw the loss surface of N images")
+    parser.add_argument("--eps", type=float, default=8 / 255, help="radius of PGD-20 and --lipschitz (default 8/255)")
     parser.add_argument("--batch-size", type=int, default=256, help="images in one pass (default 256)")
     parser.add_argument("--seed", type=int, default=0, help="of subsets, corruptions and attack (default 0)")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
@@ -79,6 +83,8 @@ def measure(path: Path, options: argparse.Namespace) -> Report:
         eps=options.eps,
         n_corruption=options.n_corruption,
         n_attack=options.n_attack,
+        n_lipschitz=options.lipschitz,
+        n_surface=options.surface,
         batch_size=options.batch_size,
         seed=options.seed,
         device=device,

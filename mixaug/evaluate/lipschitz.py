@@ -101,9 +101,9 @@ def lipschitz_constants(
 ) -> Tensor:
     """The largest ``||f(x) - f(x')||_1 / ||x - x'||_inf`` that an ascent around each image of a batch meets.
 
-    Convention: x' starts at a uniform point of the ball in [0, 1], and each step goes up ``||f(x) - f(x')||_1`` by the sign of
-    its gradient, back into the ball and [0, 1]. The constant is the largest ratio of all points visited, also those on
-    the way, not that of the last. The model runs in evaluation mode and is left as it was.
+    Convention: x' starts at a uniform point of the ball in [0, 1], and each step goes up ``||f(x) - f(x')||_1`` by
+    the sign of its gradient, back into the ball and [0, 1]. The constant is the largest ratio of all points visited,
+    also those on the way, not that of the last. The model runs in evaluation mode and is left as it was.
 
     Args:
         model: gives logits (B, K).
