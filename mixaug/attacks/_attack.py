@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mixaug.attacks._checks import check_batch, check_class_range, check_logits, check_targets
 from mixaug.attacks._random import other_classes
-from mixaug.attacks._state import bare, evaluation_mode, warn_if_training
+from mixaug.attacks._state import bare, evaluation_mode, parameters_frozen, training_attack, warn_if_training
 
 
 class Attack:
@@ -63,6 +63,23 @@ class Attack:
 
     def _attack(self, model: nn.Module, images: Tensor, goal: Goal) -> Tensor:
         raise NotImplementedError
+
+
+def call_in_training(
+    attack: Callable[[nn.Module, Tensor, Tensor], Tensor], model: nn.Module, images: Tensor, labels: Tensor
+) -> Tensor:
+    """Calls an attack within a training step, where a model in training mode is right.
+
+    An attack of this package guards the model by itself. Around one of another library it is done here, since those
+    run the model in the mode they find and some call ``backward()``: evaluation mode, parameters without gradients, a
+    detached result.
+    """
+    with training_attack():
+        if isinstance(attack, Attack):
+            return attack(model, images, labels)
+        inner = bare(model)
+        with evaluation_mode(inner), parameters_frozen(inner), torch.enable_grad():
+            return attack(inner, images, labels).detach()
 
 
 class Goal:

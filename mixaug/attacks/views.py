@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mixaug.attacks._state import training_attack
+from mixaug.attacks._attack import call_in_training
 
 
 def two_views(
@@ -23,7 +23,8 @@ def two_views(
 
     Args:
         attack: any ``(model, images, labels) -> images``, of this package or another.
-        model: as the attack wants it. In training mode nothing is said about it, since this is a part of training.
+        model: in any mode. In training mode nothing is said about it, since this is a part of training; an attack of
+            another library, too, sees it in evaluation mode and cannot touch its parameters' gradients.
         images: (B, C, H, W).
         labels: (B,) class indices or (B, K) probabilities.
 
@@ -43,8 +44,7 @@ def two_views(
         >>> one.shape, torch.equal(one, two)
         (torch.Size([4, 3, 8, 8]), False)
     """
-    with training_attack():
-        views = attack(model, torch.cat([images, images]), torch.cat([labels, labels]))
+    views = call_in_training(attack, model, torch.cat([images, images]), torch.cat([labels, labels]))
     if len(views) != 2 * len(images):
         raise ValueError(f"attack must return as many images as it gets, {2 * len(images)}, got {len(views)}")
     return views[: len(images)], views[len(images) :]

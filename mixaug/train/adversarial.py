@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mixaug.attacks import FGSM, KLPGD, PGD, FeatureScatter, two_views
-from mixaug.attacks._state import training_attack
+from mixaug.attacks._attack import call_in_training
 from mixaug.losses import AdaptiveLoss, EpsSchedule, soft_target_cross_entropy, trades_loss
 from mixaug.train.adversary import Adversary
 from mixaug.train.step import Setup, Step, StepResult
@@ -30,7 +30,7 @@ class AdversarialStep(Step):
 
     Args:
         setup: of the method.
-        make: the attack of a radius.
+        make: the attack of a radius, of this package or another.
         compute: function of the attack, the model, images and labels, as in :class:`~mixaug.train.step.Step`.
     """
 
@@ -49,8 +49,7 @@ class AdversarialStep(Step):
         super().__init__(lambda model, images, labels: compute(self._run, model, images, labels))
 
     def _run(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        with training_attack():
-            attacked = self._attack(model, images, labels)
+        attacked = call_in_training(self._attack, model, images, labels)
         # Before torch 2.10 autocast keeps weights that it cast without gradients, as some attacks' clean pass makes it,
         # and the step's own pass would get these: no gradient would reach the weights.
         torch.clear_autocast_cache()
