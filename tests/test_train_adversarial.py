@@ -13,6 +13,7 @@ from torch import nn
 from torchvision.transforms import v2
 from train_parts import fit, settings
 
+from mixaug import DynamicMixCut
 from mixaug.attacks import FGSM, KLPGD, PGD, FeatureScatter, two_views
 from mixaug.train.adversary import ADVERSARIAL_METHODS, AUGMENTED_METHODS
 from mixaug.train.methods import build_step
@@ -111,8 +112,6 @@ def test_feature_scatter_smooths_by_a_half(model, twin, batch):
 
 
 def test_dynamic_mixcut_mixes_two_targeted_views(model, twin, batch):
-    from mixaug import DynamicMixCut
-
     result = run("dynamic-mixcut", model, batch, attack_steps=2, boxes=(1, 3), smoothing=0.2)
 
     def compute(run, f):
@@ -265,7 +264,40 @@ def test_the_papers_values_are_the_defaults():
     }
     assert TrainSettings(method="hybrid", hybrid_attack="pgd").adversary.step_size == 0.0075
     assert all(TrainSettings(method=method).adversary is None for method in ("standard", *AUGMENTED_METHODS))
-    assert TrainSettings(method="trades").trades_beta == 6 and TrainSettings().boxes == 2
+    own = [(TrainSettings(method=method), name, value) for method, name, value in OWN]
+    assert all(getattr(settings, name) == value for settings, name, value in own)
+    assert [(s.hybrid_attack, s.trades_beta, s.boxes) for s in (TrainSettings(), TrainSettings(method="pgd"))] == [
+        (None, None, None)
+    ] * 2
+
+
+#: Settings that one method alone has, with their defaults.
+OWN = [("hybrid", "hybrid_attack", "fgsm"), ("trades", "trades_beta", 6.0), ("dynamic-mixcut", "boxes", 2)]
+
+
+@pytest.mark.parametrize(("method", "name", "value"), OWN)
+@pytest.mark.parametrize("other", ["standard", "ipmix", "pgd"])
+def test_settings_of_one_method_are_refused_with_others_but_read_from_earlier_runs(method, name, value, other):
+    with pytest.raises(ValueError, match=f"{name} must be used with the method {method}, got the method '{other}'"):
+        TrainSettings(method=other, **{name: value})
+    of_earlier = TrainSettings(method=other).to_dict() | {"hybrid_attack": "fgsm", "trades_beta": 6.0, "boxes": 2}
+    kept = dict(of_earlier)
+    assert TrainSettings.from_dict(of_earlier) == TrainSettings(method=other) and of_earlier == kept
+    same = TrainSettings.from_dict(TrainSettings(method=method).to_dict() | {name: value})
+    assert not same.differences(TrainSettings(method=method))
+
+
+@pytest.mark.parametrize("boxes", [(4, 2), (1, 2, 3), 0, (0, 2), "2", (1, 2.0), True])
+def test_boxes_are_refused_in_the_words_of_the_transform(boxes):
+    with pytest.raises((TypeError, ValueError)) as expected:
+        DynamicMixCut(10, boxes)
+    with pytest.raises(expected.type) as refused:
+        TrainSettings(method="dynamic-mixcut", boxes=boxes)
+    assert str(refused.value) == str(expected.value)
+
+
+def test_a_range_of_one_number_of_boxes_is_the_number():
+    assert TrainSettings(method="dynamic-mixcut", boxes=(3, 3)) == TrainSettings(method="dynamic-mixcut", boxes=3)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +310,8 @@ def test_the_papers_values_are_the_defaults():
         ({"method": "pgd", "eps_schedule": "sine"}, "eps_schedule must be one of linear, cosine, step, constant"),
         ({"method": "pgd", "smoothing": 1.5}, "smoothing must be at least 0 and at most 1, got 1.5"),
         ({"method": "dynamic-mixcut", "boxes": 0}, "boxes must be at least 1, got 0"),
-        ({"method": "dynamic-mixcut", "boxes": (4, 2)}, "boxes must be at least 4, got 2"),
+        ({"method": "dynamic-mixcut", "boxes": (4, 2)}, "boxes must be a range (low, high) with low <= high, got (4,"),
+        ({"method": "dynamic-mixcut", "boxes": (1, 2, 3)}, "boxes must be a number or a pair (low, high), got (1, 2,"),
         ({"method": "hybrid", "hybrid_attack": "cw"}, "hybrid_attack must be one of fgsm, pgd, got 'cw'"),
         ({"method": "hybrid", "attack_steps": 5}, "attack_steps must be left out for the method hybrid with"),
         ({"method": "hybrid", "robust_images": 0}, "robust_images must be at least 1 for the method hybrid"),
@@ -304,7 +337,7 @@ def test_settings_that_are_refused(values, message):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("boxes", (1, 2, 3)), ("boxes", 1.5), ("eps", "8/255"), ("attack_steps", 2.0), ("robust_images", 0.5)],
+    [("boxes", (1, 2.0)), ("boxes", 1.5), ("eps", "8/255"), ("attack_steps", 2.0), ("robust_images", 0.5)],
 )
 def test_kinds_are_checked(name, value):
     with pytest.raises(TypeError, match=f"{name} must be a"):

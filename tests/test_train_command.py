@@ -53,7 +53,16 @@ def test_one_word_changes_the_method(words):
     ("words", "message"),
     [
         (["--method", "pgd", "--eps", "8"], "eps must be above 0 and at most 1, got 8.0"),
-        (["--method", "dynamic-mixcut", "--boxes", "4,2"], "boxes must be at least 4, got 2"),
+        (
+            ["--method", "dynamic-mixcut", "--boxes", "4,2"],
+            "boxes must be a range (low, high) with low <= high, got (4, 2)",
+        ),
+        (
+            ["--method", "pgd", "--boxes", "3"],
+            "boxes must be used with the method dynamic-mixcut, got the method 'pgd'",
+        ),
+        (["--method", "pgd", "--trades-beta", "6"], "trades_beta must be used with the method trades"),
+        (["--hybrid-attack", "fgsm"], "hybrid_attack must be used with the method hybrid, got the method 'ipmix'"),
         (["--method", "hybrid", "--attack-steps", "10"], "attack_steps must be left out for the method hybrid"),
         (
             ["--method", "standard", "--adversarial"],

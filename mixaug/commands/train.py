@@ -83,9 +83,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     shapes = ", ".join(SHAPES)
     add(attack, "eps_schedule", f"radius over the epochs: {shapes} (default constant; hybrid linear)", metavar="NAME")
-    add(attack, "hybrid_attack", f"hybrid: one of {', '.join(HYBRID_ATTACKS)}", metavar="NAME")
-    add(attack, "trades_beta", "trades: weight of the divergence", type=float)
-    add(attack, "boxes", "dynamic-mixcut: boxes an image, or their range with a comma: 1,3", type=_range)
+    add(attack, "hybrid_attack", f"hybrid: one of {', '.join(HYBRID_ATTACKS)} (default fgsm)", metavar="NAME")
+    add(attack, "trades_beta", "trades: weight of the divergence (default 6)", type=float)
+    add(attack, "boxes", "dynamic-mixcut: boxes an image, or their range with a comma: 1,3 (default 2)", type=_range)
     add(attack, "smoothing", "of labels (default: dynamic-mixcut 0.1, feature-scatter 0.5, pgd 0)", type=float)
     add(attack, "robust_images", "validation images attacked after each epoch to choose the best one", type=int)
 

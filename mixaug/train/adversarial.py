@@ -7,7 +7,7 @@ passes and one forward and backward pass of the images that the loss is of, noth
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,8 @@ def trades(setup: Setup) -> Step:
     Clean and adversarial images pass the model one after the other, as in the authors' code: each has its own batch
     statistics.
     """
-    adversary, generator, beta = adversary_of(setup), setup.attack_generator, setup.settings.trades_beta
+    adversary, generator = adversary_of(setup), setup.attack_generator
+    beta = cast(float, setup.settings.trades_beta)  # never None for its own method
 
     def make(radius: float) -> Attack:
         step_size = adversary.step_size * (radius / adversary.eps)
@@ -139,10 +140,9 @@ def feature_scatter(setup: Setup) -> Step:
 
 def dynamic_mixcut(setup: Setup) -> Step:
     """Dynamic MixCut: two targeted attacks of each image, made in one loop, cut and blended into it in boxes."""
-    settings = setup.settings
     mix = DynamicMixCut(
         num_classes=setup.num_classes,
-        boxes=settings.boxes,
+        boxes=cast("int | tuple[int, int]", setup.settings.boxes),  # never None for its own method
         smoothing=adversary_of(setup).smoothing,
         generator=setup.generator,
     )

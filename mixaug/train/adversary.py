@@ -12,6 +12,8 @@ ADVERSARIAL_METHODS = ("dynamic-mixcut", "pgd", "trades", "feature-scatter", "hy
 AUGMENTED_METHODS = ("mixup", "cutmix", "augmix", "ipmix")
 #: Attacks of the hybrid method.
 HYBRID_ATTACKS = ("fgsm", "pgd")
+#: Settings that one method alone has: their method and default.
+OWN_SETTINGS = {"hybrid_attack": ("hybrid", "fgsm"), "trades_beta": ("trades", 6.0), "boxes": ("dynamic-mixcut", 2)}
 #: Methods that take hard labels of their own images, so that a smoothing of them can be chosen.
 _SMOOTHED = {"pgd": 0.0, "feature-scatter": 0.5, "dynamic-mixcut": 0.1}
 
@@ -43,7 +45,7 @@ class Adversary:
 
 def resolve(
     method: str,
-    hybrid_attack: str,
+    hybrid_attack: str | None,
     *,
     eps: float | None,
     step_size: float | None,
@@ -60,7 +62,7 @@ def resolve(
 
     Args:
         method: of the run, one with an adversary.
-        hybrid_attack: ``"fgsm"`` or ``"pgd"``.
+        hybrid_attack: ``"fgsm"`` or ``"pgd"`` for the method hybrid, else None.
         eps, step_size, steps, targeted, eps_schedule, smoothing: as in :class:`Adversary`; None: the method's own.
 
     Returns:
@@ -71,7 +73,7 @@ def resolve(
 
     Example:
         >>> open_ = dict(eps=None, step_size=None, steps=None, targeted=None, eps_schedule=None, smoothing=None)
-        >>> resolve("dynamic-mixcut", "fgsm", **open_).targeted, resolve("hybrid", "fgsm", **open_).eps
+        >>> resolve("dynamic-mixcut", None, **open_).targeted, resolve("hybrid", "fgsm", **open_).eps
         (True, 0.03)
     """
     one_step = method == "feature-scatter" or (method == "hybrid" and hybrid_attack == "fgsm")

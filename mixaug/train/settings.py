@@ -10,8 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from mixaug._eps_schedule import SHAPES as EPS_SHAPES
-from mixaug.train.adversary import ADVERSARIAL_METHODS, AUGMENTED_METHODS, HYBRID_ATTACKS, Adversary, resolve
+from mixaug.train.adversary import (
+    ADVERSARIAL_METHODS,
+    AUGMENTED_METHODS,
+    HYBRID_ATTACKS,
+    OWN_SETTINGS,
+    Adversary,
+    resolve,
+)
 from mixaug.train.schedules import SCHEDULES
+from mixaug.transforms._arguments import count_range
 from mixaug.transforms.ipmix_params import LEVELS, STRUCTURES
 
 __all__ = ["AMP", "METHOD_NAMES", "TrainSettings"]
@@ -58,9 +66,10 @@ class TrainSettings:
             :func:`mixaug.train.adversary.resolve`.
         eps_schedule: ``"constant"``, ``"linear"``, ``"cosine"`` or ``"step"``, the radius over the epochs, from a tenth
             of ``eps``; None: linear for hybrid, constant for the others.
-        hybrid_attack: of the hybrid method, ``"fgsm"`` or ``"pgd"``.
-        trades_beta: weight of TRADES' divergence. Default 6.
-        boxes: of dynamic-mixcut, for each image: a number or a range ``(low, high)``. Default 2.
+        hybrid_attack: of the hybrid method, ``"fgsm"`` (its default) or ``"pgd"``; None for all others.
+        trades_beta: weight of TRADES' divergence, by default 6; None for all others.
+        boxes: of dynamic-mixcut, for each image: a number, by default 2, or a range ``(low, high)``; None for all
+            others.
         smoothing: of the labels of pgd, feature-scatter and dynamic-mixcut; None: 0, 0.5 and 0.1.
         robust_images: validation images that adversarial methods attack after each epoch to choose the best one and to
             warn of catastrophic overfitting; default 500. 0: none, the best epoch is that of the clean images.
@@ -114,9 +123,9 @@ class TrainSettings:
     attack_steps: int | None = None
     targeted: bool | None = None
     eps_schedule: str | None = None
-    hybrid_attack: str = "fgsm"
-    trades_beta: float = 6.0
-    boxes: int | tuple[int, int] = 2
+    hybrid_attack: str | None = None
+    trades_beta: float | None = None
+    boxes: int | tuple[int, int] | None = None
     smoothing: float | None = None
     robust_images: int = 500
     flip: bool | None = None
@@ -166,12 +175,19 @@ class TrainSettings:
         self._check_adversary()
 
     def _check_adversary(self) -> None:
-        _one_of("hybrid_attack", self.hybrid_attack, HYBRID_ATTACKS)
-        _real("trades_beta", self.trades_beta, 0.0, math.inf)
+        for name, (method, default) in OWN_SETTINGS.items():
+            if self.method == method and getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+            elif self.method != method and getattr(self, name) is not None:
+                raise ValueError(f"{name} must be used with the method {method}, got the method {self.method!r}")
+        if self.hybrid_attack is not None:
+            _one_of("hybrid_attack", self.hybrid_attack, HYBRID_ATTACKS)
+        if self.trades_beta is not None:
+            _real("trades_beta", self.trades_beta, 0.0, math.inf)
+        if self.boxes is not None:
+            low, high = count_range("boxes", self.boxes)
+            object.__setattr__(self, "boxes", low if low == high else (low, high))
         _whole("robust_images", self.robust_images, 0)
-        low, high = self.boxes if isinstance(self.boxes, tuple) and len(self.boxes) == 2 else (self.boxes, self.boxes)
-        _whole("boxes", low, 1)
-        _whole("boxes", high, low)
         for name in ("eps", "step_size"):
             if getattr(self, name) is not None:
                 _real(name, getattr(self, name), math.ulp(0.0), 1.0)
@@ -246,12 +262,18 @@ class TrainSettings:
     def from_dict(cls, values: dict[str, Any]) -> TrainSettings:
         """Reads :meth:`to_dict`.
 
+        Earlier versions wrote the defaults of one method's settings for every method: these are left out.
+
         Raises:
             ValueError: a name that this version does not know.
         """
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"settings must be those of this version of mixaug, got the unknown {', '.join(unknown)}")
+        values = dict(values)
+        for name, (method, default) in OWN_SETTINGS.items():
+            if values.get("method", cls.method) != method and values.get(name) == default:
+                values[name] = None
         return cls(**values)
 
 

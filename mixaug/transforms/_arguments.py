@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -28,6 +29,32 @@ def integer(name: str, value: Any, low: int) -> int:
     if value < low:
         raise ValueError(f"{name} must be at least {low}, got {value}")
     return int(value)
+
+
+def count_range(name: str, value: Any) -> tuple[int, int]:
+    """A number of at least 1, or a pair of such, as the range ``(low, high)``.
+
+    Args:
+        name: of the argument, for messages.
+        value: what was given.
+
+    Raises:
+        TypeError: not a whole number, or a pair with something else in it.
+        ValueError: below 1, not a pair, or a pair that falls.
+
+    Example:
+        >>> count_range("boxes", 2), count_range("boxes", [1, 3])
+        ((2, 2), (1, 3))
+    """
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != 2:
+            raise ValueError(f"{name} must be a number or a pair (low, high), got {value!r}")
+        low, high = (integer(name, end, 1) for end in value)
+        if low > high:
+            raise ValueError(f"{name} must be a range (low, high) with low <= high, got {value!r}")
+        return low, high
+    number = integer(name, value, 1)
+    return number, number
 
 
 def real(name: str, value: Any, low: float, high: float) -> float:

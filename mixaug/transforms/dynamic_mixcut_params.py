@@ -17,7 +17,7 @@ from torch import Tensor
 
 import mixaug_ext
 from mixaug.ops.composite import union_area
-from mixaug.transforms._arguments import integer, real
+from mixaug.transforms._arguments import count_range, integer, real
 from mixaug_ext import _mixcut
 
 #: A free aspect ratio, relative to the image's own, is log-uniform between 1/3 and 3.
@@ -119,7 +119,7 @@ class DynamicMixCutSettings:
     square: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "boxes", _count("boxes", self.boxes))
+        object.__setattr__(self, "boxes", count_range("boxes", self.boxes))
         object.__setattr__(self, "p", real("p", self.p, 0.0, 1.0))
         object.__setattr__(self, "area", _area(self.area))
         if not isinstance(self.square, bool):
@@ -238,7 +238,7 @@ def sample_boxes(
         >>> sample_boxes(5, (32, 48), count=(1, 3), area=(0.1, 0.2)).shape
         torch.Size([5, 3, 4])
     """
-    settings = DynamicMixCutSettings(_count("count", count), 1.0, area, square)
+    settings = DynamicMixCutSettings(count_range("count", count), 1.0, area, square)
     return sample_dynamic_mixcut(batch_size, size, settings, generator, "cpu" if device is None else device).boxes
 
 
@@ -319,18 +319,6 @@ def _batch(batch_size: Any, size: Any) -> tuple[int, tuple[int, int]]:
     if not isinstance(size, Sequence) or len(size) != 2:
         raise TypeError(f"size must be a pair (H, W), got {size!r}")
     return integer("batch_size", batch_size, 0), (integer("size", size[0], 1), integer("size", size[1], 1))
-
-
-def _count(name: str, value: Any) -> tuple[int, int]:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) != 2:
-            raise ValueError(f"{name} must be a number or a pair (low, high), got {value!r}")
-        low, high = (integer(name, end, 1) for end in value)
-        if low > high:
-            raise ValueError(f"{name} must be a range (low, high) with low <= high, got {value!r}")
-        return low, high
-    number = integer(name, value, 1)
-    return number, number
 
 
 def _area(value: Any) -> tuple[float, float] | None:
