@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from attack_reference import CLASSES, batch, generator, needs_pyautoattack, same_state, small_model, state_of
+from attack_reference import CLASSES, Counting, batch, generator, needs_pyautoattack, same_state, small_model, state_of
 from torch import nn
 from train_parts import fit, settings
 
@@ -240,6 +240,27 @@ def test_the_global_states_stay_and_give_the_seed_if_no_generator_does(make):
     assert torch.equal(one, make()(model, images, labels))  # as the docstring says: the state has not moved
     torch.manual_seed(77)
     assert not torch.equal(one, make()(model, images, labels))
+
+
+@needs_pyautoattack
+@pytest.mark.parametrize("at", [1, 3, 40])
+def test_autoattack_that_raises_half_way_leaves_the_model_and_every_global_state(at):
+    def fail(logits):
+        raise RuntimeError("broken")
+
+    model = Counting(small_model(classes=10), fail, at)
+    images, _ = batch(3, classes=10)
+    labels = model.model(images).argmax(1)
+    model.model[5].weight.grad = torch.ones_like(model.model[5].weight)
+    model.eval()
+    model.model[1].train()
+    before, state = foreign_states(), state_of(model)
+    with pytest.raises(RuntimeError, match="broken"):
+        AutoAttack(0.001, generator=generator())(model, images, labels)
+    assert same_state(state, state_of(model))
+    after = foreign_states()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
 
 
 @needs_pyautoattack
