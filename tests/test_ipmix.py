@@ -15,11 +15,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torchvision import transforms, tv_tensors
 from torchvision.transforms import v2
 
 import mixaug_ext
-from mixaug import IPMix
+from mixaug import IPMix, MixingSet
 from mixaug.ops import ipmix_torch, replay_ipmix
 from mixaug.ops.ipmix_record import IMAGE_OPERATIONS, OP, describe_operation
 from mixaug.transforms.ipmix_params import LEVELS, STRUCTURES, IPMixSettings, sample_ipmix
@@ -526,6 +527,23 @@ def test_gpu_equals_cpu(pictures, dtype, structure):
             1 if dtype == torch.uint8 else 5e-3
         )
     assert ipmix(images.cuda())[1].shape == images.shape
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_on_a_gpu_the_host_waits_for_nothing_after_the_first_call(structure):
+    """Fake CUDA tensors have no values: reading one raises, and so do operands on two devices."""
+    bank = MixingSet.from_tensor(torch.randint(0, 256, (4, 3, 40, 40), dtype=torch.uint8, generator=seeded()))
+    ipmix = IPMix(mixing_set=bank, structure=structure, all_ops=True, self_mix=0.3)
+    ipmix(torch.rand(2, 3, 32, 32))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        images = torch.empty(4, 3, 32, 32, device="cuda")
+        assert ipmix(images).device.type == "cuda"
+        params = ipmix.sample(images)
+        resized = torch.empty(4, 3, params.side, params.side, dtype=torch.uint8, device="cuda")
+        out = ipmix_torch(images, params, resized)  # what runs behind the operator there
+        assert (out.device.type, out.shape) == ("cuda", images.shape)
+        with pytest.raises(DataDependentOutputException):
+            IPMix(mixing_set=bank)(images)  # the first call reads, and this would notice
 
 
 @pytest.mark.skipif(mixaug_ext.library() is None, reason="no compiled library")

@@ -70,7 +70,8 @@ def replay_ipmix(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tenso
             f"pictures must be uint8 of shape (P, 3, S, S) with S at most {params.side}, "
             f"got {pictures.dtype} of shape {tuple(pictures.shape)}"
         )
-    if torch.compiler.is_compiling() or images.requires_grad:
+    # Tensors of torch's own kinds, such as fake ones, have no data for a kernel: the operator knows what to do.
+    if torch.compiler.is_compiling() or type(images) is not Tensor or images.requires_grad:
         record = [getattr(params, name) for name in _RECORD]
         return torch.ops.mixaug.ipmix(images, pictures, record, params.views, params.side, params.mixed_input)
     return _replay(images, params, pictures)

@@ -156,7 +156,11 @@ def dynamic_mixcut(setup: Setup) -> Step:
 
 
 class _Hybrid(AdversarialStep):
-    """The union of clean and adversarial images, weighed by the accuracies on both after each epoch."""
+    """The union of clean and adversarial images, weighed by the accuracies on both after each epoch.
+
+    Both accuracies are of the same validation images, the at most ``robust_images`` that are attacked: the weight would
+    otherwise also follow which images were taken.
+    """
 
     def __init__(self, setup: Setup, make: Callable[[float], Attack]) -> None:
         super().__init__(setup, make, self._union)
@@ -173,7 +177,7 @@ class _Hybrid(AdversarialStep):
 
     def end_epoch(self, row: Mapping[str, float]) -> None:
         """Sets the next epoch's weight."""
-        self._criterion.update(row["validation_accuracy"], row["validation_pgd_accuracy"])
+        self._criterion.update(row["validation_clean_accuracy"], row["validation_pgd_accuracy"])
 
     def state_dict(self) -> dict[str, Any]:
         """The weight."""

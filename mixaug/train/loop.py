@@ -249,12 +249,12 @@ class Run:
             self.model, part, self._prepare, workers=workers, autocast=self._autocast
         )
         if self.adversary is not None and self.robust_images:
-            fgsm, pgd = robust_accuracy(
+            measured = robust_accuracy(
                 self.model, part, self._prepare, self.adversary.eps, self.robust_images,
                 batch_size=self.batch_size, workers=workers, autocast=self._autocast,
             )  # fmt: skip
-            row["validation_fgsm_accuracy"], row["validation_pgd_accuracy"] = fgsm, pgd
-            row["catastrophic_overfitting"] = float(overfitted(row["validation_accuracy"], fgsm, pgd))
+            row |= {f"validation_{name}_accuracy": value for name, value in measured._asdict().items()}
+            row["catastrophic_overfitting"] = float(overfitted(measured, len(self.data.classes)))
         row["validation_seconds"] = time.perf_counter() - started
 
     def _optimise(self, images: Tensor, labels: Tensor) -> StepResult:

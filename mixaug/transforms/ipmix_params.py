@@ -107,7 +107,9 @@ def sample_ipmix(
     u = torch.rand(n, k * (s.t * _PER_STEP + _PER_CHAIN) + 4, generator=generator, device=device)
     seed = torch.randint(-(2**63), 2**63 - 1, (n, k, s.t), generator=generator, device=device)
     draw = _Draw(u, sides, whole, k, size, s, pictures, side)
-    compiled = u.device.type == "cpu" and not torch.compiler.is_compiling() and mixaug_ext.library() is not None
+    # Tensors of torch's own kinds, such as fake ones, have no data to point at.
+    plain = type(u) is Tensor and u.device.type == "cpu" and not torch.compiler.is_compiling()
+    compiled = plain and mixaug_ext.library() is not None
     drawn = _derive_compiled(draw) if compiled else _derive(draw)
     mixed_input = s.structure == "mixed_input"
     return IPMixParams(size=(h, w), batch=batch, views=views, side=side, mixed_input=mixed_input, seed=seed, **drawn)
