@@ -3,10 +3,10 @@
     python benchmarks/study_ipmix.py --cifar FOLDER
 
 trains every variant with every seed, measures each, and writes ``docs/results/study_ipmix.md``, ``.json`` and ``.png``.
-Without ``--cifar`` just the images in the package are used. Each run is a process of its own with one thread, as many
-at a time as there are cores, in its own folder; finished ones are skipped and stopped ones resumed, so the same command
-goes on after an interruption. ``--report-only`` writes the page from what is finished and says what is missing.
-``--quick`` runs everything on a handful of images, to see that it works.
+Without ``--cifar`` just the images in the package are used, with ``--cifar-only`` just the others. Each run is a
+process of its own with one thread, as many at a time as there are cores, in its own folder; finished ones are skipped
+and stopped ones resumed, so the same command goes on after an interruption. ``--report-only`` writes the page from
+what is finished and says what is missing. ``--quick`` runs everything on a handful of images, to see that it works.
 
 Equal for all variants of a data set: first weights (per seed), optimiser, schedule, number of optimiser steps, crops
 and flips, training images, evaluated images, corruptions and random starts of the attack. The Jensen-Shannon loss makes
@@ -94,12 +94,11 @@ def plans(options: argparse.Namespace) -> list[DataPlan]:
     epochs = options.epochs or (1 if options.quick else 12)
     small = 256 if options.quick else None
     images = 20 if options.quick else 500
-    found = [
-        DataPlan(
-            "embedded", "Fashion-MNIST, the subset in the package", "embedded",
-            options.limit or small, epochs, images, {**METHODS, **ABLATION},
-        )
-    ]  # fmt: skip
+    embedded = DataPlan(
+        "embedded", "Fashion-MNIST, the subset in the package", "embedded",
+        options.limit or small, epochs, images, {**METHODS, **ABLATION},
+    )  # fmt: skip
+    found = [] if options.cifar_only else [embedded]
     if options.cifar is not None:
         found.append(
             DataPlan(
@@ -301,6 +300,7 @@ def collect(found: list[DataPlan], options: argparse.Namespace) -> Study:
 def shown_arguments(options: argparse.Namespace) -> list[str]:
     """The arguments that decide the result, without this machine's paths."""
     arguments = [] if options.cifar is None else ["--cifar", "CIFAR10_FOLDER"]
+    arguments += ["--cifar-only"] if options.cifar_only else []
     for name, default in (("epochs", None), ("limit", None), ("seeds", 3), ("threads", 1), ("amp", "bf16")):
         if getattr(options, name) != default:
             arguments += [f"--{name}", str(getattr(options, name))]
@@ -312,6 +312,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar", type=Path, help="CIFAR-10 as a tree of pictures: train/CLASS and test/CLASS")
+    parser.add_argument("--cifar-only", action="store_true", help="leave the images in the package out")
     parser.add_argument("--out", type=Path, help="folder of the runs (default runs/study_ipmix)")
     parser.add_argument("--results", type=Path, help="folder of the page (default docs/results)")
     parser.add_argument("--epochs", type=int, help="passes over the training images (default 12)")
@@ -331,6 +332,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1, got {value}")
+    if options.cifar_only and options.cifar is None:
+        parser.error("--cifar-only must be used with --cifar")
     options.typed = arguments
     options.jobs = options.jobs or max((os.cpu_count() or 1) // options.threads, 1)
     name = "study_ipmix_quick" if options.quick else "study_ipmix"

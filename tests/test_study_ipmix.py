@@ -267,6 +267,14 @@ def test_sizes_can_be_chosen():
     ]  # fmt: skip
 
 
+def test_the_images_in_the_package_can_be_left_out():
+    options = study_ipmix.parse(["--cifar", "pictures", "--cifar-only"])
+    assert [plan.key for plan in study_ipmix.plans(options)] == ["cifar10-jpeg"]
+    assert study_ipmix.shown_arguments(options) == ["--cifar", "CIFAR10_FOLDER", "--cifar-only"]
+    with pytest.raises(SystemExit):
+        study_ipmix.parse(["--cifar-only"])
+
+
 @pytest.mark.parametrize("name", ["epochs", "limit", "seeds", "threads", "jobs"])
 def test_wrong_numbers_are_refused(name, capsys):
     with pytest.raises(SystemExit):
