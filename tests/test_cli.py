@@ -119,13 +119,13 @@ def test_ctrl_c_in_training_says_how_to_go_on(monkeypatch, capsys, tmp_path):
 
 
 def test_evaluate_one_and_several(runs, capsys):
-    small = ["--n-corruption", "10", "--n-attack", "5", "--quiet", "--device", "cpu"]
+    small = ["--n-corruption", "10", "--n-attack", "5", "--quiet", "--device", "cpu", "--eps", "51/255"]
     one = str(runs / "standard" / "best.pt")
     assert main(["evaluate", one, *small, "--out", "one.html"]) == 0
     out = capsys.readouterr().out
     assert "PGD-20" in out and "one.html" in out
     report = json.loads(Path("one.json").read_text())
-    assert report["settings"]["n_corruption"] == 10
+    assert report["settings"]["n_corruption"] == 10 and report["settings"]["eps"] == 0.2
     html = Path("one.html").read_text()
     assert "<html" in html and "http://" not in html and "https://" not in html
     assert main(["evaluate", one, str(runs / "ipmix" / "best.pt"), *small, "--out", "both.html"]) == 0

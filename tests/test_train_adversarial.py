@@ -130,7 +130,7 @@ def test_dynamic_mixcut_mixes_two_targeted_views(model, twin, batch):
 @pytest.mark.parametrize("name", ["fgsm", "pgd"])
 def test_hybrid_is_the_union_weighed_by_the_accuracies(model, twin, batch, name):
     step = step_of("hybrid", hybrid_attack=name, epochs=3)
-    step.end_epoch({"validation_accuracy": 0.6, "validation_pgd_accuracy": 0.2})
+    step.end_epoch({"validation_clean_accuracy": 0.6, "validation_pgd_accuracy": 0.2})
     step.start_epoch(1)
     radius = 0.003 + (0.03 - 0.003) / 2
     assert step.columns() == {"radius": pytest.approx(radius), "alpha": pytest.approx(0.25)}
@@ -360,7 +360,7 @@ def test_a_step_without_an_adversary_is_refused():
 
 def test_the_weight_is_part_of_the_methods_state():
     step, again = (step_of("hybrid") for _ in range(2))
-    step.end_epoch({"validation_accuracy": 0.8, "validation_pgd_accuracy": 0.2})
+    step.end_epoch({"validation_clean_accuracy": 0.8, "validation_pgd_accuracy": 0.2})
     again.load_state_dict(step.state_dict())
     assert again.columns()["alpha"] == step.columns()["alpha"] == pytest.approx(0.2)
     assert math.isclose(step_of("hybrid").columns()["alpha"], 0.5)

@@ -17,7 +17,7 @@ from mixaug.attacks import FGSM, PGD
 from mixaug.losses import EpsSchedule
 from mixaug.train.checkpoint import read_checkpoint, write_checkpoint
 from mixaug.train.loop import train
-from mixaug.train.robust import overfitted, robust_accuracy
+from mixaug.train.robust import RobustAccuracy, overfitted, robust_accuracy
 from mixaug.train.schedules import RateSchedule
 
 QUICK = {"method": "pgd", "attack_steps": 1, "robust_images": 8}
@@ -48,17 +48,18 @@ def test_accuracy_under_attack_is_that_of_the_attacks(model):
     torch.manual_seed(5)
     before = torch.get_rng_state()
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    fgsm, pgd = measure(model, part)
+    clean, fgsm, pgd = measure(model, part)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert all(module.training for module in model.modules())
     model.eval()
+    assert clean == pytest.approx((model(images).argmax(1) == labels).float().mean().item())
     attacked = FGSM(0.1)(model, images, labels)
     assert fgsm == pytest.approx((model(attacked).argmax(1) == labels).float().mean().item())
     attacked = PGD(0.1, 0.025, 10, generator=torch.Generator().manual_seed(1))(model, images, labels)
     assert pgd == pytest.approx((model(attacked).argmax(1) == labels).float().mean().item(), abs=0.06)
-    assert measure(model, part) == (fgsm, pgd)
-    assert measure(model, MapStyle(part)) == (fgsm, pgd)
+    assert measure(model, part) == (clean, fgsm, pgd)
+    assert measure(model, MapStyle(part)) == (clean, fgsm, pgd)
 
 
 def test_at_most_so_many_images_are_attacked_and_always_the_same(model):
@@ -85,10 +86,22 @@ def test_at_most_so_many_images_are_attacked_and_always_the_same(model):
         (0.95, 0.20, 0.00, False),  # standard training: no overfitting to an attack
         (0.10, 0.10, 0.10, False),  # an untrained model
         (0.50, 0.25, 0.0625, False),
+        (0.80, 0.35, 0.02, True),  # little is left under FGSM, and next to nothing under PGD
+        (0.80, 0.35, 0.05, False),
+        (0.96, 0.21, 0.00, False),  # standard training on CIFAR-10
+        (0.50, 0.156, 0.012, False),  # the first epoch of a good run of Feature Scatter
+        (0.18, 0.15, 0.00, False),  # hardly better than chance
+        (0.25, 0.13, 0.03, True),
+        (0.25, 0.12, 0.03, False),  # a few images
     ],
 )
 def test_when_a_model_has_overfitted_to_one_step(clean, fgsm, pgd, expected):
-    assert overfitted(clean, fgsm, pgd) is expected
+    assert overfitted(RobustAccuracy(clean, fgsm, pgd), classes=10) is expected
+
+
+def test_chance_is_that_of_the_classes():
+    two, ten = (overfitted(RobustAccuracy(0.55, 0.5, 0.0), classes) for classes in (2, 10))
+    assert (two, ten) == (False, True)
 
 
 # --- the best epoch -----------------------------------------------------------------------------------------------
@@ -96,7 +109,7 @@ def test_when_a_model_has_overfitted_to_one_step(clean, fgsm, pgd, expected):
 
 def given_scores(monkeypatch, clean, fgsm, pgd):
     """Runs whose validation part has these accuracies, epoch by epoch."""
-    cleans, attacks = iter(clean), iter(zip(fgsm, pgd, strict=True))
+    cleans, attacks = iter(clean), iter([RobustAccuracy(*values) for values in zip(clean, fgsm, pgd, strict=True)])
     monkeypatch.setattr(loop, "accuracy", lambda *given, **options: (1.0, next(cleans)))
     monkeypatch.setattr(loop, "robust_accuracy", lambda *given, **options: next(attacks))
 
@@ -172,9 +185,19 @@ def test_hybrid_logs_radius_and_alpha_equal_to_the_formulas(tmp_path, shape):
     alphas = [float(row["alpha"]) for row in rows]
     assert alphas[0] == 0.5
     for before, alpha in zip(rows, alphas[1:], strict=False):
-        clean, pgd = float(before["validation_accuracy"]), float(before["validation_pgd_accuracy"])
+        clean, pgd = float(before["validation_clean_accuracy"]), float(before["validation_pgd_accuracy"])
         assert alpha == (pgd / (pgd + clean) if pgd + clean else 0.5)
     assert any(0 < alpha < 0.5 for alpha in alphas)
+
+
+def test_alpha_compares_accuracies_of_the_same_images(tmp_path):
+    """The images that are attacked, not the whole validation part against some of it."""
+    data = parts(validation=30)
+    result = fit(settings(tmp_path / "run", method="hybrid", epochs=2, robust_images=4), data)
+    first, second = result.history
+    whole, few = first["validation_accuracy"], first["validation_clean_accuracy"]
+    assert (few * 4).is_integer() and few != whole
+    assert second["alpha"] == first["validation_pgd_accuracy"] / (first["validation_pgd_accuracy"] + few)
 
 
 def test_alpha_weighs_the_loss_of_the_next_epoch(tmp_path, monkeypatch):
@@ -218,7 +241,9 @@ def test_seconds_and_memory_of_each_epoch(tmp_path):
 def test_measuring_is_not_counted_as_training(tmp_path, monkeypatch):
     import time
 
-    monkeypatch.setattr(loop, "robust_accuracy", lambda *given, **options: (time.sleep(0.3), (0.0, 0.0))[1])
+    monkeypatch.setattr(
+        loop, "robust_accuracy", lambda *given, **options: (time.sleep(0.3), RobustAccuracy(0.0, 0.0, 0.0))[1]
+    )
     result = fit(settings(tmp_path / "run", **{**QUICK, "epochs": 2}))
     assert all(row["validation_seconds"] >= 0.3 for row in result.history)
     assert result.history[-1]["seconds"] == pytest.approx(sum(row["epoch_seconds"] for row in result.history))
@@ -288,7 +313,9 @@ def test_the_log_has_the_rate_that_was_used(tmp_path):
 
 
 def test_a_warm_up_as_long_as_the_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="warmup must be shorter than the run of 9 steps, got 3 epochs of 3 steps"):
+    with pytest.raises(ValueError, match="of 9 steps, got 3 epochs of 3 steps: lower --warmup, or raise --epochs or"):
         fit(settings(tmp_path / "run", warmup=3))
-    with pytest.raises(ValueError, match="warmup must be shorter than the run of 3 steps"):
+    with pytest.raises(
+        ValueError, match="warmup must be shorter than the run of 3 steps, got 1 epoch of 3 steps: lower"
+    ):
         fit(settings(tmp_path / "run", warmup=1, steps=3))

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixaug.commands._arguments import fraction
+
 if TYPE_CHECKING:
     from mixaug.evaluate import Report
 
@@ -28,7 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--lipschitz", type=int, default=0, metavar="N", help="measure the local Lipschitz constant on N images"
     )
     parser.add_argument("--surface", type=int, default=0, metavar="N", help="draw the loss surface of N images")
-    parser.add_argument("--eps", type=float, default=8 / 255, help="radius of PGD-20 and --lipschitz (default 8/255)")
+    parser.add_argument(
+        "--eps", type=fraction, default=8 / 255, help="radius of PGD-20 and --lipschitz (default 8/255)"
+    )
     parser.add_argument("--batch-size", type=int, default=256, help="images in one pass (default 256)")
     parser.add_argument("--seed", type=int, default=0, help="of subsets, corruptions and attack (default 0)")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")

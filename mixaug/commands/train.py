@@ -10,6 +10,7 @@ from typing import Any
 
 from mixaug._eps_schedule import SHAPES
 from mixaug.cli import INTERRUPTED
+from mixaug.commands._arguments import fraction
 from mixaug.train.adversary import HYBRID_ATTACKS
 from mixaug.train.schedules import SCHEDULES
 from mixaug.train.settings import AMP, METHOD_NAMES, TrainSettings
@@ -72,8 +73,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
     attack = parser.add_argument_group("attacks (dynamic-mixcut, pgd, trades, feature-scatter, hybrid)")
     add(attack, "adversarial", "mixup, cutmix, augmix, ipmix: attack the augmented batch", action="store_true")
-    add(attack, "eps", "radius in pixels of [0, 1]: 8/255 or 0.03 (default 8/255; hybrid 0.03)", type=_fraction)
-    add(attack, "step_size", "of the attack (default eps/4)", type=_fraction)
+    add(attack, "eps", "radius in pixels of [0, 1]: 8/255 or 0.03 (default 8/255; hybrid 0.03)", type=fraction)
+    add(attack, "step_size", "of the attack (default eps/4)", type=fraction)
     add(attack, "attack_steps", "of the attack (default 10)", type=int)
     add(
         attack,
@@ -120,15 +121,6 @@ def _without_resume(words: list[str]) -> list[str]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _fraction(text: str) -> float:
-    """``8/255`` or ``0.03``."""
-    above, _, below = text.partition("/")
-    try:
-        return float(above) / float(below or 1)
-    except (ValueError, ZeroDivisionError) as error:
-        raise argparse.ArgumentTypeError(f"must be a number or a fraction such as 8/255, got {text!r}") from error
 
 
 def _range(text: str) -> int | tuple[int, ...]:

@@ -47,9 +47,10 @@ class RateSchedule:
 
     def __post_init__(self) -> None:
         if self.warmup and self.warmup * self.steps_per_epoch >= self.total_steps:
+            epochs = f"{self.warmup} epoch{'s' * (self.warmup > 1)}"
             raise ValueError(
-                f"warmup must be shorter than the run of {self.total_steps} steps, "
-                f"got {self.warmup} epochs of {self.steps_per_epoch} steps"
+                f"warmup must be shorter than the run of {self.total_steps} steps, got {epochs} of "
+                f"{self.steps_per_epoch} steps: lower --warmup, or raise --epochs or --steps"
             )
 
     def __call__(self, step: int) -> float:

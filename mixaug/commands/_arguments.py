@@ -1,0 +1,25 @@
+"""Kinds of command-line arguments that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def fraction(text: str) -> float:
+    """``8/255`` or ``0.03``.
+
+    Args:
+        text: the argument.
+
+    Raises:
+        argparse.ArgumentTypeError: neither.
+
+    Example:
+        >>> fraction("51/255")
+        0.2
+    """
+    above, _, below = text.partition("/")
+    try:
+        return float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError) as error:
+        raise argparse.ArgumentTypeError(f"must be a number or a fraction such as 8/255, got {text!r}") from error
