@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import tv_tensors
@@ -138,6 +139,17 @@ def test_samples_of_tv_tensors():
     got = collate(0)(samples)
     expected = collate(0)([(image.as_subclass(Tensor), label) for image, label in samples])
     assert got[0].as_subclass(Tensor).equal(expected[0]) and got[1].equal(expected[1])
+
+
+@pytest.mark.parametrize("collate", [DynamicMixCutCollate(4), LabelSmoothingCollate(4)], ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("dicts", [False, True], ids=["tuples", "dicts"])
+def test_pil_images_are_refused_with_what_helps(collate, dicts):
+    image = Image.new("RGB", (8, 8))
+    sample = {"image": image, "label": 1} if dicts else (image, 1)
+    with pytest.raises(TypeError, match=r"got a PIL image: convert them in the dataset's transform, such as v2\.PILTo"):
+        collate([sample] * 2)
+    with pytest.raises(TypeError, match="default_collate"):  # of other kinds torch says what it takes
+        collate([(object(), 1)] * 2)
 
 
 def test_copies_draw_the_same():

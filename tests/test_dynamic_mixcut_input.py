@@ -125,7 +125,8 @@ def test_images_of_another_dtype(dtype):
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (4, 8), (1, 4, 2, 3, 8, 8)])
 def test_images_of_another_shape(shape):
-    with refused(ValueError, f"images must be (B, C, H, W) or clips (B, T, C, H, W), got shape {shape}"):
+    hint = ": mix after the batch is collated" if len(shape) == 3 else ""
+    with refused(ValueError, f"images must be (B, C, H, W) or clips (B, T, C, H, W), got shape {shape}{hint}"):
         DynamicMixCut(4)(torch.rand(shape), LABELS)
 
 
@@ -174,11 +175,11 @@ def test_images_of_one_sample_have_one_size():
 def test_values_that_are_not_finite(bad):
     images = IMAGES.clone()
     images[1, 2, 3, 4] = bad
-    with begins(ValueError, "images must be finite, got values from "):
+    with begins(ValueError, "images must be finite, got 1 values that are not"):
         DynamicMixCut(4)(images, LABELS)
-    with begins(ValueError, "views[0] must be finite, got values from "):
+    with begins(ValueError, "views[0] must be finite, got 1 values that are not"):
         DynamicMixCut(4)(IMAGES, LABELS, views=(images, IMAGES))
-    with begins(ValueError, "views[1] must be finite, got values from "):
+    with begins(ValueError, "views[1] must be finite, got 1 values that are not"):
         DynamicMixCut(4)(IMAGES, LABELS, views=(IMAGES, images))
 
 
@@ -193,6 +194,21 @@ def test_images_that_look_normalised():
         DynamicMixCut(4)(IMAGES, LABELS, views=(IMAGES, normalised))
     with pytest.warns(UserWarning, match=warning):
         DynamicMixCut(4)(tv_tensors.Image(normalised), LABELS)
+
+
+def test_floats_that_were_not_divided_by_255():
+    warning = r"got values from 0 to 2\d\d, which are mixed as they are\. Bytes as floats\? Divide them by 255"
+    with pytest.warns(UserWarning, match=warning):
+        DynamicMixCut(4)((IMAGES * 255).round(), LABELS)
+    with pytest.warns(UserWarning, match="Normalised images"):
+        DynamicMixCut(4)(IMAGES * 1.9, LABELS)
+
+
+def test_how_many_values_are_not_finite():
+    images = IMAGES.clone()
+    images[0, 0, 0, :3] = torch.tensor([NAN, INF, -INF])
+    with refused(ValueError, "images must be finite, got 3 values that are not"):
+        DynamicMixCut(4)(images, LABELS)
 
 
 def test_values_of_batches_are_read_at_the_first_call_or_when_asked():
@@ -245,7 +261,8 @@ def test_views_unlike_the_images(which, view, error, message):
 
 @pytest.mark.parametrize("views", [IMAGES, (IMAGES,), (IMAGES,) * 3, "ab", ()], ids=["one", "1", "3", "str", "0"])
 def test_views_that_are_no_pair(views):
-    with refused(TypeError, f"views must be a pair of tensors, got {type(views).__name__}"):
+    count = f" of {len(views)}" if isinstance(views, tuple) else ""
+    with refused(TypeError, f"views must be a pair of tensors, got {type(views).__name__}{count}"):
         DynamicMixCut(4)(IMAGES, LABELS, views=views)
 
 
@@ -386,6 +403,27 @@ def test_labels_that_are_not_found(sample, error, message):
     for transform in (DynamicMixCut(4), v2.Compose([DynamicMixCut(4)])):
         with refused(error, message):
             transform(sample)
+
+
+@pytest.mark.parametrize(
+    ("sample", "error", "message"),
+    [
+        ((IMAGES[0], 3), ValueError, "(other places: labels_getter), got int: mix after the batch is collated"),
+        ((IMAGES[0], LABELS[:3]), ValueError, "got shape (3, 8, 8): mix after the batch is collated"),
+        ({"image": IMAGES[0], "label": 3}, ValueError, "got shape (3, 8, 8): mix after the batch is collated"),
+        ((Image.new("RGB", (8, 8)), 3), TypeError, "got a PIL image: mix after the batch is collated"),
+    ],
+    ids=["int", "tensor", "mapping", "PIL"],
+)
+def test_one_image_is_told_where_to_mix(sample, error, message):
+    with pytest.raises(error) as caught:
+        DynamicMixCut(4)(sample)
+    assert str(caught.value).endswith(message)
+
+
+def test_a_labels_getter_that_returns_a_number_is_told_where_to_mix():
+    with refused(TypeError, "labels must be a tensor, got int: mix after the batch is collated"):
+        DynamicMixCut(4, labels_getter=lambda sample: 12345)((IMAGES[0], LABELS[:3]))
 
 
 def test_nothing_is_no_sample():

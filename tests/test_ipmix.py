@@ -241,8 +241,10 @@ def test_not_finite_values_are_refused_and_a_range_is_warned_of(pictures):
     image = torch.rand(3, 32, 32)
     for bad in (float("nan"), float("inf")):
         image[1, 2, 3] = bad
-        with pytest.raises(ValueError, match="images must be finite"):
+        with pytest.raises(ValueError, match="images must be finite, got 1 values that are not"):
             ipmix(image)
+    with pytest.warns(UserWarning, match=r"Divide them by 255, as v2\.ToDtype\(torch\.float32, scale=True\) does"):
+        ipmix(torch.randint(0, 256, (3, 32, 32)).float())
     normalised = (torch.rand(3, 32, 32) - 0.5) / 0.2
     with pytest.warns(UserWarning, match=r"must be in \[0, 1\].*before Normalize"):
         assert ipmix(normalised).isfinite().all()

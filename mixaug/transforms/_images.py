@@ -18,6 +18,8 @@ DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
 _DTYPE_NAMES = "uint8, float16, bfloat16 or float32"
 # Values this far outside [0, 1] are resize and interpolation noise, not a normalised image.
 _SLACK = 1e-2
+# The largest value of images that were not divided by 255 is above this: normalised ones have values below 0 as well.
+_BYTES = 2.0
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,17 @@ def check_values(images: Tensor, name: str = "images", effect: str = "clipped") 
         return
     low, high = (float(value) for value in images.detach().aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"{name} must be finite, got values from {low} to {high}")
+        raise ValueError(f"{name} must be finite, got {int((~images.isfinite()).sum())} values that are not")
     if low < -_SLACK or high > 1.0 + _SLACK:
+        if low >= 0.0 and high > _BYTES:
+            cure = "Bytes as floats? Divide them by 255, as v2.ToDtype(torch.float32, scale=True) does of uint8."
+        else:
+            cure = (
+                "Normalised images? Put this transform before Normalize (after ToDtype(torch.float32, scale=True)), or "
+                "make Normalize the model's first layer."
+            )
         warnings.warn(
-            f"{name} must be in [0, 1], got values from {low:.3g} to {high:.3g}, which are {effect}. Normalised "
-            "images? Put this transform before Normalize (after ToDtype(torch.float32, scale=True)), or make Normalize "
-            "the model's first layer.",
+            f"{name} must be in [0, 1], got values from {low:.3g} to {high:.3g}, which are {effect}. {cure}",
             stacklevel=2,
         )
 

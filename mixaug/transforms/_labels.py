@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ LabelsGetter = Callable[[Any], Any]
 
 #: How far a row of probabilities may be from 1: float32 rounding over many classes; float16 and bfloat16 values.
 _TOLERANCE, _HALF_TOLERANCE = 1e-3, 1e-2
+#: What helps against a sample where a batch is wanted.
+COLLATED = ": mix after the batch is collated"
 
 
 def smooth_labels(labels: Tensor, num_classes: int | None, smoothing: float) -> Tensor:
@@ -249,7 +252,7 @@ def find_labels(sample: Any) -> Any:
         raise ValueError(f"labels must be under a key with 'label' in it, got the keys {list(entry)}; or labels_getter")
     raise ValueError(
         "labels must be the second entry of a tuple, or under a key of a mapping (other places: labels_getter), got "
-        f"{type(entry).__name__}"
+        f"{type(entry).__name__}{_hint(entry)}"
     )
 
 
@@ -274,4 +277,9 @@ def place(labels: Any, flat: list[Any]) -> int:
             return position
     if isinstance(labels, Tensor):
         raise ValueError("labels_getter must return an entry of the sample, got another tensor")
-    raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
+    raise TypeError(f"labels must be a tensor, got {type(labels).__name__}{_hint(labels)}")
+
+
+def _hint(labels: Any) -> str:
+    """A number is the label of one image."""
+    return COLLATED if isinstance(labels, numbers.Number) else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import PIL.Image
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -107,7 +108,7 @@ class LabelSmoothingCollate:
         what ``default_collate`` gives, with labels ``(B, K)`` float32.
 
     Raises:
-        TypeError: labels that are none.
+        TypeError: PIL images (convert them in the dataset's transform); labels that are none.
         ValueError: labels that do not fit; a CUDA tensor in a loader worker.
 
     Example:
@@ -141,7 +142,7 @@ class LabelSmoothingCollate:
 
 
 def _collated(samples: Sequence[Any], later: str) -> Any:
-    """``default_collate``; refuses CUDA tensors in a worker, where they would start CUDA once per process."""
+    """``default_collate``; refuses PIL images, and in a worker CUDA tensors, which would start CUDA in each process."""
     if get_worker_info() is not None:
         for value in tree_flatten(list(samples))[0]:
             if isinstance(value, Tensor) and value.device.type != "cpu":
@@ -149,4 +150,12 @@ def _collated(samples: Sequence[Any], later: str) -> Any:
                     f"samples must be on the CPU in a loader worker, got a tensor on {value.device}: keep the dataset "
                     f"on the CPU, or mix after the loader with {later}"
                 )
-    return default_collate(list(samples))
+    try:
+        return default_collate(list(samples))
+    except TypeError as error:
+        if any(isinstance(value, PIL.Image.Image) for value in tree_flatten(list(samples))[0]):
+            raise TypeError(
+                "images must be tensors in the samples, got a PIL image: convert them in the dataset's transform, "
+                "such as v2.PILToTensor() or v2.ToImage()"
+            ) from error
+        raise

@@ -242,7 +242,7 @@ class DynamicMixCut(v2.Transform):
         """torchvision's hook: refuses what cannot be mixed."""
         for value in flat_inputs:
             if isinstance(value, PIL.Image.Image):
-                raise TypeError("images must be a batch of tensors, got a PIL image: mix after the batch is collated")
+                raise TypeError(f"images must be a batch of tensors, got a PIL image{_labels.COLLATED}")
             if isinstance(value, tv_tensors.TVTensor) and not isinstance(value, _KINDS):
                 raise TypeError(f"DynamicMixCut mixes images but not their {type(value).__name__}; leave it out")
 
@@ -378,14 +378,16 @@ def _check_images(images: Any) -> None:
     if images.dtype not in DTYPES:
         raise TypeError(f"images must be uint8, float16, bfloat16 or float32, got {images.dtype}")
     if images.ndim not in (4, 5):
-        raise ValueError(f"images must be (B, C, H, W) or clips (B, T, C, H, W), got shape {tuple(images.shape)}")
+        hint = _labels.COLLATED if images.ndim == 3 else ""
+        raise ValueError(f"images must be (B, C, H, W) or clips (B, T, C, H, W), got shape {tuple(images.shape)}{hint}")
     if 0 in images.shape[1:]:
         raise ValueError(f"images must have at least one pixel and channel, got shape {tuple(images.shape)}")
 
 
 def _check_views(views: Any, images: Tensor) -> None:
     if not isinstance(views, tuple | list) or len(views) != 2:
-        raise TypeError(f"views must be a pair of tensors, got {type(views).__name__}")
+        count = f" of {len(views)}" if isinstance(views, tuple | list) else ""
+        raise TypeError(f"views must be a pair of tensors, got {type(views).__name__}{count}")
     for i, view in enumerate(views):
         if not isinstance(view, Tensor):
             raise TypeError(f"views[{i}] must be a tensor, got {type(view).__name__}")
