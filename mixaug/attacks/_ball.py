@@ -40,7 +40,7 @@ class LinfBall:
 
     def move(self, images: Tensor, gradient: Tensor, length: float) -> Tensor:
         """A step of ``length`` in every pixel."""
-        return self.project(images + length * gradient.sign())
+        return torch.add(images, gradient.sign(), alpha=length).clamp_(self._low, self._high)
 
     def keep(self, index: Tensor) -> LinfBall:
         """The ball around some of the images."""
@@ -97,11 +97,17 @@ def climb(
     Raises:
         FloatingPointError: logits or gradient were not finite; it names the step.
     """
+    pieces = list(parts(len(images), batch_size))
+    starts = [start[part] for part in pieces]
+    del start  # nothing holds a start once it has been left, so that the peak is that of a loop written by hand
     results = []
-    for part in parts(len(images), batch_size):
+    for part in pieces:
         ball = ball_around(images[part], eps, norm)
-        chunk = _Climb(model, ball, part, goal, goal.direction * step_size, objective, early_stop)
-        results.append(chunk.run(ball.project(start[part]), steps))
+        chunk = _Climb(model, images[part], ball, part, goal, goal.direction * step_size, objective, early_stop)
+        health = Health()
+        last = follow_gradient(ball.project(starts.pop(0)), chunk.evaluate, chunk.move, steps, health)
+        health.report()
+        results.append(chunk.finish(last))
     return results[0] if len(results) == 1 else torch.cat(results)
 
 
@@ -109,6 +115,7 @@ class _Climb:
     def __init__(
         self,
         model: nn.Module,
+        images: Tensor,
         ball: Ball,
         part: slice,
         goal: Goal,
@@ -123,21 +130,12 @@ class _Climb:
         self._length = length
         self._objective = objective
         self._wanted: Tensor | None = None  # labels or targets of the images still attacked
-        self._early_stop = early_stop
+        # With early stop: the images that are done, and the places of those that are not.
+        self._result = torch.empty_like(images) if early_stop else None
+        self._places = torch.arange(len(images), device=images.device)
 
-    def run(self, start: Tensor, steps: int) -> Tensor:
-        self._result = start.clone() if self._early_stop else start
-        self._places = torch.arange(len(start), device=start.device) if self._early_stop else None
-        health = Health()
-        last = follow_gradient(start, self._evaluate, self._move, steps, health)
-        health.report()
-        if self._places is None:
-            return last
-        if len(self._places):
-            self._result[self._places] = last
-        return self._result
-
-    def _evaluate(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses and logits, as :func:`follow_gradient` wants them."""
         logits = self._goal.logits(self._model(images), len(images))
         if self._wanted is None:
             self._wanted = self._goal.classes()[self._part]
@@ -146,9 +144,10 @@ class _Climb:
             raise ValueError(f"objective must return one loss per image, ({len(images)},), got {tuple(losses.shape)}")
         return losses, logits
 
-    def _move(self, point: Point) -> Tensor | None:
+    def move(self, point: Point) -> Tensor | None:
+        """The next images, or None when all are done."""
         images, gradient = point.variable, point.gradient
-        if self._places is not None and self._wanted is not None:
+        if self._result is not None and self._wanted is not None:
             reached = self._goal.reached(point.logits, self._wanted)
             self._result[self._places[reached]] = images[reached]
             left = (~reached).nonzero().squeeze(1)
@@ -159,6 +158,14 @@ class _Climb:
                 images, gradient = images[left], gradient[left]
                 self._ball, self._wanted = self._ball.keep(left), self._wanted[left]
         return self._ball.move(images, gradient, self._length)
+
+    def finish(self, last: Tensor) -> Tensor:
+        """The result, of which ``last`` are the images that were attacked to the end."""
+        if self._result is None:
+            return last
+        if len(self._places):
+            self._result[self._places] = last
+        return self._result
 
 
 def _norm(images: Tensor) -> Tensor:

@@ -10,14 +10,39 @@ from torch import Tensor, nn
 NORMS = ("linf", "l2")
 
 
-def check_number(name: str, value: object, low: float, high: float) -> None:
-    """Raises unless ``value`` is a real number with ``low <= value <= high``."""
+def check_number(name: str, value: object, low: float, high: float) -> float:
+    """``value``; raises unless it is a real number with ``low <= value <= high``."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not (math.isfinite(value) and low <= value <= high):
         bound = "0 or more" if low == 0 else "above 0"
-        above = "finite" if math.isinf(high) else f"at most {high:g} (images lie in [0, 1])"
+        above = "finite" if math.isinf(high) else f"at most {high:g}"
         raise ValueError(f"{name} must be {bound} and {above}, got {value}")
+    return value
+
+
+def check_length(name: str, value: object, low: float = 0.0) -> None:
+    """Raises unless ``value`` is a number from ``low`` by which a pixel of images in [0, 1] can change."""
+    number = check_number(name, value, low, math.inf)
+    if number > 1:
+        raise ValueError(f"{name} must be at most 1 (images lie in [0, 1]), got {value}{bytes_hint(number)}")
+
+
+def bytes_hint(value: float) -> str:
+    """Asks whether a whole number above 1, given as a length in pixels of [0, 1], was meant in steps of 8-bit images.
+
+    Example:
+        >>> bytes_hint(8.0), bytes_hint(1.5)
+        ('; did you mean 8/255?', '')
+    """
+    return f"; did you mean {value:g}/255?" if 1 < value <= 255 and float(value).is_integer() else ""
+
+
+def check_model(model: object) -> None:
+    """Raises unless ``model`` is a module: its modes and parameters are looked after, which a function has none of."""
+    if not isinstance(model, nn.Module):
+        hint = "; wrap it in a torch.nn.Module" if callable(model) else ""
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}{hint}")
 
 
 def check_int(name: str, value: object, low: int) -> None:
@@ -43,13 +68,19 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 def check_radius(eps: object, norm: object) -> None:
     """Raises unless ``norm`` is known and ``eps`` a radius in it: at most 1 in l-infinity, any in l2."""
     check_choice("norm", norm, NORMS)
-    check_number("eps", eps, low=0.0, high=1.0 if norm == "linf" else math.inf)
+    if norm == "linf":
+        check_length("eps", eps)
+    else:
+        check_number("eps", eps, low=0.0, high=math.inf)
 
 
 def check_step_size(step_size: object, eps: float, norm: str) -> None:
     """Raises unless ``step_size`` is above 0 (0 is allowed with ``eps=0``), in l-infinity at most 1."""
     low = 0.0 if eps == 0 else math.ulp(0.0)
-    check_number("step_size", step_size, low=low, high=1.0 if norm == "linf" else math.inf)
+    if norm == "linf":
+        check_length("step_size", step_size, low)
+    else:
+        check_number("step_size", step_size, low, math.inf)
 
 
 def check_batch_size(batch_size: object) -> None:
@@ -70,8 +101,7 @@ def check_batch(model: nn.Module, images: Tensor, labels: Tensor, *, values: boo
     Labels are (B,) int64 from 0 or (B, K) floating point rows that sum to 1. Reading values makes a GPU wait, so those
     of tensors that are not on the CPU are read only with ``values``.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_model(model)
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a tensor, got {type(images).__name__}")
     if not images.is_floating_point():

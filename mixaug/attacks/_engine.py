@@ -26,16 +26,16 @@ class Health:
 
     def __init__(self, what: str = "step") -> None:
         self._what = what
-        self._finite: list[Tensor] = []
+        self._totals: list[Tensor] = []
 
     def note(self, *tensors: Tensor) -> None:
         """Notes one step. A sum is finite if its terms are, and is read once; in float32 it cannot overflow."""
-        total = sum(tensor.detach().sum(dtype=torch.float32) for tensor in tensors)
-        self._finite.append(torch.isfinite(torch.as_tensor(total)))
+        first, *others = (tensor.detach().sum(dtype=torch.float32) for tensor in tensors)
+        self._totals.append(sum(others, first))
 
     def report(self) -> None:
         """Raises FloatingPointError with the first step that was not finite."""
-        steps = torch.stack(self._finite).tolist() if self._finite else []
+        steps = torch.stack(self._totals).isfinite().tolist() if self._totals else []
         if not all(steps):
             raise FloatingPointError(
                 f"the model's logits or gradient were not finite at {self._what} {steps.index(False) + 1} "

@@ -102,8 +102,8 @@ class FeatureScatter(Attack):
             return ball.move(point.variable, point.gradient, length)
 
         health = Health()
-        start = ball.project(start_in_ball(images, self.eps, self.norm, self.generator))
-        adversarial = follow_gradient(start, evaluate, move, self.steps, health)
+        start = start_in_ball(images, self.eps, self.norm, self.generator)
+        adversarial = follow_gradient(ball.project(start), evaluate, move, self.steps, health)
         health.report()
         return adversarial
 

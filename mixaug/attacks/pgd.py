@@ -118,11 +118,10 @@ class PGD(Attack):
         return f"pgd{objective}-{self.steps}{_suffix(self.norm, self.targeted)}"
 
     def _attack(self, model: nn.Module, images: Tensor, goal: Goal) -> Tensor:
-        start = start_in_ball(images, self.eps, self.norm, self.generator) if self.random_start else images.clone()
         return climb(
             model,
             images,
-            start,
+            start_in_ball(images, self.eps, self.norm, self.generator) if self.random_start else images,
             goal,
             eps=self.eps,
             norm=self.norm,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mixaug.attacks._adam import Adam
 from mixaug.attacks._attack import Attack, Goal
 from mixaug.attacks._ball import Objective, ball_around
-from mixaug.attacks._checks import check_batch_size, check_flag, check_int, check_number
+from mixaug.attacks._checks import check_batch_size, check_flag, check_int, check_length
 from mixaug.attacks._engine import Health
 from mixaug.attacks._random import signs_like, start_in_ball
 from mixaug.attacks._state import gradients_off
@@ -95,7 +95,7 @@ class SPSA(Attack):
             objective=self.objective,
         )
         check_int("samples", self.samples, low=1)
-        check_number("delta", self.delta, low=math.ulp(0.0), high=1.0)
+        check_length("delta", self.delta, low=math.ulp(0.0))
         check_flag("early_stop", self.early_stop)
         check_batch_size(self.batch_size)
 
