@@ -13,10 +13,15 @@ from torch import nn
 from mixaug.attacks import CWL2, FGSM, KLPGD, PGD, SPSA, CWLinf, FeatureScatter
 from mixaug.attacks._state import training_attack
 
+#: Radii and steps that are too large in l-infinity and not in l2.
+LARGE = (8, 1.5, 300, 2.0)
 SETTINGS = [
     ({"eps": -0.1}, ValueError, "eps must be 0 or more"),
     ({"eps": float("nan")}, ValueError, "eps must be"),
-    ({"eps": 8}, ValueError, r"at most 1 \(images lie in \[0, 1\]\), got 8"),
+    ({"eps": 8}, ValueError, r"at most 1 \(images lie in \[0, 1\]\), got 8; did you mean 8/255\?$"),
+    ({"eps": 1.5}, ValueError, r"at most 1 \(images lie in \[0, 1\]\), got 1\.5$"),
+    ({"eps": 300}, ValueError, r"got 300$"),
+    ({"step_size": 2.0}, ValueError, r"got 2\.0; did you mean 2/255\?$"),
     ({"eps": "8/255"}, TypeError, "eps must be a number, got str"),
     ({"eps": True}, TypeError, "eps must be a number, got bool"),
     ({"step_size": 0}, ValueError, "step_size must be above 0"),
@@ -49,7 +54,7 @@ def test_refuses_wrong_settings(kind):
     tried = 0
     for wrong, error, message in SETTINGS:
         name = next(iter(wrong))
-        if name not in fields or (kind is CWL2 and wrong == {"eps": 8}) or (kind is CWL2 and name == "steps"):
+        if name not in fields or (kind is CWL2 and (name == "steps" or wrong.get(name, 0) in LARGE)):
             continue
         with pytest.raises(error, match=message):
             kind(**wrong)
@@ -59,7 +64,7 @@ def test_refuses_wrong_settings(kind):
 
 def test_limits_of_settings_that_depend_on_others():
     assert PGD(eps=3.0, step_size=2.0, norm="l2").eps == 3
-    with pytest.raises(ValueError, match="step_size must be above 0 and at most 1"):
+    with pytest.raises(ValueError, match="step_size must be at most 1"):
         PGD(eps=0.1, step_size=2.0)
     assert torch.equal(PGD(eps=0, step_size=0)(small_model(), *batch()), batch()[0])
     assert FGSM(eps=0).name == "fgsm"
@@ -77,7 +82,12 @@ def batch_cases():
     elsewhere = torch.empty(6, dtype=torch.int64, device="meta")
     model = small_model()
     return [
-        (("model", images, labels), TypeError, "model must be a torch.nn.Module, got str"),
+        (("model", images, labels), TypeError, "model must be a torch.nn.Module, got str$"),
+        (
+            (lambda images: model(images), images, labels),
+            TypeError,
+            "model must be a torch.nn.Module, got function; wrap it in a torch.nn.Module",
+        ),
         ((model, [1], labels), TypeError, "images must be a tensor, got list"),
         ((model, (images * 255).byte(), labels), TypeError, "divide uint8 images by 255"),
         ((model, images[0], labels), ValueError, r"images must have shape \(B, C, H, W\)"),

@@ -221,13 +221,15 @@ def test_refuses_bad_arguments(data):
         ({"attacks": "pgd", "n_attack": 0}, ValueError, "n_attack must be 1 or more, got 0"),
         ({"batch_size": 0}, ValueError, "batch_size must be 1 or more"),
         ({"seed": -1}, ValueError, "seed must be 0 or more"),
-        ({"eps": 8}, ValueError, "eps must be"),
+        ({"eps": 8}, ValueError, r"eps must be at most 1 .*, got 8; did you mean 8/255\?"),
         ({"attacks": {"big": lambda m, x, y: x * 3}}, ValueError, r"must return images in \[0, 1\]"),
         ({"attacks": {"nan": lambda m, x, y: x * float("nan")}}, ValueError, r"must return images in \[0, 1\]"),
         ({"attacks": {"cut": lambda m, x, y: x[..., 1:]}}, ValueError, "must return images of shape"),
     ]:
         with pytest.raises(error, match=message):
             evaluate_model(model, data, **({"corruptions": None, "attacks": None} | settings))
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module, got function; wrap it in a torch\.nn\.Module"):
+        evaluate_model(lambda x: model(x), data)
     for dataset, error, message in [
         (3, TypeError, "dataset must be"),
         (images, TypeError, "dataset must be"),

@@ -145,7 +145,7 @@ def test_a_smoother_model_has_a_smaller_constant_and_the_figure_is_three_digits(
     ("settings", "error", "message"),
     [
         ({"eps": 0}, ValueError, "eps must be above 0, got 0"),
-        ({"eps": 8}, ValueError, "eps must be"),
+        ({"eps": 8}, ValueError, r"eps must be at most 1 .*, got 8; did you mean 8/255\?"),
         ({"eps": "8"}, TypeError, "eps must be a number"),
         ({"steps": -1}, ValueError, "steps must be 0 or more"),
         ({"step_size": -0.1}, ValueError, "step_size must be"),

@@ -99,7 +99,7 @@ def test_refused():
         ((model, image * float("nan"), 0), ValueError, r"image must lie in \[0, 1\]"),
         ((model, image, 0, 0.0), ValueError, "radius must be above 0, got 0"),
         ((model, image, 0, 1.5), ValueError, "radius must be"),
-        ((lambda x: x, image, 0), TypeError, r"model must be a torch\.nn\.Module, got function"),
+        ((lambda x: x, image, 0), TypeError, r"torch\.nn\.Module, got function; wrap it in a"),
     ]:
         with pytest.raises(error, match=message):
             loss_surface(*arguments)

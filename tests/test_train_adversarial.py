@@ -304,7 +304,8 @@ def test_a_range_of_one_number_of_boxes_is_the_number():
     ("values", "message"),
     [
         ({"method": "pgd", "eps": 0.0}, "eps must be above 0 and at most 1, got 0.0"),
-        ({"method": "pgd", "eps": 8.0}, "eps must be above 0 and at most 1, got 8.0"),
+        ({"method": "pgd", "eps": 8.0}, "eps must be above 0 and at most 1, got 8.0; did you mean 8/255?"),
+        ({"method": "pgd", "step_size": 2}, "step_size must be above 0 and at most 1, got 2; did you mean 2/255?"),
         ({"method": "pgd", "step_size": 0.0}, "step_size must be above 0 and at most 1, got 0.0"),
         ({"method": "pgd", "attack_steps": 0}, "attack_steps must be at least 1, got 0"),
         ({"method": "pgd", "eps_schedule": "sine"}, "eps_schedule must be one of linear, cosine, step, constant"),

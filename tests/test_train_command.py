@@ -52,7 +52,7 @@ def test_one_word_changes_the_method(words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--method", "pgd", "--eps", "8"], "eps must be above 0 and at most 1, got 8.0"),
+        (["--method", "pgd", "--eps", "8"], "eps must be above 0 and at most 1, got 8.0; did you mean 8/255?"),
         (
             ["--method", "dynamic-mixcut", "--boxes", "4,2"],
             "boxes must be a range (low, high) with low <= high, got (4, 2)",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mixaug.attacks._ball import ball_around
-from mixaug.attacks._checks import check_int, check_logits, check_number
+from mixaug.attacks._checks import check_int, check_length, check_logits, check_model
 from mixaug.attacks._engine import Health, Point, follow_gradient
 from mixaug.attacks._random import uniform_like
 from mixaug.attacks._state import evaluation_mode
@@ -71,8 +71,7 @@ def local_lipschitz(
         >>> round(estimate.value, 3), estimate.n  # the sum of the weights' sizes
         (2.0, 3)
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_model(model)
     check_int("batch_size", batch_size, low=1)
     check_int("seed", seed, low=0)
     data = LabelledImages(dataset)
@@ -125,12 +124,12 @@ def lipschitz_constants(
         >>> lipschitz_constants(model, torch.rand(4, 3, 2, 2), eps=0.1).shape
         torch.Size([4])
     """
-    check_number("eps", eps, low=0.0, high=1.0)
+    check_length("eps", eps)
     if eps == 0:
         raise ValueError("eps must be above 0, got 0")
     check_int("steps", steps, low=0)
     length = eps / 4 if step_size is None else step_size
-    check_number("step_size", length, low=0.0, high=1.0)
+    check_length("step_size", length)
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4:
         got = f"{images.dtype} of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images must be floating point of shape (B, C, H, W) in [0, 1], got {got}")

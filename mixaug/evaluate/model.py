@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mixaug.attacks._checks import check_int, check_number
+from mixaug.attacks._checks import check_int, check_length, check_model
 from mixaug.attacks._state import evaluation_mode
 from mixaug.evaluate._choices import (
     AttackCounts,
@@ -105,11 +105,10 @@ def evaluate_model(
         >>> report.clean_error.n, report.attacks["pgd-20"].accuracy.n
         (20, 5)
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_model(model)
     check_int("batch_size", batch_size, low=1)
     check_int("seed", seed, low=0)
-    check_number("eps", eps, low=0.0, high=1.0)
+    check_length("eps", eps)
     check_int("n_lipschitz", n_lipschitz, low=0)
     check_int("n_surface", n_surface, low=0)
     data = LabelledImages(dataset)

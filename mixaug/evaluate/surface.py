@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mixaug.attacks import PGD, cross_entropy
-from mixaug.attacks._checks import check_int, check_logits, check_number
+from mixaug.attacks._checks import check_int, check_length, check_logits, check_model
 from mixaug.attacks._random import signs_like
 from mixaug.attacks._state import evaluation_mode
 
@@ -189,8 +189,7 @@ def plane_losses(
 
 
 def _check(model: nn.Module, image: Tensor, radius: float, points: int, batch_size: int) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_model(model)
     if not isinstance(image, Tensor) or not image.is_floating_point():
         got = image.dtype if isinstance(image, Tensor) else type(image).__name__
         raise TypeError(f"image must be a floating point tensor in [0, 1], got {got}")
@@ -199,7 +198,7 @@ def _check(model: nn.Module, image: Tensor, radius: float, points: int, batch_si
     low, high = (float(bound) for bound in image.detach().aminmax())
     if not (low >= 0 and high <= 1):  # also false for NaN
         raise ValueError(f"image must lie in [0, 1], got values from {low:g} to {high:g}")
-    check_number("radius", radius, low=0.0, high=1.0)
+    check_length("radius", radius)
     if radius == 0:
         raise ValueError("radius must be above 0, got 0")
     check_int("points", points, low=3)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from mixaug._eps_schedule import SHAPES as EPS_SHAPES
+from mixaug.attacks._checks import bytes_hint
 from mixaug.train.adversary import (
     ADVERSARIAL_METHODS,
     AUGMENTED_METHODS,
@@ -190,7 +192,7 @@ class TrainSettings:
         _whole("robust_images", self.robust_images, 0)
         for name in ("eps", "step_size"):
             if getattr(self, name) is not None:
-                _real(name, getattr(self, name), math.ulp(0.0), 1.0)
+                _real(name, getattr(self, name), math.ulp(0.0), 1.0, bytes_hint)
         if self.attack_steps is not None:
             _whole("attack_steps", self.attack_steps, 1)
         if self.smoothing is not None:
@@ -289,11 +291,11 @@ def _whole(name: str, value: Any, low: int) -> None:
         raise ValueError(f"{name} must be at least {low}, got {value}")
 
 
-def _real(name: str, value: Any, low: float, high: float) -> None:
+def _real(name: str, value: Any, low: float, high: float, hint: Callable[[float], str] | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not low <= value <= high or math.isinf(value):
         bounds = "above 0" if low == math.ulp(0.0) else f"at least {low:g}"
         if not math.isinf(high):
             bounds += " and below 1" if high == math.nextafter(1.0, 0.0) else f" and at most {high:g}"
-        raise ValueError(f"{name} must be {bounds}, got {value}")
+        raise ValueError(f"{name} must be {bounds}, got {value}{hint(value) if hint else ''}")
