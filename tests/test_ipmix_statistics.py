@@ -382,6 +382,16 @@ def paired(params: IPMixParams, first: slice, second: slice) -> None:
 
 def test_images_of_a_batch_are_independent(params: IPMixParams) -> None:
     paired(params, slice(None, -1), slice(1, None))
+    assert params.seed.unique().numel() == params.seed.numel()
+
+
+def test_dependence_is_seen(params: IPMixParams) -> None:
+    """The test behind the others fails where it should: equal draws, and draws of which a tenth are equal."""
+    first = bins(params.m)
+    some = np.where(np.arange(len(first)) % 10 == 0, first, np.roll(first, 1))
+    for second in (first, some):
+        with pytest.raises(AssertionError):
+            check_independent(first, second)
 
 
 def test_views_are_independent() -> None:

@@ -351,6 +351,7 @@ def test_map_style_data_give_the_same_run(tmp_path, workers):
     memory = fit(settings(tmp_path / "memory", epochs=2))
     loaded = fit(settings(tmp_path / "loaded", epochs=2, workers=workers), parts(map_style=True))
     same_weights(memory.last, loaded.last)
+    assert timeless(memory.history) == timeless(loaded.history) and len(memory.history) == 2
 
 
 def test_batches_cover_the_order():
