@@ -365,6 +365,8 @@ def test_the_weight_is_part_of_the_methods_state():
     again.load_state_dict(step.state_dict())
     assert again.columns()["alpha"] == step.columns()["alpha"] == pytest.approx(0.2)
     assert math.isclose(step_of("hybrid").columns()["alpha"], 0.5)
+    again.load_state_dict({"alpha": 0.3})  # of an earlier version
+    assert again.columns()["alpha"] == 0.3
 
 
 def test_weights_that_break_in_an_attack_are_told_like_a_broken_loss(tmp_path):

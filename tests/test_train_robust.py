@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch import nn
-from train_parts import MapStyle, fit, parts, same_weights, settings, stripes, timeless
+from train_parts import MapStyle, fit, parts, same_weights, settings, stop_after, stripes, timeless
 
 import mixaug.train.loop as loop
 from mixaug.attacks import FGSM, PGD
@@ -208,6 +208,25 @@ def test_alpha_weighs_the_loss_of_the_next_epoch(tmp_path, monkeypatch):
         assert [row["alpha"] for row in result.history] == [0.5, 0.0 if pgd == 0 else 0.5]
         weights.append(read_checkpoint(result.last)["model"])
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_an_alpha_of_0_is_told_once_also_when_the_run_is_resumed(tmp_path, monkeypatch, capsys):
+    given_scores(monkeypatch, [0.6] * 4, [0.1] * 4, [0.0, 0.2, 0.0, 0.0])
+    result = train(settings(tmp_path / "run", method="hybrid", epochs=4), parts(), progress=True)
+    text = capsys.readouterr().err
+    assert [row["alpha"] for row in result.history] == [0.5, 0.0, 0.25, 0.0]
+    assert text.count("Note:") == 1 and text.index("epoch 1/4") < text.index(
+        "Note: no validation image is right under "
+    )
+    assert "after epoch 1, so alpha is 0" in text and text.index("Note:") < text.index("epoch 2/4")
+    chosen = settings(tmp_path / "parts", method="hybrid", epochs=4)
+    given_scores(monkeypatch, [0.6] * 4, [0.1] * 4, [0.0] * 4)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        train(chosen, parts(), progress=True)
+    assert capsys.readouterr().err.count("Note:") == 1
+    train(chosen, parts(), resume=True, progress=True)
+    assert "Note:" not in capsys.readouterr().err
 
 
 def test_hybrid_needs_a_validation_part(tmp_path):

@@ -165,6 +165,7 @@ class _Hybrid(AdversarialStep):
     def __init__(self, setup: Setup, make: Callable[[float], Attack]) -> None:
         super().__init__(setup, make, self._union)
         self._criterion = AdaptiveLoss()
+        self._told = False
 
     def _union(self, attack: Attack, model: nn.Module, images: Tensor, labels: Tensor) -> StepResult:
         # One pass of both: the batch statistics are those of the union.
@@ -175,17 +176,24 @@ class _Hybrid(AdversarialStep):
         """The epoch's radius and weight of the clean loss."""
         return {**super().columns(), "alpha": self._criterion.alpha}
 
-    def end_epoch(self, row: Mapping[str, float]) -> None:
-        """Sets the next epoch's weight."""
-        self._criterion.update(row["validation_clean_accuracy"], row["validation_pgd_accuracy"])
+    def end_epoch(self, row: Mapping[str, float]) -> str:
+        """Sets the next epoch's weight; says, the first time, that it leaves the clean images out."""
+        if self._criterion.update(row["validation_clean_accuracy"], row["validation_pgd_accuracy"]) or self._told:
+            return ""
+        self._told = True
+        return (
+            f"Note: no validation image is right under PGD after epoch {row['epoch']:.0f}, so alpha is 0: until one "
+            "is, only adversarial images are trained on. A smaller --eps or a lower --lr helps. (Said once.)"
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """The weight."""
-        return {"alpha": self._criterion.alpha}
+        """The weight, and whether its being 0 was told."""
+        return {"alpha": self._criterion.alpha, "told": self._told}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores it."""
         self._criterion.alpha = float(state["alpha"])
+        self._told = bool(state.get("told", False))  # runs of earlier versions kept alpha alone
 
 
 def hybrid(setup: Setup) -> Step:

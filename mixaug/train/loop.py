@@ -231,12 +231,14 @@ class Run:
             self.best = score_of(row)
             write_checkpoint(self.settings.folder / "best.pt", model_content(self))
         log.write(self.history)
-        self.take_step.end_epoch(row)
+        told = self.take_step.end_epoch(row)
         # Last of all: a run killed before this line repeats the epoch and writes the same best.pt and log again.
         self.save()
         shown.epoch_end(row, self.step, better)
         if row.get("catastrophic_overfitting"):
             shown.note(overfitting_notice(row, best=int(self.best["epoch"])))
+        if told:
+            shown.note(told)
 
     def _measure(self, row: dict[str, float]) -> None:
         """Adds what the validation part says of the epoch."""

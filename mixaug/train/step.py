@@ -71,12 +71,16 @@ class Step:
         """What the epoch's steps depended on, for the log; the names are in ``mixaug.train.record.COLUMNS``."""
         return {}
 
-    def end_epoch(self, row: Mapping[str, float]) -> None:
+    def end_epoch(self, row: Mapping[str, float]) -> str:
         """Called when an epoch was measured on the validation part.
 
         Args:
             row: of the log.
+
+        Returns:
+            a line that the user should see; empty for nothing.
         """
+        return ""
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step depends on besides the model and the generators; tensors and plain values."""
