@@ -12,6 +12,7 @@ from mixaug.attacks import PGD, cross_entropy
 from mixaug.attacks._checks import check_int, check_length, check_logits, check_model
 from mixaug.attacks._random import signs_like
 from mixaug.attacks._state import evaluation_mode
+from mixaug.evaluate._place import gradients_kept
 
 #: The radii of a report's figure.
 RADII = (0.05, 0.1, 0.15)
@@ -146,7 +147,8 @@ def sample_plane(
     """
     clean = image.detach()[None]
     labels = torch.tensor([label], device=image.device)
-    towards = attack(model, clean, labels).detach()[0] - image
+    with gradients_kept(model):
+        towards = attack(model, clean, labels).detach()[0] - image
     if not bool((towards != 0).any()):
         raise ValueError("attack must move the image, got the image itself back")
     along = towards / towards.abs().amax()
