@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 PACKAGES = ("mixaug", "torch", "torchvision", "kornia", "numba", "numpy", "pillow")
 EXTRAS = {
     "train": ("torchmetrics", "matplotlib", "rich", "tensorboard", "scikit-learn"),
+    "attacks": ("pyautoattack",),
     "timm": ("timm",),
 }
 
