@@ -228,3 +228,21 @@ def transport_by_hand(one, two, regularisation, rounds):
         columns = [1 / size / sum(kernel[i][j] * rows[i] for i in range(size)) for j in range(size)]
     plan = [[rows[i] * kernel[i][j] * columns[j] for j in range(size)] for i in range(size)]
     return torch.tensor(plan, dtype=torch.float64), cost
+
+
+def feature_scatter_by_hand(model, images, start, eps, step_size, steps):
+    """Feature Scatter's climb from a given start: the plan number by number, then the gradient with the plan held."""
+    clean = model(images).detach()
+    x = start
+    for _ in range(steps):
+        x = x.detach().requires_grad_()
+        logits = model(x)
+        plan, _ = transport_by_hand(clean, logits.detach(), 0.01, 50)
+        cost = torch.zeros(())
+        for i in range(len(images)):
+            for j in range(len(images)):
+                cosine = (clean[i] @ logits[j]) / (clean[i].norm() * logits[j].norm())
+                cost = cost + plan[i, j] * (1 - cosine)
+        gradient = torch.autograd.grad(cost, x)[0]
+        x = torch.clamp(x.detach() + step_size * gradient.sign(), images - eps, images + eps).clamp(0, 1)
+    return x
