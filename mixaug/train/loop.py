@@ -167,7 +167,7 @@ class Run:
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
         self.best = score_of({})
-        self.totals = torch.zeros(3, dtype=torch.float64)  # loss, right answers, images of this epoch; see _count
+        self.totals = torch.zeros(3, dtype=torch.float64)  # loss, right answers, images of this epoch
 
     def one_epoch(self, stop: StopRequest, log: RunLog, shown: Progress) -> None:
         """From the current step to the end of its epoch (or of the run), then validation, log and checkpoints."""
@@ -183,7 +183,7 @@ class Run:
         for images, labels in batches(
             self.data.train, order[done * self.batch_size :], self.batch_size, self.settings.workers
         ):
-            self._count(totals, self._optimise(images, labels))
+            totals += self._optimise(images, labels).counts().to(totals)
             self.step += 1
             self.seconds = before + time.perf_counter() - started
             if self.device.type == "cpu" or self.step % CHECK_EVERY == 0:
@@ -212,7 +212,7 @@ class Run:
         row: dict[str, float] = {
             "epoch": epoch,
             "step": self.step,
-            "lr": self._rate(self.step - 1),
+            "lr": self.rate(self.step - 1),
             "train_loss": loss / seen,
             "train_accuracy": correct / seen,
         }
@@ -263,7 +263,7 @@ class Run:
         draw = sample_crop_flip(len(images), self.padding, self.settings.flips, self.generators["crops"])
         moved = crop_flip(images.to(self.device, non_blocking=True), draw)
         for group in self.optimiser.param_groups:
-            group["lr"] = self._rate(self.step)
+            group["lr"] = self.rate(self.step)
         labels = labels.to(self.device, torch.int64, non_blocking=True)
         try:
             with self._autocast():
@@ -278,9 +278,6 @@ class Run:
         self.take_step.finish(self.step, self.total_steps)
         return result
 
-    def _rate(self, step: int) -> float:
-        return self.rate(step)
-
     def _prepare(self, images: Tensor) -> Tensor:
         images = images.to(self.device, torch.float32, non_blocking=True).div(255)
         return images.contiguous(memory_format=self.memory_format)
@@ -288,12 +285,6 @@ class Run:
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = torch.float16 if self.settings.amp == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, dtype, enabled=self.settings.amp != "off")
-
-    def _count(self, totals: Tensor, result: StepResult) -> None:
-        with torch.no_grad():
-            right = (result.logits.argmax(1) == result.labels).sum()
-            seen = torch.full_like(right, len(result.labels))
-            totals += torch.stack([result.loss.detach() * len(result.labels), right, seen]).to(totals)
 
     def _check_finite(self, totals: Tensor) -> None:
         if not math.isfinite(totals[0].item()):

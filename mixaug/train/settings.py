@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from mixaug._eps_schedule import SHAPES as EPS_SHAPES
 from mixaug.attacks._checks import bytes_hint
+from mixaug.train._checks import one_of, real, whole
 from mixaug.train.adversary import (
     ADVERSARIAL_METHODS,
     AUGMENTED_METHODS,
@@ -149,29 +149,29 @@ class TrainSettings:
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
-        _one_of("method", self.method, METHOD_NAMES)
-        _one_of("amp", self.amp, AMP)
-        _one_of("structure", self.structure, STRUCTURES)
-        _one_of("schedule", self.schedule, SCHEDULES)
+        one_of("method", self.method, METHOD_NAMES)
+        one_of("amp", self.amp, AMP)
+        one_of("structure", self.structure, STRUCTURES)
+        one_of("schedule", self.schedule, SCHEDULES)
         for level in self.levels:
-            _one_of("levels", level, LEVELS)
+            one_of("levels", level, LEVELS)
         if not self.levels:
             raise ValueError(f"levels must name at least one of {', '.join(LEVELS)}, got none")
         lowest = {"epochs": 1, "batch_size": 2, "seed": 0, "k": 1, "t": 1, "workers": 0, "warmup": 0}
         for name, low in lowest.items():
-            _whole(name, getattr(self, name), low)
+            whole(name, getattr(self, name), low)
         for name, low in (("steps", 1), ("limit", 1), ("padding", 0), ("image_size", 1)):
             if getattr(self, name) is not None:
-                _whole(name, getattr(self, name), low)
-        _real("lr", self.lr, math.ulp(0.0), math.inf)
-        _real("momentum", self.momentum, 0.0, math.nextafter(1.0, 0.0))
-        _real("weight_decay", self.weight_decay, 0.0, math.inf)
-        _real("jsd_weight", self.jsd_weight, 0.0, math.inf)
-        _real("alpha", self.alpha, math.ulp(0.0), math.inf)
-        _real("lr_decay", self.lr_decay, math.ulp(0.0), 1.0)
-        _real("validation", self.validation, math.ulp(0.0), 0.5)
+                whole(name, getattr(self, name), low)
+        real("lr", self.lr, math.ulp(0.0), math.inf)
+        real("momentum", self.momentum, 0.0, math.nextafter(1.0, 0.0))
+        real("weight_decay", self.weight_decay, 0.0, math.inf)
+        real("jsd_weight", self.jsd_weight, 0.0, math.inf)
+        real("alpha", self.alpha, math.ulp(0.0), math.inf)
+        real("lr_decay", self.lr_decay, math.ulp(0.0), 1.0)
+        real("validation", self.validation, math.ulp(0.0), 0.5)
         if self.severity is not None:
-            _real("severity", self.severity, 0.1, 10.0)
+            real("severity", self.severity, 0.1, 10.0)
         if self.jsd and self.method not in CONSISTENT_METHODS:
             raise ValueError(f"jsd must be used with one of {', '.join(CONSISTENT_METHODS)}, got {self.method!r}")
         self._check_adversary()
@@ -183,22 +183,22 @@ class TrainSettings:
             elif self.method != method and getattr(self, name) is not None:
                 raise ValueError(f"{name} must be used with the method {method}, got the method {self.method!r}")
         if self.hybrid_attack is not None:
-            _one_of("hybrid_attack", self.hybrid_attack, HYBRID_ATTACKS)
+            one_of("hybrid_attack", self.hybrid_attack, HYBRID_ATTACKS)
         if self.trades_beta is not None:
-            _real("trades_beta", self.trades_beta, 0.0, math.inf)
+            real("trades_beta", self.trades_beta, 0.0, math.inf)
         if self.boxes is not None:
             low, high = count_range("boxes", self.boxes)
             object.__setattr__(self, "boxes", low if low == high else (low, high))
-        _whole("robust_images", self.robust_images, 0)
+        whole("robust_images", self.robust_images, 0)
         for name in ("eps", "step_size"):
             if getattr(self, name) is not None:
-                _real(name, getattr(self, name), math.ulp(0.0), 1.0, bytes_hint)
+                real(name, getattr(self, name), math.ulp(0.0), 1.0, bytes_hint)
         if self.attack_steps is not None:
-            _whole("attack_steps", self.attack_steps, 1)
+            whole("attack_steps", self.attack_steps, 1)
         if self.smoothing is not None:
-            _real("smoothing", self.smoothing, 0.0, 1.0)
+            real("smoothing", self.smoothing, 0.0, 1.0)
         if self.eps_schedule is not None:
-            _one_of("eps_schedule", self.eps_schedule, EPS_SHAPES)
+            one_of("eps_schedule", self.eps_schedule, EPS_SHAPES)
         if self.adversarial and self.method not in AUGMENTED_METHODS:
             known = ", ".join(AUGMENTED_METHODS)
             raise ValueError(f"adversarial must be used with one of {known}, got the method {self.method!r}")
@@ -277,25 +277,3 @@ class TrainSettings:
             if values.get("method", cls.method) != method and values.get(name) == default:
                 values[name] = None
         return cls(**values)
-
-
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-
-
-def _whole(name: str, value: Any, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}")
-
-
-def _real(name: str, value: Any, low: float, high: float, hint: Callable[[float], str] | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not low <= value <= high or math.isinf(value):
-        bounds = "above 0" if low == math.ulp(0.0) else f"at least {low:g}"
-        if not math.isinf(high):
-            bounds += " and below 1" if high == math.nextafter(1.0, 0.0) else f" and at most {high:g}"
-        raise ValueError(f"{name} must be {bounds}, got {value}{hint(value) if hint else ''}")

@@ -29,6 +29,19 @@ class StepResult:
     logits: Tensor
     labels: Tensor
 
+    @torch.no_grad()
+    def counts(self) -> Tensor:
+        """Loss times images, right answers and images, ``(3,)`` on the device of the loss.
+
+        Example:
+            >>> logits, labels = torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1])
+            >>> StepResult(torch.tensor(0.5), logits, labels).counts()
+            tensor([1., 1., 2.])
+        """
+        right = (self.logits.argmax(1) == self.labels).sum()
+        seen = torch.full_like(right, len(self.labels))
+        return torch.stack([self.loss.detach() * len(self.labels), right, seen])
+
 
 class Step:
     """One training step: ``step(model, images, labels)`` gives the loss, on whose gradient the loop steps the model.

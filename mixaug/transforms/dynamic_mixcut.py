@@ -15,76 +15,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-import mixaug_ext
-from mixaug.ops.composite import composite_boxes
 from mixaug.transforms import _labels
 from mixaug.transforms._arguments import real
-from mixaug.transforms._images import DTYPES, check_values
+from mixaug.transforms._images import check_values
+from mixaug.transforms._mixcut_checks import KINDS, check_images, check_views, fitting_record, images_in
 from mixaug.transforms._random import GeneratorState
 from mixaug.transforms.dynamic_mixcut_params import DynamicMixCutParams, DynamicMixCutSettings, sample_dynamic_mixcut
-from mixaug_ext import _mixcut
-
-Views = tuple[Tensor, Tensor]
-
-
-def replay_dynamic_mixcut(
-    images: Tensor,
-    labels: Tensor,
-    params: DynamicMixCutParams,
-    *,
-    views: Views | None = None,
-    num_classes: int | None = None,
-    smoothing: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    r"""Carries out a record: no randomness, any device, nothing is written to.
-
-    .. math:: \bar x_i = x_i \text{ outside the union of the boxes},\quad
-        \beta_i\, a_i + (1 - \beta_i)\, b_i \text{ inside}
-
-    with ``a, b`` the two views of the image, or its two partners in the batch (Niu et al., 2025, Algorithm 1, steps 3
-    and 4 in one pass). The label is :math:`y_i` with views, else :math:`\lambda_i y_i + (1 - \lambda_i)(\beta_i y_{a} +
-    (1 - \beta_i) y_{b})`; then smoothed.
-
-    Convention:
-        ``lam`` weighs the image itself. Bytes are rounded to the nearest, halves to even. A batch of one has no
-        partner: without views its image is returned unchanged, and its label only smoothed.
-
-    Args:
-        images: the batch.
-        labels: class indices or probabilities, on the images' device.
-        params: of :func:`~mixaug.transforms.dynamic_mixcut_params.sample_dynamic_mixcut` for this batch; moved to the
-            images' device.
-        views: two tensors like ``images``; None: partners from the batch.
-        num_classes: ``K``, needed with class indices.
-        smoothing: in ``[0, 1]``. Default 0.
-
-    Shape:
-        images, views: ``(B, C, H, W)`` or clips ``(B, T, C, H, W)`` (frames share the draw), uint8 in ``0..255`` or
-        float16, bfloat16, float32 in ``[0, 1]``. labels: ``(B,)`` integers or ``(B, K)``.
-
-    Returns:
-        ``(mixed, targets)``: ``mixed`` as ``images``; ``targets (B, K)`` float32, rows sum to 1.
-
-    Raises:
-        TypeError: an argument of another kind or dtype.
-        ValueError: shapes or devices that do not fit together; labels out of range (read on the CPU only).
-
-    Example:
-        >>> images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
-        >>> params = sample_dynamic_mixcut(4, (8, 8), DynamicMixCutSettings())
-        >>> mixed, targets = replay_dynamic_mixcut(images, labels, params, num_classes=3)
-        >>> mixed.shape, targets.shape
-        (torch.Size([4, 3, 8, 8]), torch.Size([4, 3]))
-    """
-    _check_images(images)
-    if views is not None:
-        _check_views(views, images)
-    smoothing = real("smoothing", smoothing, 0.0, 1.0)
-    classes = _labels.check_labels(labels, num_classes, images)
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        _labels.check_label_values(labels, classes)
-    params = _fitting(params, images)
-    return _mixed(images, params, views), _targets(labels, params, classes, smoothing, views is not None)
+from mixaug.transforms.dynamic_mixcut_replay import Views, as_plain, fill_boxes, final_labels
 
 
 class DynamicMixCut(v2.Transform):
@@ -178,7 +115,7 @@ class DynamicMixCut(v2.Transform):
         self.check_inputs(flat)
         labels = self._labels_getter(sample)
         at = _labels.place(labels, flat)
-        chosen = _images_in(flat, at)
+        chosen = images_in(flat, at)
         images = [flat[i] for i in chosen]
         if views is not None and len(images) > 1:
             raise ValueError(f"views are of one batch of images, got a sample with {len(images)}")
@@ -202,7 +139,7 @@ class DynamicMixCut(v2.Transform):
             >>> DynamicMixCut(boxes=3).sample(torch.rand(5, 3, 32, 32)).boxes.shape
             torch.Size([5, 3, 4])
         """
-        _check_images(images)
+        check_images(images)
         return sample_dynamic_mixcut(
             images.shape[0],
             (images.shape[-2], images.shape[-1]),
@@ -235,7 +172,7 @@ class DynamicMixCut(v2.Transform):
             True
         """
         self._check(images, labels, views)
-        hook = {"labels": labels, "views": views, "mixcut": _fitting(params, images)}
+        hook = {"labels": labels, "views": views, "mixcut": fitting_record(params, images)}
         return self.transform(images, hook), self.transform(labels, hook)
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
@@ -243,7 +180,7 @@ class DynamicMixCut(v2.Transform):
         for value in flat_inputs:
             if isinstance(value, PIL.Image.Image):
                 raise TypeError(f"images must be a batch of tensors, got a PIL image{_labels.COLLATED}")
-            if isinstance(value, tv_tensors.TVTensor) and not isinstance(value, _KINDS):
+            if isinstance(value, tv_tensors.TVTensor) and not isinstance(value, KINDS):
                 raise TypeError(f"DynamicMixCut mixes images but not their {type(value).__name__}; leave it out")
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -263,8 +200,8 @@ class DynamicMixCut(v2.Transform):
         record, labels, views = params["mixcut"], params["labels"], params["views"]
         if inpt is labels:
             classes = labels.shape[1] if self.num_classes is None else self.num_classes
-            return _targets(labels, record, classes, self.smoothing, views is not None)
-        return _mixed(inpt, record, views)
+            return final_labels(labels, record, classes, self.smoothing, views is not None)
+        return fill_boxes(inpt, record, views)
 
     def extra_repr(self) -> str:
         """The arguments."""
@@ -284,9 +221,9 @@ class DynamicMixCut(v2.Transform):
         self._random.load(state)
 
     def _check(self, images: Any, labels: Any, views: Views | None) -> None:
-        _check_images(images)
+        check_images(images)
         if views is not None:
-            _check_views(views, images)
+            check_views(views, images)
         classes = _labels.check_labels(labels, self.num_classes, images)
         if torch.compiler.is_compiling():
             return
@@ -296,104 +233,5 @@ class DynamicMixCut(v2.Transform):
             _labels.check_label_values(labels, classes)
         if first or (images.device.type == "cpu" and images.shape[0] == 1):
             for name, value in (("images", images), *zip(("views[0]", "views[1]"), views or (), strict=False)):
-                check_values(_plain(value), name, "mixed as they are")
+                check_values(as_plain(value), name, "mixed as they are")
             self._checked = True
-
-
-_KINDS = (tv_tensors.Image, tv_tensors.Video)
-_FLOAT, _INT = torch.float32, torch.int64
-
-
-def _plain(value: Tensor) -> Tensor:
-    """The tensor without torchvision's kind; torch's own kinds, such as fake tensors, stay."""
-    return value.as_subclass(Tensor) if isinstance(value, tv_tensors.TVTensor) else value
-
-
-def _mixed(images: Tensor, params: DynamicMixCutParams, views: Views | None) -> Tensor:
-    """The images with their boxes filled, as the kind of tensor they were."""
-    base = _plain(images)
-    if views is None and base.shape[0] == 1:
-        out = base.clone()
-    else:
-        # Frames of a clip share the draw: to the compositing they are more channels.
-        base, *sources = (_plain(x).flatten(1, -3) for x in (images, *(views or ())))
-        if views is None:
-            first, second = params.index.unbind(1)
-            out, _ = composite_boxes(base, base, params.boxes, b=base, beta=params.beta, index_a=first, index_b=second)
-        else:
-            out, _ = composite_boxes(base, sources[0], params.boxes, b=sources[1], beta=params.beta)
-        out = out.reshape(images.shape) if images.ndim == 5 else out
-    return tv_tensors.wrap(out, like=images) if isinstance(images, tv_tensors.TVTensor) else out
-
-
-def _targets(labels: Tensor, params: DynamicMixCutParams, num_classes: int, smoothing: float, kept: bool) -> Tensor:
-    """Mixed (unless ``kept``, with views) and smoothed labels; never the labels themselves."""
-    labels = _plain(labels)
-    whole = labels.dtype == torch.int64 and labels.ndim == 1 and labels.device.type == "cpu" and type(labels) is Tensor
-    if whole and not torch.compiler.is_compiling() and mixaug_ext.library():
-        mixed = None if kept else (params.lam, params.index, params.beta)
-        return _mixcut.mix_labels(labels, num_classes, smoothing, mixed)
-    targets = _labels.probabilities(labels, num_classes)
-    if not kept:
-        targets = _labels.mix_labels(targets, params.lam, params.index, params.beta)
-    targets = _labels.smooth(targets, smoothing)
-    return targets.clone() if targets is labels else targets
-
-
-def _fitting(params: DynamicMixCutParams, images: Tensor) -> DynamicMixCutParams:
-    """The record on the images' device, if it was drawn for such images."""
-    if not isinstance(params, DynamicMixCutParams):
-        raise TypeError(f"params must be DynamicMixCutParams, got {type(params).__name__}")
-    h, w = params.size
-    if params.lam.shape[0] != images.shape[0] or (h, w) != tuple(images.shape[-2:]):
-        raise ValueError(
-            f"params were drawn for {len(params.lam)} images of {h}x{w} pixels, got images of shape "
-            f"{tuple(images.shape)}"
-        )
-    # The compiled label mixing reads them where they lie.
-    batch = images.shape[0]
-    for name, dtype, shape in (("lam", _FLOAT, (batch,)), ("index", _INT, (batch, 2)), ("beta", _FLOAT, (batch,))):
-        value = getattr(params, name)
-        if value.dtype != dtype or value.shape != shape:
-            kind = str(dtype).removeprefix("torch.")
-            raise ValueError(
-                f"params.{name} must be {kind} of shape {shape}, got {value.dtype} of {tuple(value.shape)}"
-            )
-    return params if all(x.device == images.device for x in params.tensors().values()) else params.to(images.device)
-
-
-def _images_in(flat: list[Any], labels: int) -> list[int]:
-    """Which entries are images: all ``Image`` and ``Video`` tensors, else the first plain tensor besides the labels."""
-    explicit = [i for i, value in enumerate(flat) if isinstance(value, _KINDS)]
-    plain = [i for i, value in enumerate(flat) if isinstance(value, Tensor) and i != labels]
-    if not (explicit or plain):
-        kinds = sorted({type(value).__name__ for i, value in enumerate(flat) if i != labels}) or ["nothing"]
-        raise TypeError(f"images must be a tensor of shape (B, C, H, W) in the sample, got {', '.join(kinds)}")
-    return explicit or plain[:1]
-
-
-def _check_images(images: Any) -> None:
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a tensor of shape (B, C, H, W), got {type(images).__name__}")
-    if images.dtype not in DTYPES:
-        raise TypeError(f"images must be uint8, float16, bfloat16 or float32, got {images.dtype}")
-    if images.ndim not in (4, 5):
-        hint = _labels.COLLATED if images.ndim == 3 else ""
-        raise ValueError(f"images must be (B, C, H, W) or clips (B, T, C, H, W), got shape {tuple(images.shape)}{hint}")
-    if 0 in images.shape[1:]:
-        raise ValueError(f"images must have at least one pixel and channel, got shape {tuple(images.shape)}")
-
-
-def _check_views(views: Any, images: Tensor) -> None:
-    if not isinstance(views, tuple | list) or len(views) != 2:
-        count = f" of {len(views)}" if isinstance(views, tuple | list) else ""
-        raise TypeError(f"views must be a pair of tensors, got {type(views).__name__}{count}")
-    for i, view in enumerate(views):
-        if not isinstance(view, Tensor):
-            raise TypeError(f"views[{i}] must be a tensor, got {type(view).__name__}")
-        if view.dtype != images.dtype:
-            raise TypeError(f"views[{i}] must have the images' dtype {images.dtype}, got {view.dtype}")
-        if view.shape != images.shape:
-            raise ValueError(f"views[{i}] must have the images' shape {tuple(images.shape)}, got {tuple(view.shape)}")
-        if view.device != images.device:
-            raise ValueError(f"views[{i}] must be on the images' device {images.device}, got {view.device}")
