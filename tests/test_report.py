@@ -250,6 +250,29 @@ def test_comparison_files(tmp_path):
     assert len(list(tmp_path.glob("compare-*.png"))) == 5
 
 
+def test_lipschitz_constants_are_compared_image_by_image_in_their_own_unit(tmp_path):
+    def with_constants(name, values):
+        report = make_report(name)
+        index = torch.arange(len(values))
+        return replace(report, outcomes=replace(report.outcomes, lipschitz_index=index, lipschitz=torch.tensor(values)))
+
+    base = [40.0 + i for i in range(20)]
+    comparison = compare([with_constants("steep", base), with_constants("smooth", [value - 30 for value in base])])
+    difference = comparison.differences[1]["lipschitz"]
+    assert (difference.change, difference.value, difference.low, difference.high) == ("-30.0", -30, -30, -30)
+    assert comparison.best["lipschitz"] == [1]
+    table = comparison.to_table()
+    assert re.search(r"^steep .* 49\.5$", table, re.M) and re.search(r"^smooth .* 19\.5 <$", table, re.M)
+    assert "in points; the Lipschitz constant in its own unit" in table
+    assert "All figures in % are errors" in table
+    page = comparison.save(tmp_path / "c.html").read_text()
+    assert "<td>49.5<small>" in page and "4950" not in page
+    # Other images: no paired difference, and no column.
+    other = with_constants("other", base[:10])
+    assert "lipschitz" not in compare([comparison.reports[0], other]).columns
+    assert "own unit" not in compare([comparison.reports[0], other]).to_table()
+
+
 def test_compare_refuses():
     one = make_report("one")
     with pytest.raises(ValueError, match="reports must be 2 or more, got 1"):

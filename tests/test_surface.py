@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 from mixaug.attacks import PGD
 from mixaug.evaluate import Report, evaluate_model, loss_surface
 from mixaug.evaluate.images import fingerprint
+from mixaug.evaluate.results import loss_rises
 from mixaug.evaluate.surface import LossSurface, SurfacePlane, plane_losses, sample_plane
 from mixaug.evaluate.surface_figure import surface_figure
 
@@ -135,6 +138,37 @@ def test_a_report_keeps_its_surfaces(tmp_path):
     for kept, surface in zip(loaded.examples.surfaces, surfaces, strict=True):
         assert torch.allclose(kept.losses, surface.losses, atol=1e-4) and kept.index == surface.index
     assert (tmp_path / "r-surface.png").exists() and "Loss surface" in path.read_text()
+
+
+def test_rises_by_hand():
+    offsets = torch.tensor([-0.1, 0.0, 0.1])
+    one = LossSurface(torch.tensor([[9.0, 2, 9], [5, 1, 4], [9, 6, 9]]), offsets, 0.1, 0, index=1)
+    two = LossSurface(torch.tensor([[9.0, 1, 9], [5, 1, 2], [9, 0, 9]]), offsets, 0.1, 0, index=2)
+    assert (one.attack_rise, one.random_rise) == (3, 3) and (two.attack_rise, two.random_rise) == (1, -0.5)
+    far = LossSurface(one.losses * 2, offsets * 2, 0.2, 0, index=1)
+    rises = loss_rises([one, far, two])
+    assert list(rises) == [0.1, 0.2]
+    assert (rises[0.1].attack.value, rises[0.1].random.value, rises[0.1].attack.n) == (2, 1.25, 2)
+    assert (rises[0.1].attack.low, rises[0.1].attack.high) == (1, 3)
+    assert (rises[0.2].attack.value, rises[0.2].attack.n) == (6, 1)
+
+
+def test_the_rises_are_in_table_page_and_json(tmp_path):
+    pytest.importorskip("matplotlib")
+    data = torch.rand(4, 3, 8, 8, generator=seeded()), torch.arange(4) % 3
+    report = evaluate_model(small_model(), data, attacks=None, corruptions=None, n_surface=3)
+    of = [surface for surface in report.examples.surfaces if surface.radius == 0.1]
+    want = sum(surface.attack_rise for surface in of) / 3
+    assert report.loss_rises[0.1].attack.value == pytest.approx(want, rel=1e-5) and want > 0
+    line = next(line for line in report.to_table().splitlines() if line.startswith("0.1 "))
+    assert report.loss_rises[0.1].attack.text in line and line.endswith(" 3")
+    path = report.save(tmp_path / "r.html")
+    assert report.loss_rises[0.1].random.text in path.read_text()
+    figures = json.loads(path.with_suffix(".json").read_text())["figures"]
+    assert figures["loss_rise"]["0.1"]["attack"]["value"] == pytest.approx(want, rel=1e-5)
+    assert Report.load(path.with_suffix(".json")).loss_rises == report.loss_rises
+    without = evaluate_model(small_model(), data, attacks=None, corruptions=None)
+    assert without.loss_rises == {} and "rise" not in without.to_table()
 
 
 def test_figure_refuses_images_with_other_radii():

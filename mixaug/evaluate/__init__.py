@@ -6,13 +6,15 @@ from mixaug.evaluate.comparison import Comparison, compare
 from mixaug.evaluate.intervals import Estimate
 from mixaug.evaluate.lipschitz import local_lipschitz
 from mixaug.evaluate.model import evaluate_model
-from mixaug.evaluate.report import AttackResult, Report
+from mixaug.evaluate.report import Report
+from mixaug.evaluate.results import AttackResult, LossRise
 from mixaug.evaluate.surface import LossSurface, loss_surface
 
 __all__ = [
     "AttackResult",
     "Comparison",
     "Estimate",
+    "LossRise",
     "LossSurface",
     "Report",
     "compare",

@@ -54,6 +54,11 @@ class Comparison:
         first, *others = (report.outcomes.corrupted for report in self.reports)
         return [name for name in first if all(name in other for other in others)]
 
+    @property
+    def unit(self) -> str:
+        """What differences are written in."""
+        return "in points" + ("; the Lipschitz constant in its own unit" if "lipschitz" in self.columns else "")
+
     @cached_property
     def best(self) -> dict[str, list[int]]:
         """For each column and each corruption the indices of the reports with the lowest error (several at a tie)."""
@@ -100,7 +105,7 @@ class Comparison:
                     for key, label in self.columns.items()
                 ]
                 parts += [
-                    f"\n{self.names[index]} against {self.names[0]}, in points",
+                    f"\n{self.names[index]} against {self.names[0]}, {self.unit}",
                     text_table(["figure", "change", "95% interval", ""], changes),
                 ]
         if self.corruptions:
@@ -118,9 +123,8 @@ class Comparison:
     @property
     def notes(self) -> list[str]:
         """What a reader must know about the figures, a sentence each."""
-        notes = [
-            "All figures are errors: lower is better; < marks the best. Intervals are paired bootstraps over images."
-        ]
+        errors = "All figures in % are errors" if "lipschitz" in self.columns else "All figures are errors"
+        notes = [f"{errors}: lower is better; < marks the best. Intervals are paired bootstraps over images."]
         ours = [name for name in self.corruptions if name in OURS]
         if ours:
             notes.append(

@@ -40,6 +40,8 @@ def report_page(report: Report, figures: Mapping[str, FigureImage]) -> str:
         body += ["<h2>Corruptions, error in %</h2>", _corruption_table(report)]
     if report.attacks:
         body += ["<h2>Attacks</h2>", _attack_table(report)]
+    if report.loss_rises:
+        body += ["<h2>Loss around images</h2>", _rise_table(report)]
     body += ["<h2>Calibration</h2>", _calibration_table(report)]
     body += [f'<p class="note">{escape(note)}</p>' for note in report.notes]
     body.append(_settings([report], [report.name]))
@@ -53,7 +55,7 @@ def comparison_page(comparison: Comparison, figures: Mapping[str, FigureImage]) 
         '<p class="soft">The same images for each model. Errors, lower is better; the best of a column is marked.</p>',
         "<h2>Main figures</h2>",
         _main_table(comparison),
-        f"<h2>Differences to {escape(comparison.names[0])}, in points</h2>",
+        f"<h2>Differences to {escape(comparison.names[0])}, {comparison.unit}</h2>",
         _difference_table(comparison),
         '<h2>Figures</h2><div class="figures">',
         *(_figure(figure) for figure in figures.values()),
@@ -166,6 +168,25 @@ def _attack_table(report: Report) -> str:
     return _table(header, rows) + f'<p class="note">{escape(note)}</p>'
 
 
+def _rise_table(report: Report) -> str:
+    rows = [
+        _row(
+            f"{radius:g}",
+            [
+                _cell(rise.attack.text, interval_text(rise.attack)),
+                _cell(rise.random.text, interval_text(rise.random)),
+                _cell(f"{rise.attack.n:,}"),
+            ],
+        )
+        for radius, rise in report.loss_rises.items()
+    ]
+    note = (
+        '<p class="note">Rise of the cross entropy, mean over the images: at the end of PGD-20 of the same radius, and '
+        "at both ends of a random direction. Small figures are 95% intervals.</p>"
+    )
+    return _table(["radius, pixels in [0, 1]", "attack", "random", "n"], rows) + note
+
+
 def _calibration_table(report: Report) -> str:
     labels = {
         "rms": "RMS, equal-count bins of 100",
@@ -183,13 +204,14 @@ def _main_table(comparison: Comparison) -> str:
     rows = []
     for index, report in enumerate(comparison.reports):
         cells = [
-            _percent(report.figures[key][1], "best" if index in comparison.best[key] else "")
+            _cell(figure.text, "–".join(figure.ends), "best" if index in comparison.best[key] else "")
             for key in comparison.columns
+            for figure in [report.figures[key][1]]
         ]
         rows.append(_row(comparison.names[index], cells))
     first = comparison.reports[0].figures
     rows.append(_row("n", [_cell(f"{first[key][1].n:,}") for key in comparison.columns]))
-    return _table(["model, %", *comparison.columns.values()], rows)
+    return _table(["model", *comparison.columns.values()], rows)
 
 
 def _difference_table(comparison: Comparison) -> str:

@@ -20,29 +20,11 @@ from mixaug.evaluate.labels import attack_label
 from mixaug.evaluate.lipschitz import mean_constant
 from mixaug.evaluate.outcomes import Examples, Outcomes
 from mixaug.evaluate.report_text import report_notes, report_text
+from mixaug.evaluate.results import AttackResult, LossRise, attack_result, loss_rises
 
 FORMAT = "mixaug-report-2"
 # AlexNet's mean error over the five severities of each ImageNet-C corruption, in the order of CORRUPTIONS.
 _ALEXNET = (88.6, 89.4, 92.3, 82.0, 82.6, 78.6, 79.8, 86.7, 82.7, 81.9, 56.5, 85.3, 64.6, 71.8, 60.7)
-
-
-@dataclass(frozen=True)
-class AttackResult:
-    """A model under one attack.
-
-    Args:
-        accuracy: share of the attacked images that the model still gets right.
-        error: the rest of them.
-        clean_accuracy: accuracy on the same images before the attack.
-        gap: accuracy before less accuracy under the attack, image by image.
-        confidence: mean probability of the predicted class on the attacked images, right or wrong.
-    """
-
-    accuracy: Estimate
-    error: Estimate
-    clean_accuracy: Estimate
-    gap: Estimate
-    confidence: Estimate
 
 
 @dataclass(frozen=True)
@@ -172,14 +154,7 @@ class Report:
     @cached_property
     def attacks(self) -> dict[str, AttackResult]:
         """Each attack's result by name, such as ``pgd-20``."""
-        return {name: self._attack(name) for name in self.outcomes.attacked}
-
-    def _attack(self, name: str) -> AttackResult:
-        right = self.outcomes.attacked[name]
-        before = self.outcomes.correct[self.outcomes.attack_index[name]]
-        columns = torch.stack([before.double() - right.double(), self.outcomes.attack_confidence[name].double()], dim=1)
-        gap, confidence = bootstrap_means(columns)
-        return AttackResult(share(right), share(~right), share(before), gap, confidence)
+        return {name: attack_result(self.outcomes, name) for name in self.outcomes.attacked}
 
     @property
     def robustness_gap(self) -> tuple[str, Estimate] | None:
@@ -194,6 +169,11 @@ class Report:
     def lipschitz(self) -> Quantity | None:
         """The local Lipschitz constant of :func:`mixaug.evaluate.local_lipschitz`; None if it was not measured."""
         return mean_constant(self.outcomes.lipschitz) if len(self.outcomes.lipschitz) else None
+
+    @cached_property
+    def loss_rises(self) -> dict[float, LossRise]:
+        """How far the loss rises around the images of the loss surfaces, by radius; empty without surfaces."""
+        return loss_rises(self.examples.surfaces)
 
     @cached_property
     def figures(self) -> dict[str, tuple[str, Estimate]]:
@@ -240,6 +220,10 @@ class Report:
                 if self.robustness_gap is None
                 else vars(self.robustness_gap[1]) | {"attack": self.robustness_gap[0]},
                 "lipschitz": None if self.lipschitz is None else vars(self.lipschitz),
+                "loss_rise": {
+                    f"{radius:g}": {key: vars(figure) for key, figure in vars(rise).items()}
+                    for radius, rise in self.loss_rises.items()
+                },
             },
             "settings": self.settings,
             "environment": self.environment,

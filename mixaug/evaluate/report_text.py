@@ -34,12 +34,20 @@ def report_text(report: Report) -> str:
             cells[-1][-1] = f"{100 * report.mce.value:.1f}"
         header = ["error in %", *(f"severity {severity}" for severity in SEVERITIES), "mean"]
         parts += ["", text_table(header, cells)]
+    if report.loss_rises:
+        rows = [
+            [f"{radius:g}", rise.attack.text, interval_text(rise.attack), rise.random.text, interval_text(rise.random),
+             str(rise.attack.n)]
+            for radius, rise in report.loss_rises.items()
+        ]  # fmt: skip
+        header = ["rise of the loss, radius", "attack", "95% interval", "random", "95% interval", "n"]
+        parts += ["", text_table(header, rows)]
     return "\n".join([*parts, *report_notes(report)])
 
 
 def report_notes(report: Report) -> list[str]:
     """What a reader must know about the figures, a sentence each."""
-    notes = ["All figures are errors: lower is better."]
+    notes = [f"All figures{' in %' if report.lipschitz is not None else ''} are errors: lower is better."]
     if report.lipschitz is not None:
         notes.append(
             "The Lipschitz constant is a lower bound found by gradient ascent, and grows with the scale of the logits."

@@ -59,8 +59,21 @@ class LossSurface:
     @property
     def rise(self) -> Tensor:
         """(G, G): the loss less that of the image itself."""
-        middle = len(self.offsets) // 2
-        return self.losses - self.losses[middle, middle]
+        return self.losses - self.losses[self._middle, self._middle]
+
+    @property
+    def attack_rise(self) -> float:
+        """The rise at the attack's end: ``radius`` along its direction, none along the random one."""
+        return float(self.rise[self._middle, -1])
+
+    @property
+    def random_rise(self) -> float:
+        """The rise along the random direction, mean of its two ends."""
+        return float((self.rise[0, self._middle] + self.rise[-1, self._middle]) / 2)
+
+    @property
+    def _middle(self) -> int:
+        return len(self.offsets) // 2
 
 
 def loss_surface(

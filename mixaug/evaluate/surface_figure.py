@@ -10,6 +10,7 @@ import torch
 from mixaug.evaluate._drawing import FigureImage, new_figure, png_of
 from mixaug.evaluate.surface import LossSurface
 
+_ROW = 1.95  # inches
 _SHOWN = 2  # images with a row of their own, below the mean of all
 
 
@@ -41,16 +42,21 @@ def surface_figure(surfaces: Sequence[LossSurface]) -> FigureImage:
     if len(images) > 1:
         rows.append((f"mean of {len(images)} images", [_mean(column) for column in zip(*images.values(), strict=True)]))
     rows += [(f"image {index}" if index >= 0 else "", row) for index, row in list(images.items())[:_SHOWN]]
-    figure, grid = new_figure(2.1 * len(rows) + 0.2, rows=len(rows), columns=len(radii[0]), projection="3d")
+    figure, grid = new_figure(_ROW * len(rows), rows=len(rows), columns=len(radii[0]), projection="3d")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.04, hspace=0.0)
     for axes_row, (name, row) in zip(_as_rows(grid, len(rows)), rows, strict=True):
         rises = torch.stack([surface.rise for surface in row])
         low, high = float(rises.min()), max(float(rises.max()), 1e-3)
         for column, (axes, surface) in enumerate(zip(axes_row, row, strict=True)):
             _draw(axes, surface, low, high)
-            axes.set_title(f"{name + ', ' if column == 0 and name else ''}radius {surface.radius:g}", fontsize=8, pad=0)
+            title = f"{name if column == 0 else ''}\nradius {surface.radius:g}"
+            axes.set_title(title, fontsize=8.5, pad=0)
+    figure.supylabel("rise of the cross entropy", fontsize=8.5)
     caption = (
-        "Rise of the loss around an image, along the direction of PGD-20 of the same radius (attack) and a random one "
-        "orthogonal to it; pixels are clipped to [0, 1]. One scale for each row. Flat is robust."
+        "How far the loss rises around an image, along the direction of PGD-20 of the same radius (attack) and a "
+        "random one orthogonal to it, each from minus to plus the radius, in units of pixels in [0, 1]; points are "
+        "clipped to that range. One scale for each row. Less rise along the attack is better; as much along the "
+        "random direction is a sign that the attack found little."
     )
     return FigureImage(png_of(figure), "Loss surface", caption)
 
@@ -73,12 +79,13 @@ def _draw(axes: Any, surface: LossSurface, low: float, high: float) -> None:
         rcount=len(surface.offsets), ccount=len(surface.offsets), antialiased=True,
     )  # fmt: skip
     axes.set_zlim(min(low, 0.0), high)
-    axes.view_init(elev=28, azim=-125)
+    axes.view_init(elev=26, azim=-125)
+    # The corner of both negative ends has no room for two labels.
     ends = [-surface.radius, 0, surface.radius]
-    axes.set_xticks(ends, [f"{end:g}" for end in ends])
-    axes.set_yticks(ends, [f"{end:g}" for end in ends])
-    axes.tick_params(labelsize=6, pad=-3)
-    axes.set_xlabel("attack", fontsize=7, labelpad=-8)
-    axes.set_ylabel("random", fontsize=7, labelpad=-8)
+    axes.set_xticks(ends, ["", "0", f"{surface.radius:g}"])
+    axes.set_yticks(ends, ["", "0", f"{surface.radius:g}"])
+    axes.tick_params(labelsize=7, pad=-3)
+    axes.set_xlabel("attack", fontsize=8, labelpad=-7)
+    axes.set_ylabel("random", fontsize=8, labelpad=-7)
     axes.locator_params(axis="z", nbins=4)
-    axes.set_box_aspect(None, zoom=0.9)
+    axes.set_box_aspect(None, zoom=0.98)
