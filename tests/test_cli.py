@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 
 from mixaug.cli import main
+from mixaug.ops.composite import box_mask
 
 TINY = ["--data", "digits", "--model", "lenet5", "--batch-size", "64", "--limit", "256", "--quiet", "--device", "cpu"]
 
@@ -74,6 +75,9 @@ def test_train_into_an_existing_run_is_refused_and_resumed_when_asked(runs, caps
         (["train", "--data", "cifar10", "--root", "/nowhere"], "--download"),
         (["evaluate", "missing.pt"], "missing.pt"),
         (["preview", "--rows", "0"], "--rows must be at least 1, got 0"),
+        (["preview", "--boxes", "2"], "--boxes must be used with --transform dynamic-mixcut, got ipmix"),
+        (["preview", "--transform", "dynamic-mixcut", "--structure", "chain"], "--structure must be used with --trans"),
+        (["preview", "--transform", "dynamic-mixcut", "--boxes", "4,2"], "boxes must be a range (low, high) with low"),
         (["mixing-set", "fractals", "--count", "0", "--out", "x"], "count"),
     ],
 )
@@ -168,6 +172,27 @@ def test_preview(capsys):
     assert picture.width > 300 and picture.height > 300 and len(picture.convert("L").getcolors(256)) > 20
     assert main(["preview", "--data", "digits", "--rows", "2", "--columns", "2", "--out", "q.png"]) == 0
     assert Path("p.png").read_bytes() == Path("q.png").read_bytes()  # same command, same picture
+
+
+def test_preview_of_dynamic_mixcut(capsys, monkeypatch):
+    import mixaug.commands.preview as preview
+
+    seen = []
+    original = preview.draw_grid
+    monkeypatch.setattr(preview, "draw_grid", lambda *given: (seen.append(given), original(*given)))
+    words = ["preview", "--data", "digits", "--transform", "dynamic-mixcut", "--rows", "3", "--columns", "2"]
+    assert main([*words, "--boxes", "1,3", "--out", "p.png"]) == 0
+    assert "3 images of digits, 2 variants each" in capsys.readouterr().out
+    with Image.open("p.png") as picture:  # grey digits, outlines in colour
+        red, green, blue = picture.convert("RGB").split()
+        assert ImageChops.difference(red, blue).getbbox() is not None and green.width > 300
+    ((images, names, variants, _, _),) = seen
+    assert names[2].startswith("image 2: ") and len(variants) == 2
+    for variant in variants:
+        inside = box_mask(variant.boxes, images.shape[-2:]).expand_as(images)
+        assert torch.equal(variant.images[~inside], images[~inside])
+        assert not torch.equal(variant.images, images)
+        assert variant.weight.tolist() == pytest.approx((~inside[:, 0]).float().mean((1, 2)).tolist())
 
 
 def test_mixing_set(capsys, tmp_path):

@@ -1,20 +1,41 @@
-"""``mixaug preview``: a before/after grid with labels and the operations of each chain."""
+"""``mixaug preview``: a before/after grid with labels and what was drawn: operations of each chain, or boxes."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sized
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
+
+from mixaug.commands._arguments import number_or_range
 
 if TYPE_CHECKING:
     import torch
 
-    from mixaug.ops.ipmix_record import IPMixParams
-    from mixaug.transforms import IPMix
+TRANSFORMS = ("ipmix", "dynamic-mixcut")
+_HEADINGS = {
+    "ipmix": "IPMix: the image, and variants with its weight (above) and the operations of each chain (below)",
+    "dynamic-mixcut": "Dynamic MixCut: the image, and variants with its weight (above), its partners and boxes (below)",
+}
 
-TRANSFORMS = ("ipmix",)
+
+@dataclass(frozen=True)
+class Variant:
+    """A column of the grid.
+
+    Args:
+        images: ``(B, C, H, W)`` uint8.
+        weight: of the unchanged image in each, ``(B,)``.
+        lines: what was drawn for each.
+        boxes: to be outlined, ``(B, N, 4)`` XYXY; None: none.
+    """
+
+    images: torch.Tensor
+    weight: torch.Tensor
+    lines: list[list[str]]
+    boxes: torch.Tensor | None = None
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +45,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--transform", choices=TRANSFORMS, default="ipmix", help="what to show (default ipmix)")
     parser.add_argument("--rows", type=int, default=6, help="images shown (default 6)")
     parser.add_argument("--columns", type=int, default=4, help="augmented variants of each (default 4)")
-    parser.add_argument("--severity", type=float, help="strength of the operations (default by image size)")
-    parser.add_argument("--structure", default="chain", help="chain, linear or mixed_input")
+    parser.add_argument("--severity", type=float, help="ipmix: strength of the operations (default by image size)")
+    parser.add_argument("--structure", help="ipmix: chain (default), linear or mixed_input")
+    parser.add_argument("--boxes", type=number_or_range, help="dynamic-mixcut: boxes an image, or 1,3 (default 2)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same picture (default 0)")
     parser.add_argument("--out", type=Path, default=Path("preview.png"), help="PNG file (default preview.png)")
 
@@ -34,33 +56,60 @@ def run(options: argparse.Namespace) -> int:
     """Writes the grid."""
     import torch
 
-    from mixaug import IPMix
     from mixaug.train.data import load_data
 
     for name in ("rows", "columns"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    for name, owner in (("severity", "ipmix"), ("structure", "ipmix"), ("boxes", "dynamic-mixcut")):
+        if getattr(options, name) is not None and options.transform != owner:
+            raise ValueError(f"--{name} must be used with --transform {owner}, got {options.transform}")
     data = load_data(options.data, root=options.root)
     generator = torch.Generator().manual_seed(options.seed)
     chosen = torch.randperm(len(cast(Sized, data.train)), generator=generator)[: options.rows].tolist()
     samples = [data.train[i] for i in chosen]
     images = torch.stack([image for image, _ in samples])
     names = [data.classes[int(label)] for _, label in samples]
-    ipmix = IPMix(severity=options.severity, structure=options.structure)
-    records = [ipmix.sample(images, generator=generator) for _ in range(options.columns)]
-    draw_grid(images, names, ipmix, records, options.out)
+    make = _of_ipmix if options.transform == "ipmix" else _of_mixcut
+    variants = make(images, options, generator)
+    if options.transform == "dynamic-mixcut":
+        names = [f"image {row}: {name}" for row, name in enumerate(names)]
+    draw_grid(images, names, variants, _HEADINGS[options.transform], options.out)
     sys.stdout.write(f"{options.out}: {len(images)} images of {data.name}, {options.columns} variants each\n")
     return 0
 
 
-def draw_grid(images: torch.Tensor, names: list[str], ipmix: IPMix, records: list[IPMixParams], path: Path) -> None:
-    """Writes a PNG with a row an image: the image and its label, then a variant a record with its operations.
+def _of_ipmix(images: torch.Tensor, options: argparse.Namespace, generator: torch.Generator) -> list[Variant]:
+    from mixaug import IPMix
+
+    ipmix = IPMix(severity=options.severity, structure=options.structure or "chain")
+    records = [ipmix.sample(images, generator=generator) for _ in range(options.columns)]
+    rows = range(len(images))
+    return [Variant(ipmix.replay(images, one), 1 - one.m, [one.describe(row) for row in rows]) for one in records]
+
+
+def _of_mixcut(images: torch.Tensor, options: argparse.Namespace, generator: torch.Generator) -> list[Variant]:
+    import torch
+
+    from mixaug import DynamicMixCut
+
+    mix = DynamicMixCut(num_classes=1, boxes=2 if options.boxes is None else options.boxes)
+    labels, rows = torch.zeros(len(images), dtype=torch.int64), range(len(images))
+    records = [mix.sample(images, generator=generator) for _ in range(options.columns)]
+    return [
+        Variant(mix.replay(images, labels, one)[0], one.lam, [one.describe(row) for row in rows], one.boxes)
+        for one in records
+    ]
+
+
+def draw_grid(images: torch.Tensor, names: list[str], variants: list[Variant], heading: str, path: Path) -> None:
+    """Writes a PNG with a row an image: the image and its label, then its variants with what was drawn for them.
 
     Args:
         images: ``(B, C, H, W)`` uint8.
         names: label of each image.
-        ipmix: the transform that drew the records.
-        records: one for each column, each of ``B`` rows.
+        variants: the other columns.
+        heading: above the grid.
         path: PNG file, written whole or not at all.
 
     Raises:
@@ -68,26 +117,27 @@ def draw_grid(images: torch.Tensor, names: list[str], ipmix: IPMix, records: lis
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.patches import Rectangle
     except ImportError as error:
         raise ImportError('pictures need matplotlib: pip install "mixaug[train]"') from error
     from mixaug._files import atomic_path
 
-    variants = [ipmix.replay(images, record) for record in records]
-    rows, columns = len(images), len(records) + 1
+    rows, columns = len(images), len(variants) + 1
     figure = Figure(figsize=(2.3 * columns, 3.0 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for row in range(rows):
         _show(axes[row][0], images[row])
         axes[row][0].set_title(names[row], fontsize=11, fontweight="bold", loc="left")
-        for column, (variant, record) in enumerate(zip(variants, records, strict=True), 1):
+        for column, variant in enumerate(variants, 1):
             axis = axes[row][column]
-            _show(axis, variant[row])
-            axis.set_title(f"image {1 - float(record.m[row]):.2f}", fontsize=8, loc="left", color="#555555")
-            axis.set_xlabel("\n".join(_wrap(line) for line in record.describe(row)), fontsize=6.5, loc="left")
-    figure.suptitle(
-        "IPMix: the image, and variants with the weight of the image (above) and of each chain's operations (below)",
-        fontsize=11, x=0.01, ha="left",
-    )  # fmt: skip
+            _show(axis, variant.images[row])
+            axis.set_title(f"image {float(variant.weight[row]):.2f}", fontsize=8, loc="left", color="#555555")
+            axis.set_xlabel("\n".join(_wrap(line) for line in variant.lines[row]), fontsize=6.5, loc="left")
+            for x0, y0, x1, y1 in [] if variant.boxes is None else variant.boxes[row].tolist():
+                # Pixels are drawn around their centres.
+                outline = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor="#e4572e")
+                axis.add_patch(outline)
+    figure.suptitle(heading, fontsize=11, x=0.01, ha="left")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 

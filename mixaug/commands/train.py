@@ -10,7 +10,7 @@ from typing import Any
 
 from mixaug._eps_schedule import SHAPES
 from mixaug.cli import INTERRUPTED
-from mixaug.commands._arguments import fraction
+from mixaug.commands._arguments import fraction, number_or_range
 from mixaug.train.adversary import HYBRID_ATTACKS
 from mixaug.train.schedules import SCHEDULES
 from mixaug.train.settings import AMP, METHOD_NAMES, TrainSettings
@@ -86,7 +86,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(attack, "eps_schedule", f"radius over the epochs: {shapes} (default constant; hybrid linear)", metavar="NAME")
     add(attack, "hybrid_attack", f"hybrid: one of {', '.join(HYBRID_ATTACKS)} (default fgsm)", metavar="NAME")
     add(attack, "trades_beta", "trades: weight of the divergence (default 6)", type=float)
-    add(attack, "boxes", "dynamic-mixcut: boxes an image, or their range with a comma: 1,3 (default 2)", type=_range)
+    add(
+        attack,
+        "boxes",
+        "dynamic-mixcut: boxes an image, or their range with a comma: 1,3 (default 2)",
+        type=number_or_range,
+    )
     add(attack, "smoothing", "of labels (default: dynamic-mixcut 0.1, feature-scatter 0.5, pgd 0)", type=float)
     add(attack, "robust_images", "validation images attacked after each epoch to choose the best one", type=int)
 
@@ -121,12 +126,3 @@ def _without_resume(words: list[str]) -> list[str]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _range(text: str) -> int | tuple[int, ...]:
-    """``2`` or ``1,3``."""
-    try:
-        numbers = tuple(int(word) for word in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be a number or two with a comma such as 1,3, got {text!r}") from error
-    return numbers[0] if len(numbers) == 1 else numbers
