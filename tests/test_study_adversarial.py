@@ -341,7 +341,7 @@ def test_variants_differ_only_in_what_they_are_named_for():
     whole = study_adversarial.settings_of(
         study_adversarial.Job(plan, "whole image, targeted", 0), "cpu", Path("run")
     )  # fmt: skip
-    assert whole.differences(targeted) == ["method", "smoothing"]
+    assert whole.differences(targeted) == ["method", "boxes", "smoothing"]  # a whole image has no boxes
     assert whole.adversary == targeted.adversary  # dynamic-mixcut's own smoothing is 0.1
 
 
