@@ -70,7 +70,7 @@ def hybrid_log(study: Study) -> list[str]:
     lines = [
         [
             f"{entry['epoch']:.0f}", f"{entry['radius']:.4f}", f"{entry['alpha']:.4f}",
-            f"{100 * entry['validation_accuracy']:.1f}", f"{100 * entry['validation_pgd_accuracy']:.1f}",
+            f"{100 * clean_beside_pgd(entry):.1f}", f"{100 * entry['validation_pgd_accuracy']:.1f}",
         ]
         for entry in row["history"]
     ]  # fmt: skip
@@ -91,12 +91,17 @@ def formula_errors(row: Row) -> tuple[list[float], list[float]]:
     radii = [eps if len(history) == 1 else eps * (0.1 + 0.9 * epoch / last) for epoch in range(len(history))]
     alphas = [0.5]
     for entry in history[:-1]:
-        clean, attacked = entry["validation_accuracy"], entry["validation_pgd_accuracy"]
+        clean, attacked = clean_beside_pgd(entry), entry["validation_pgd_accuracy"]
         alphas.append(attacked / (attacked + clean) if attacked + clean else 0.5)
     return (
         [entry["radius"] - radius for entry, radius in zip(history, radii, strict=True)],
         [entry["alpha"] - alpha for entry, alpha in zip(history, alphas, strict=True)],
     )
+
+
+def clean_beside_pgd(entry: dict[str, float]) -> float:
+    """Clean accuracy of the validation images that PGD was given; all of them where the log has no column of its own."""
+    return entry.get("validation_clean_accuracy", entry["validation_accuracy"])
 
 
 def training_table(study: Study) -> list[str]:
