@@ -37,7 +37,7 @@ from mixaug.train.models import build_model
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
 BY_HAND = "written by hand"
 #: Model, images a batch: one where the passes are nearly all, one where what is around them shows most.
-CASES = [("resnet-small", 64), ("lenet5", 64)]
+CASES = [("resnet-small", 32), ("lenet5", 64)]
 GPU_CASES = [("resnet18-cifar", 512), ("resnet-small", 512)]
 QUICK_CASES = [("lenet5", 8)]
 OTHERS = tuple(name for name in ("foolbox", "torchattacks") if importlib.util.find_spec(name))

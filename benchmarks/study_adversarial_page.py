@@ -100,7 +100,7 @@ def formula_errors(row: Row) -> tuple[list[float], list[float]]:
 
 
 def clean_beside_pgd(entry: dict[str, float]) -> float:
-    """Clean accuracy of the validation images that PGD was given; all of them where the log has no column of its own."""
+    """Clean accuracy of the validation images that PGD was given; of all where the log has no column of its own."""
     return entry.get("validation_clean_accuracy", entry["validation_accuracy"])
 
 
