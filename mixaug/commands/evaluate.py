@@ -27,9 +27,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n-attack", type=int, help="images to attack (default all)")
     parser.add_argument("--no-attack", action="store_true", help="leave PGD out")
     parser.add_argument(
-        "--lipschitz", type=int, default=0, metavar="N", help="measure the local Lipschitz constant on N images"
+        "--lipschitz", type=int, default=0, metavar="N", help="measure the local Lipschitz constant around N images"
     )
-    parser.add_argument("--surface", type=int, default=0, metavar="N", help="draw the loss surface of N images")
+    parser.add_argument(
+        "--surface",
+        type=int,
+        default=0,
+        metavar="N",
+        help="draw the loss around N images at radii 0.05, 0.1 and 0.15, along an attack and a random direction",
+    )
     parser.add_argument(
         "--eps", type=fraction, default=8 / 255, help="radius of PGD-20 and --lipschitz (default 8/255)"
     )
