@@ -110,7 +110,7 @@ class Goal:
             if self._targets is not None:
                 check_class_range("targets", self._targets, logits.shape[1])
         self._classes = logits.shape[1]
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
     def classes(self) -> Tensor:
         """What the objective gets as labels: labels or targets; random targets are drawn once, for the whole batch."""

@@ -132,7 +132,7 @@ class _Climb:
         self._wanted: Tensor | None = None  # labels or targets of the images still attacked
         # With early stop: the images that are done, and the places of those that are not.
         self._result = torch.empty_like(images) if early_stop else None
-        self._places = torch.arange(len(images), device=images.device)
+        self._places = torch.arange(len(images) if early_stop else 0, device=images.device)
 
     def evaluate(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Losses and logits, as :func:`follow_gradient` wants them."""

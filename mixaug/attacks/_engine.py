@@ -12,7 +12,7 @@ CUT_OFF = "model's logits must depend on the images by autograd; they are cut of
 
 
 class Point(NamedTuple):
-    """Where the loop stands: everything is detached and has one row per image."""
+    """Where the loop stands, one row per image; to be read without gradients, and detached before it is kept."""
 
     step: int
     variable: Tensor
@@ -30,8 +30,11 @@ class Health:
 
     def note(self, *tensors: Tensor) -> None:
         """Notes one step. A sum is finite if its terms are, and is read once; in float32 it cannot overflow."""
-        first, *others = (tensor.detach().sum(dtype=torch.float32) for tensor in tensors)
-        self._totals.append(sum(others, first))
+        with torch.no_grad():
+            total = tensors[0].sum(dtype=torch.float32)
+            for tensor in tensors[1:]:
+                total += tensor.sum(dtype=torch.float32)
+        self._totals.append(total)
 
     def report(self) -> None:
         """Raises FloatingPointError with the first step that was not finite."""
@@ -79,8 +82,8 @@ def follow_gradient(
             raise ValueError(CUT_OFF)
         with torch.no_grad():
             health.note(logits, gradient)
-            following = move(Point(step, variable.detach(), losses.detach(), logits.detach(), gradient))
+            following = move(Point(step, variable, losses, logits, gradient))
         if following is None:
             break
-        variable = following.detach()
+        variable = following
     return variable.detach()

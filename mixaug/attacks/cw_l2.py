@@ -167,7 +167,7 @@ class _Search:
             self._note(_to_images(self._centre + point.variable), fooling)
             if attack.abort_early and point.step % check_every == 0:
                 active = active & (point.losses <= 0.9999 * previous)
-                previous = point.losses
+                previous = point.losses.detach()
                 if not active.any():
                     return None
             return point.variable - adam.step(point.gradient)
