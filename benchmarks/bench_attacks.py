@@ -23,6 +23,7 @@ import os
 import statistics
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -56,9 +57,17 @@ def pgd_by_hand(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return x
 
 
-def foolbox_pgd(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    import foolbox
+@functools.cache
+def foolbox_module() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what it imports from SciPy
+        import foolbox
 
+    return foolbox
+
+
+def foolbox_pgd(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    foolbox = foolbox_module()
     attack = foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=STEPS, random_start=True)
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
     return attack.run(wrapped, images, labels, epsilon=EPS)
