@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from mixaug.attacks import PGD
-from mixaug.evaluate import Report, evaluate_model, loss_surface
+from mixaug.evaluate import Report, compare, evaluate_model, loss_surface
 from mixaug.evaluate.images import fingerprint
+from mixaug.evaluate.labels import interval_text
 from mixaug.evaluate.results import loss_rises
 from mixaug.evaluate.surface import LossSurface, SurfacePlane, plane_losses, sample_plane
 from mixaug.evaluate.surface_figure import surface_figure
@@ -169,6 +170,39 @@ def test_the_rises_are_in_table_page_and_json(tmp_path):
     assert Report.load(path.with_suffix(".json")).loss_rises == report.loss_rises
     without = evaluate_model(small_model(), data, attacks=None, corruptions=None)
     assert without.loss_rises == {} and "rise" not in without.to_table()
+
+
+def test_models_are_compared_on_the_same_surfaces(tmp_path):
+    pytest.importorskip("matplotlib")
+    data = torch.rand(4, 3, 8, 8, generator=seeded()), torch.arange(4) % 3
+    steep, smooth = small_model(), small_model()
+    with torch.no_grad():
+        steep[5].weight *= 20
+    settings = {"attacks": None, "corruptions": None}
+    reports = [evaluate_model(model, data, **settings, n_surface=2) for model in (steep, smooth)]
+    comparison = compare(reports, ["steep", "smooth"])
+    assert comparison.radii == [0.05, 0.1, 0.15]
+    lines = [line.split() for line in comparison.to_table().splitlines()]
+    start = next(i for i, line in enumerate(lines) if line[:2] == ["rise", "of"])
+    for line, name, report in zip(lines[start + 2 : start + 4], ("steep", "smooth"), reports, strict=True):
+        assert line == [name, *(rise.attack.text for rise in report.loss_rises.values())]
+    path = comparison.save(tmp_path / "c.html")
+    assert (tmp_path / "c-surface.png").exists() and "Rise of the loss along the attack" in path.read_text()
+    models = json.loads(path.with_suffix(".json").read_text())["models"]
+    rises = [model["loss_rise"]["0.15"]["attack"]["value"] for model in models]
+    assert rises == [report.loss_rises[0.15].attack.value for report in reports] and rises[0] > 3 * rises[1]
+    # Other images, or none: no surfaces side by side.
+    for count in (0, 1):
+        other = evaluate_model(smooth, data, **settings, n_surface=count)
+        assert compare([reports[0], other]).radii == []
+        assert "rise of" not in compare([reports[0], other]).to_table()
+
+
+def test_one_image_has_no_interval():
+    offsets = torch.tensor([-0.1, 0.0, 0.1])
+    rises = loss_rises([LossSurface(torch.eye(3), offsets, 0.1, 0, index=index) for index in (1, 2)])
+    assert interval_text(rises[0.1].attack) == "-1.00 to -1.00"
+    assert interval_text(loss_rises([LossSurface(torch.eye(3), offsets, 0.1, 0)])[0.1].attack) == "not known"
 
 
 def test_figure_refuses_images_with_other_radii():

@@ -18,6 +18,7 @@ from mixaug.evaluate.corruptions import OURS
 from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_centred, bootstrap_means
 from mixaug.evaluate.labels import attack_label, corruption_label, interval_text
 from mixaug.evaluate.report import Report
+from mixaug.evaluate.results import rises_to_json
 from mixaug.evaluate.tables import text_table
 
 FORMAT = "mixaug-comparison-1"
@@ -53,6 +54,12 @@ class Comparison:
         """The corruptions that all reports have."""
         first, *others = (report.outcomes.corrupted for report in self.reports)
         return [name for name in first if all(name in other for other in others)]
+
+    @property
+    def radii(self) -> list[float]:
+        """The radii of loss surfaces that all reports have, around the same images."""
+        images = [[(each.index, each.radius) for each in report.examples.surfaces] for report in self.reports]
+        return list(self.reports[0].loss_rises) if all(each == images[0] for each in images) else []
 
     @property
     def unit(self) -> str:
@@ -118,6 +125,13 @@ class Comparison:
                 for name in self.corruptions
             ]
             parts += ["", text_table(["error in %, mean of severities", *(f"{name}  " for name in self.names)], cells)]
+        if self.radii:
+            rises = [
+                [name, *(report.loss_rises[radius].attack.text for radius in self.radii)]
+                for name, report in zip(self.names, self.reports, strict=True)
+            ]
+            header = ["rise of the loss along the attack", *(f"radius {radius:g}" for radius in self.radii)]
+            parts += ["", text_table(header, rises)]
         return "\n".join([*parts, *self.notes])
 
     @property
@@ -147,6 +161,7 @@ class Comparison:
                     "figures": {key: vars(report.figures[key][1]) for key in self.columns},
                     "difference_to_reference": {key: vars(value) for key, value in self.differences[index].items()},
                     "corruption_means": {name: vars(report.corruption_means[name]) for name in self.corruptions},
+                    "loss_rise": rises_to_json(report.loss_rises),
                     "settings": report.settings,
                     "environment": report.environment,
                     "seconds": report.seconds,

@@ -13,7 +13,7 @@ from mixaug.evaluate.labels import corruption_label
 from mixaug.evaluate.outcomes import SEVERITIES
 from mixaug.evaluate.picture_figures import adversarial_examples, corrupted_examples
 from mixaug.evaluate.report import Report
-from mixaug.evaluate.surface_figure import surface_figure
+from mixaug.evaluate.surface_figure import surface_comparison, surface_figure
 
 if TYPE_CHECKING:
     from mixaug.evaluate.comparison import Comparison
@@ -57,6 +57,9 @@ def comparison_figures(comparison: Comparison) -> dict[str, FigureImage]:
     figures["reliability"] = reliability_lines(reports, names)
     if _same_examples(reports):
         figures["corrupted"] = corrupted_examples(reports, names)
+    if comparison.radii:
+        surfaces = {name: each.examples.surfaces for name, each in zip(names, reports, strict=True)}
+        figures["surface"] = surface_comparison(surfaces)
     return figures
 
 

@@ -35,10 +35,12 @@ def corruption_label(name: str) -> str:
 
 
 def interval_text(figure: Estimate) -> str:
-    """The interval without a sign.
+    """The interval without a sign; one image resampled has none.
 
     Example:
-        >>> interval_text(Estimate(0.25, 0.2, 0.31, 200))
-        '20.0 to 31.0'
+        >>> interval_text(Estimate(0.25, 0.2, 0.31, 200)), interval_text(Estimate(0.25, 0.25, 0.25, 1, "bootstrap"))
+        ('20.0 to 31.0', 'not known')
     """
+    if figure.n == 1 and figure.method.endswith("bootstrap"):
+        return "not known"
     return " to ".join(figure.ends)

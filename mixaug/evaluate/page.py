@@ -61,6 +61,8 @@ def comparison_page(comparison: Comparison, figures: Mapping[str, FigureImage]) 
         *(_figure(figure) for figure in figures.values()),
         "</div>",
     ]
+    if comparison.radii:
+        body += ["<h2>Rise of the loss along the attack</h2>", _rise_comparison(comparison)]
     if comparison.corruptions:
         body += ["<h2>Corruptions, mean error of five severities in %</h2>", _corruption_comparison(comparison)]
     body += [f'<p class="note">{escape(note)}</p>' for note in comparison.notes]
@@ -85,7 +87,7 @@ def _page(title: str, body: Sequence[str]) -> str:
 def _card(label: str, figure: Estimate) -> str:
     return (
         f'<div class="card"><span class="label">{escape(label)}</span><b>{figure.text}</b>'
-        f"<span>[{', '.join(figure.ends)}]</span><span>n = {figure.n:,}</span></div>"
+        f"<span>[{interval_text(figure)}]</span><span>n = {figure.n:,}</span></div>"
     )
 
 
@@ -185,6 +187,19 @@ def _rise_table(report: Report) -> str:
         "at both ends of a random direction. Small figures are 95% intervals.</p>"
     )
     return _table(["radius, pixels in [0, 1]", "attack", "random", "n"], rows) + note
+
+
+def _rise_comparison(comparison: Comparison) -> str:
+    rises = [[report.loss_rises[radius].attack for radius in comparison.radii] for report in comparison.reports]
+    rows = [
+        _row(name, [_cell(rise.text, interval_text(rise)) for rise in row])
+        for name, row in zip(comparison.names, rises, strict=True)
+    ]
+    note = (
+        f'<p class="note">Rise of the cross entropy at the end of PGD-20 of the same radius, n = {rises[0][0].n:,} '
+        "images; small figures are 95% intervals.</p>"
+    )
+    return _table(["model", *(f"radius {radius:g}" for radius in comparison.radii)], rows) + note
 
 
 def _calibration_table(report: Report) -> str:

@@ -20,7 +20,7 @@ from mixaug.evaluate.labels import attack_label
 from mixaug.evaluate.lipschitz import mean_constant
 from mixaug.evaluate.outcomes import Examples, Outcomes
 from mixaug.evaluate.report_text import report_notes, report_text
-from mixaug.evaluate.results import AttackResult, LossRise, attack_result, loss_rises
+from mixaug.evaluate.results import AttackResult, LossRise, attack_result, loss_rises, rises_to_json
 
 FORMAT = "mixaug-report-2"
 # AlexNet's mean error over the five severities of each ImageNet-C corruption, in the order of CORRUPTIONS.
@@ -220,10 +220,7 @@ class Report:
                 if self.robustness_gap is None
                 else vars(self.robustness_gap[1]) | {"attack": self.robustness_gap[0]},
                 "lipschitz": None if self.lipschitz is None else vars(self.lipschitz),
-                "loss_rise": {
-                    f"{radius:g}": {key: vars(figure) for key, figure in vars(rise).items()}
-                    for radius, rise in self.loss_rises.items()
-                },
+                "loss_rise": rises_to_json(self.loss_rises),
             },
             "settings": self.settings,
             "environment": self.environment,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -68,3 +69,8 @@ def loss_rises(surfaces: Sequence[LossSurface]) -> dict[float, LossRise]:
         attack, random = (Quantity(**vars(figure)) for figure in bootstrap_means(torch.tensor(rows)))
         rises[radius] = LossRise(attack, random)
     return rises
+
+
+def rises_to_json(rises: dict[float, LossRise]) -> dict[str, Any]:
+    """The rises as JSON values, by radius."""
+    return {f"{radius:g}": {key: vars(figure) for key, figure in vars(rise).items()} for radius, rise in rises.items()}

@@ -1,8 +1,8 @@
-"""The figure of loss surfaces: one row an image, one column a radius."""
+"""Figures of loss surfaces: one row an image or a model, one column a radius."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,13 @@ from mixaug.evaluate._drawing import FigureImage, new_figure, png_of
 from mixaug.evaluate.surface import LossSurface
 
 _ROW = 1.95  # inches
+_WHAT = (
+    "along the direction of PGD-20 of the same radius (attack) and a random one orthogonal to it, each from minus to "
+    "plus the radius, in units of pixels in [0, 1]; points are clipped to that range. "
+)
+_READ = (
+    "Less rise along the attack is better; as much along the random direction is a sign that the attack found little."
+)
 _SHOWN = 2  # images with a row of their own, below the mean of all
 
 
@@ -32,33 +39,68 @@ def surface_figure(surfaces: Sequence[LossSurface]) -> FigureImage:
         >>> surface_figure([flat]).title
         'Loss surface'
     """
+    images = _by_image(surfaces)
+    rows: list[tuple[str, list[LossSurface]]] = []
+    if len(images) > 1:
+        rows.append((f"mean of {len(images)} images", _means(images)))
+    rows += [(f"image {index}" if index >= 0 else "", row) for index, row in list(images.items())[:_SHOWN]]
+    caption = f"How far the loss rises around an image, {_WHAT}One scale for each row. {_READ}"
+    return FigureImage(_picture(rows, [_scale(row) for _, row in rows]), "Loss surface", caption)
+
+
+def surface_comparison(surfaces: Mapping[str, Sequence[LossSurface]]) -> FigureImage:
+    """The mean loss surface of each model, all on one scale.
+
+    Args:
+        surfaces: each model's name to its surfaces, around the same images at the same radii.
+
+    Raises:
+        ValueError: no surface, or images with different radii.
+        ModuleNotFoundError: matplotlib is not installed.
+
+    Example:
+        >>> flat = LossSurface(torch.zeros(3, 3), torch.tensor([-0.1, 0.0, 0.1]), 0.1, label=0, index=7)
+        >>> surface_comparison({"one": [flat], "two": [flat]}).title
+        'Loss surface'
+    """
+    images = {name: _by_image(each) for name, each in surfaces.items()}
+    rows = [(name, _means(each)) for name, each in images.items()]
+    low, high = _scale([surface for _, row in rows for surface in row])
+    count = max(map(len, images.values()))
+    caption = (
+        f"How far the loss rises, mean over {count} image{'s' if count > 1 else ''}, {_WHAT}One scale for all. {_READ}"
+    )
+    return FigureImage(_picture(rows, [(low, high)] * len(rows)), "Loss surface", caption)
+
+
+def _by_image(surfaces: Sequence[LossSurface]) -> dict[int, list[LossSurface]]:
     images: dict[int, list[LossSurface]] = {}
     for surface in surfaces:
         images.setdefault(surface.index, []).append(surface)
     radii = [[surface.radius for surface in row] for row in images.values()]
     if not radii or any(row != radii[0] for row in radii):
         raise ValueError(f"surfaces must be of one image or more at the same radii, got the radii {radii}")
-    rows: list[tuple[str, list[LossSurface]]] = []
-    if len(images) > 1:
-        rows.append((f"mean of {len(images)} images", [_mean(column) for column in zip(*images.values(), strict=True)]))
-    rows += [(f"image {index}" if index >= 0 else "", row) for index, row in list(images.items())[:_SHOWN]]
-    figure, grid = new_figure(_ROW * len(rows), rows=len(rows), columns=len(radii[0]), projection="3d")
+    return images
+
+
+def _means(images: Mapping[int, Sequence[LossSurface]]) -> list[LossSurface]:
+    return [_mean(column) for column in zip(*images.values(), strict=True)]
+
+
+def _scale(row: Sequence[LossSurface]) -> tuple[float, float]:
+    rises = torch.stack([surface.rise for surface in row])
+    return min(float(rises.min()), 0.0), max(float(rises.max()), 1e-3)
+
+
+def _picture(rows: Sequence[tuple[str, Sequence[LossSurface]]], scales: Sequence[tuple[float, float]]) -> bytes:
+    figure, grid = new_figure(_ROW * len(rows), rows=len(rows), columns=len(rows[0][1]), projection="3d")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.04, hspace=0.0)
-    for axes_row, (name, row) in zip(_as_rows(grid, len(rows)), rows, strict=True):
-        rises = torch.stack([surface.rise for surface in row])
-        low, high = float(rises.min()), max(float(rises.max()), 1e-3)
+    for axes_row, (name, row), scale in zip(_as_rows(grid, len(rows)), rows, scales, strict=True):
         for column, (axes, surface) in enumerate(zip(axes_row, row, strict=True)):
-            _draw(axes, surface, low, high)
-            title = f"{name if column == 0 else ''}\nradius {surface.radius:g}"
-            axes.set_title(title, fontsize=8.5, pad=0)
+            _draw(axes, surface, *scale)
+            axes.set_title(f"{name if column == 0 else ''}\nradius {surface.radius:g}", fontsize=8.5, pad=0)
     figure.supylabel("rise of the cross entropy", fontsize=8.5)
-    caption = (
-        "How far the loss rises around an image, along the direction of PGD-20 of the same radius (attack) and a "
-        "random one orthogonal to it, each from minus to plus the radius, in units of pixels in [0, 1]; points are "
-        "clipped to that range. One scale for each row. Less rise along the attack is better; as much along the "
-        "random direction is a sign that the attack found little."
-    )
-    return FigureImage(png_of(figure), "Loss surface", caption)
+    return png_of(figure)
 
 
 def _mean(column: Sequence[LossSurface]) -> LossSurface:
@@ -78,7 +120,7 @@ def _draw(axes: Any, surface: LossSurface, low: float, high: float) -> None:
         along.numpy(), across.numpy(), surface.rise.numpy(), cmap="viridis", vmin=low, vmax=high, linewidth=0,
         rcount=len(surface.offsets), ccount=len(surface.offsets), antialiased=True,
     )  # fmt: skip
-    axes.set_zlim(min(low, 0.0), high)
+    axes.set_zlim(low, high)
     axes.view_init(elev=26, azim=-125)
     # The corner of both negative ends has no room for two labels.
     ends = [-surface.radius, 0, surface.radius]
