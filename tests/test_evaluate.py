@@ -9,11 +9,9 @@ import torch
 from torch import nn
 
 import mixaug.evaluate._judge as module
-from mixaug.attacks import FGSM, PGD
 from mixaug.evaluate import evaluate_model
 from mixaug.evaluate.corruptions import CORRUPTIONS
 from mixaug.evaluate.images import LabelledImages, fingerprint
-from mixaug.evaluate.intervals import bootstrap_centred, bootstrap_means, wilson
 
 
 class Bright(nn.Module):
@@ -162,82 +160,6 @@ def test_modes_come_back_after_an_error(data):
     assert [m.training for m in model] == [True, True, False, True, True]
 
 
-def test_pgd_20_and_attacks_by_name(data):
-    report = evaluate_model(small_model(), data, corruptions=None, n_attack=12, eps=0.1)
-    result = report.attacks["pgd-20"]
-    assert result.accuracy.n == 12
-    assert result.accuracy.value + result.error.value == pytest.approx(1)
-    assert result.accuracy.value <= result.clean_accuracy.value
-    assert 0.05 < report.outcomes.attack_change["pgd-20"] <= 0.1 + 1e-6
-    assert report.settings["attacks"]["pgd-20"]["step_size"] == pytest.approx(0.025)
-    identity = evaluate_model(small_model(), data, attacks={"none": lambda m, x, y: x}, corruptions=None)
-    assert identity.attacks["none"].error.value == identity.clean_error.value
-
-
-def test_several_attacks_each_on_its_own_number_of_images(data):
-    given: dict[str, list[torch.Tensor]] = {"wide": [], "narrow": []}
-
-    def watching(name):
-        def attack(model, images, labels):
-            given[name].append(images.clone())
-            return images.flip(0)  # the labels stay: some of the images turn wrong
-
-        return attack
-
-    counts = {"wide": 20, "narrow": 7}
-    attacks = {name: watching(name) for name in counts}
-    report = evaluate_model(small_model(), data, corruptions=None, attacks=attacks, n_attack=counts, batch_size=8)
-    assert {name: result.accuracy.n for name, result in report.attacks.items()} == counts
-    assert report.settings["n_attack"] == counts
-    for name, index in report.outcomes.attack_index.items():
-        assert torch.equal(torch.cat(given[name]), data[0][index].float() / 255)
-        before = report.outcomes.correct[index].double().mean()
-        assert report.attacks[name].clean_accuracy.value == pytest.approx(float(before))
-        assert report.attacks[name].gap.value == pytest.approx(float(before) - report.attacks[name].accuracy.value)
-    assert set(report.outcomes.attack_index["narrow"].tolist()) < set(report.outcomes.attack_index["wide"].tolist())
-    worst, gap = report.robustness_gap
-    assert gap.value == max(result.gap.value for result in report.attacks.values()) and gap == report.attacks[worst].gap
-    table = report.to_table()
-    assert "wide error" in table and "narrow error" in table and "different numbers of images" in table
-    some = evaluate_model(small_model(), data, corruptions=None, attacks=attacks, n_attack={"narrow": 7})
-    assert some.attacks["wide"].accuracy.n == 30  # those without a number get all images
-
-
-def test_a_list_of_attacks_has_their_names_and_its_seeds(data):
-    attacks = [FGSM(0.1), PGD(0.1, 0.03, 3), PGD(0.1, 0.03, 3, targeted=True)]
-    settings = {"corruptions": None, "n_attack": 10, "attacks": attacks}
-    state = torch.get_rng_state()
-    one, two, other = (evaluate_model(small_model(), data, **settings, seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert list(one.attacks) == ["fgsm", "pgd-3", "pgd-3-targeted"]
-    assert one.settings["attacks"]["pgd-3"]["step_size"] == 0.03
-    for name in one.attacks:
-        assert torch.equal(one.outcomes.attack_confidence[name], two.outcomes.attack_confidence[name])
-    assert not torch.equal(one.outcomes.attack_confidence["pgd-3"], other.outcomes.attack_confidence["pgd-3"])
-    assert all(attack.generator is None for attack in attacks if isinstance(attack, PGD))  # ours, not written to
-    alone = evaluate_model(small_model(), data, **settings | {"attacks": attacks[1:2]})
-    assert torch.equal(alone.outcomes.attack_confidence["pgd-3"], one.outcomes.attack_confidence["pgd-3"])
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "message"),
-    [
-        ({"attacks": [FGSM(0.1), FGSM(0.2)]}, ValueError, "different names, got fgsm, fgsm; give names to attacks"),
-        ({"attacks": [3]}, TypeError, "attacks must be callable, got int"),
-        ({"attacks": 3}, TypeError, "attacks must be 'pgd', None, attacks or names to attacks, got int"),
-        ({"n_attack": {"fgsm": 3}}, ValueError, "n_attack must name attacks of pgd-20; got 'fgsm'"),
-        ({"n_attack": {"pgd-20": 31}}, ValueError, r"n_attack\['pgd-20'\] must be at most the 30 images"),
-        ({"n_attack": {"pgd-20": 0}}, ValueError, r"n_attack\['pgd-20'\] must be 1 or more, got 0"),
-        ({"n_lipschitz": 31}, ValueError, "n_lipschitz must be at most the 30 images"),
-        ({"n_surface": -1}, ValueError, "n_surface must be 0 or more, got -1"),
-        ({"n_lipschitz": 3, "eps": 0}, ValueError, "eps must be above 0 to measure the Lipschitz constant"),
-    ],
-)
-def test_refuses_attacks_and_numbers(data, settings, error, message):
-    with pytest.raises(error, match=message):
-        evaluate_model(small_model(), data, corruptions=None, **settings)
-
-
 def test_a_map_style_data_set_gives_the_same_as_tensors(data, monkeypatch):
     from torchvision.transforms.v2.functional import to_pil_image
 
@@ -336,27 +258,3 @@ def test_labelled_images_take_and_length(data):
     assert len(labelled) == 30
     assert torch.equal(images, data[0][[3, 1]])
     assert labels.dtype == torch.int64
-
-
-def test_wilson_by_hand():
-    # p = 0.3, n = 50, z = 1.96: centre (0.3 + 3.8415/100) / 1.07683, half 1.96 sqrt(.0042 + .00038415) / 1.07683
-    estimate = wilson(15, 50)
-    assert estimate.value == 0.3
-    assert estimate.low == pytest.approx(0.19103, abs=1e-4)
-    assert estimate.high == pytest.approx(0.43750, abs=1e-4)
-    assert wilson(0, 10).low == 0
-    assert wilson(10, 10).high == 1
-    for successes, n in ((1, 0), (-1, 5), (6, 5)):
-        with pytest.raises(ValueError, match="must"):
-            wilson(successes, n)
-
-
-def test_bootstrap_agrees_with_the_normal_interval():
-    values = torch.rand(400, 2, generator=torch.Generator().manual_seed(0))
-    for column, estimate in enumerate(bootstrap_means(values)):
-        half = 1.96 * values[:, column].std().item() / 20
-        assert estimate.value == pytest.approx(values[:, column].mean().item(), abs=1e-6)
-        assert estimate.high - estimate.value == pytest.approx(half, rel=0.1)
-        assert estimate.value - estimate.low == pytest.approx(half, rel=0.1)
-    centred = bootstrap_centred(lambda index: values[index, 0].double().mean(), 400, lower=0.0)
-    assert centred.high - centred.value == pytest.approx(1.96 * values[:, 0].std().item() / 20, rel=0.15)
