@@ -44,7 +44,7 @@ def overhead(study: Study) -> list[str]:
         growth = more("peak_memory", "process_before_training")
         memory.append(["peak memory, what training added to the process", growth])
     return [
-        "", "### Hybrid against plain training", "",
+        "", "## Hybrid against plain training", "",
         *markdown_table(
             ["", "here", "its paper"],
             [
@@ -75,7 +75,7 @@ def hybrid_log(study: Study) -> list[str]:
         for entry in row["history"]
     ]  # fmt: skip
     return [
-        "", "### Hybrid: radius and alpha of each epoch", "",
+        "", "## Hybrid: radius and alpha of each epoch", "",
         "The radius rises linearly from a tenth of it; alpha weighs the clean loss and is `adversarial / (adversarial "
         "+ clean)` accuracy on the validation part after the epoch before, 0.5 in the first. Largest "
         f"difference between the log and these formulas, over all epochs of all runs ({len(rows)}): {difference}. Seed "
@@ -123,7 +123,7 @@ def training_table(study: Study) -> list[str]:
             str(row["settings"]["boxes"]) if row["settings"]["method"] == "dynamic-mixcut" else "-",
         ])  # fmt: skip
     heads = ["", "attack", "target", "radius over the epochs", "label smoothing", "boxes"]
-    return ["", "### Training", "", *markdown_table(heads, lines)]
+    return ["", "## Training", "", *markdown_table(heads, lines)]
 
 
 def attack_list(study: Study) -> list[str]:
@@ -134,7 +134,7 @@ def attack_list(study: Study) -> list[str]:
         parts = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown.items()]
         lines.append(f"- {FIGURES.get(name, name)}: {', '.join(parts)}")
     return [
-        "", "### Attacks of the evaluation", "",
+        "", "## Attacks of the evaluation", "",
         "Untargeted, every image attacked from the same random start for all models. SPSA stops at the first step that "
         "fools the model. Lipschitz: 20 steps up the change of the logits (l1) over that of the pixels (l-infinity).",
         "", *lines,

@@ -127,7 +127,7 @@ def gain_table(study: Study) -> list[str]:
     if not lines:
         return []
     return [
-        "", f"### Points more than {reference}", "",
+        "", f"## Points more than {reference}", "",
         f"Differences of the same seeds, mean ± standard deviation. Reported: {SOURCES[reference]}.", "",
         *markdown_table(["", *ACCURACIES.values()], lines),
     ]  # fmt: skip
@@ -147,7 +147,7 @@ def same_images_table(study: Study) -> list[str]:
         study, lambda rows: mean_text([100 * row["pgd_less_autoattack"]["value"] for row in rows.values()], "+")
     )
     return [
-        "", "### How much of it is real", "",
+        "", "## How much of it is real", "",
         f'The same {n} images under every attack. An image counts under "all attacks" if none of them fooled the '
         "model. Where AutoAttack, or Square (which sees no gradient), takes much more than PGD-20, gradients are "
         "masked and the accuracy under PGD-20 says little.", "",
@@ -176,7 +176,7 @@ def gap_table(study: Study) -> list[str]:
         ),
     }
     return [
-        "", "### Gap, confidence, best epoch", "",
+        "", "## Gap, confidence, best epoch", "",
         "Gap: clean accuracy less that under the worst of FGSM, PGD-20 and CW-20. Confidence: mean probability of the "
         "predicted class, right or wrong. The best epoch is the one with the highest accuracy under PGD-10 on the "
         "validation part (`standard`: without an attack), never on the test part. Catastrophic overfitting: in the "
@@ -203,6 +203,6 @@ def interval_table(study: Study) -> list[str]:
             lines.append([f"{name}, seed {seed}", *cells])
     heads = [f"{head} (n = {study.every[0]['figures'][key]['n']:,})" for key, head in FIGURES.items()]
     return [
-        "", "### Every run, with its 95% interval over the images", "",
+        "", "## Every run, with its 95% interval over the images", "",
         *markdown_table(["", *heads], lines),
     ]  # fmt: skip
