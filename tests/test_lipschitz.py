@@ -53,8 +53,11 @@ def test_pixels_at_their_end_move_one_way_only():
     # Images at 0 and 1: a change of the pixels only upwards, only downwards; the sum of both weights cannot be had.
     model = linear(torch.tensor([[1.0, -2.0]]), (2,))
     images = torch.tensor([[[[0.0, 0.0]]], [[[1.0, 1.0]]]])
-    constants = lipschitz_constants(model, images, eps=0.1)
-    assert constants.tolist() == pytest.approx([2.0, 2.0], rel=1e-3)  # one of them moves: max(1, 2), not 3
+    generator = torch.Generator().manual_seed(0)
+    constants = lipschitz_constants(model, images.repeat(30, 1, 1, 1), eps=0.1, generator=generator).view(30, 2)
+    # One of them moves: max(1, 2), not 3. Which, the start decides: the lower peak is a peak too.
+    assert constants.amax(0).tolist() == pytest.approx([2.0, 2.0], rel=1e-3)
+    assert constants.max() <= 2.002
 
 
 def test_the_largest_ratio_on_the_way_counts_not_the_last():
