@@ -18,7 +18,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 CSRC = "mixaug_ext/csrc"
-HEADERS = [f"{CSRC}/composite.h", f"{CSRC}/cuda_common.h"]
+HEADERS = [f"{CSRC}/composite.h", f"{CSRC}/cuda_common.h", f"{CSRC}/ipmix.h"]
 FORCED = os.environ.get("FORCE_CUDA", "") not in ("", "0")
 
 
@@ -103,7 +103,7 @@ if FORCED or (find_nvcc() is not None and gpu_visible()):
     extensions.append(
         Extension(
             "mixaug_ext._cuda",
-            sources=[f"{CSRC}/composite.cu", f"{CSRC}/cuda_info.cu"],
+            sources=[f"{CSRC}/composite.cu", f"{CSRC}/ipmix.cu", f"{CSRC}/cuda_info.cu"],
             depends=HEADERS,
             extra_compile_args=[*options, "-Xcompiler", host],
         )

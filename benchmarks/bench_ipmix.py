@@ -2,6 +2,7 @@
 
     python benchmarks/bench_ipmix.py              the tables of docs/benchmarks.md, peers interleaved (10 minutes)
     python benchmarks/bench_ipmix.py --quick      the same with few repeats (2 minutes), to see that it runs
+    python benchmarks/bench_ipmix.py --device cuda    on a GPU instead: whole batches of bytes, a table of its own
     make bench                                    with pytest-benchmark, a group for each row of the table
 
 What is compared. *PIL pipeline*: the form of the papers' code (``pil_ipmix.PILIPMix``), one image at a time. *lean PIL
@@ -35,8 +36,9 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import v2
 
+import mixaug_ext
 from mixaug import IPMix, MixingSet
-from mixaug.ops import ipmix_torch
+from mixaug.ops import ipmix_torch, replay_ipmix
 
 #: What the goals name for the papers' pipeline, images/s on one core of another machine.
 PRINTED = {32: 290, 224: 73}
@@ -225,6 +227,36 @@ def speed_tables(threads: int, rounds: int) -> Iterator[str]:
             )
 
 
+def cuda_table(rounds: int) -> Iterator[str]:
+    """Whole batches of bytes on a GPU: the call, the replay alone, the PyTorch form, AugMix with shared operations."""
+    yield f"\n**IPMix on {torch.cuda.get_device_name()}**, uint8; CUDA kernel: {mixaug_ext.status()['ipmix (CUDA)']}\n"
+    yield "| images | | ms a call | images/s |"
+    yield "|---|---|---|---|"
+    for side, batch in ((32, 512), (32, 4096), (224, 512)):
+        images = photographs(64, side).cuda().repeat(batch // 64, 1, 1, 1)
+        ipmix, augmix = IPMix(mixing_set=bank()), v2.AugMix()
+        params = ipmix.sample(images)
+        pictures = bank().resized(params.side).cuda()
+        cases: dict[str, Call] = {
+            "mixaug": lambda ipmix=ipmix, images=images: ipmix(images),
+            "mixaug, replay alone": lambda i=images, p=params, s=pictures: replay_ipmix(i, p, s),
+            "mixaug, replay in PyTorch": lambda i=images, p=params, s=pictures: ipmix_torch(i, p, s),
+            "torchvision AugMix, batch (shared operations)": lambda augmix=augmix, images=images: augmix(images),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in cases}
+        for round_number in range(rounds + 1):
+            for name, call in cases.items():
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                call()
+                torch.cuda.synchronize()
+                if round_number:  # the first round warms up
+                    seconds[name].append(time.perf_counter() - start)
+        for name, values in seconds.items():
+            spent = statistics.median(values)
+            yield f"| {batch} x 3x{side}x{side} | {name} | {1e3 * spent:.3f} | {batch / spent:,.0f} |"
+
+
 def share_of_sampling(threads: int, rounds: int) -> Iterator[str]:
     """Where the time of a batch goes: drawing the record, replaying it compiled, replaying it in PyTorch."""
     yield "\n**Where the time goes** (float32)\n"
@@ -308,6 +340,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few repeats")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch and mixaug")
     parser.add_argument("--only", choices=["speed", "share", "scaling", "memory"], help="one part alone")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: the GPU's own table")
     parser.add_argument("--memory", nargs=4, metavar=("SIDE", "BATCH", "DTYPE", "FORM"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory:
@@ -315,6 +348,11 @@ def main() -> None:
         measure_memory(int(side), int(batch), dtype, form, args.threads)
         return
     rounds = 3 if args.quick else 15
+    if args.device == "cuda":
+        print(f"`python benchmarks/bench_ipmix.py {' '.join(sys.argv[1:])}`; {versions()}")
+        for line in cuda_table(rounds):
+            print(line, flush=True)
+        return
     parts: dict[str, Iterator[str]] = {
         "speed": speed_tables(args.threads, rounds),
         "share": share_of_sampling(args.threads, rounds),

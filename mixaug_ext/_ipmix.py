@@ -1,13 +1,15 @@
-"""The calls into the C++ forms of IPMix's sampler and replay: pointers, sizes and strides, nothing else."""
+"""The calls into the compiled forms of IPMix's sampler (C++) and replay (C++, CUDA): pointers, sizes and strides."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+import mixaug_ext
 from mixaug_ext import library
 
 _POINTERS = (
@@ -35,7 +37,7 @@ class SampleArgs(ctypes.Structure):
 
 
 class IPMixArgs(ctypes.Structure):
-    """Field by field the struct of the same name in csrc/ipmix.cpp."""
+    """Field by field the struct of the same name in csrc/ipmix.h."""
 
     _fields_ = (
         [(name, ctypes.c_void_p) for name in _POINTERS]
@@ -43,6 +45,25 @@ class IPMixArgs(ctypes.Structure):
         + [("in_strides", ctypes.c_int64 * 4), ("out_strides", ctypes.c_int64 * 4)]
         + [(name, ctypes.c_int64) for name in ("is_float", "mixed_input", "threads")]
     )
+
+
+class IPMixCudaArgs(ctypes.Structure):
+    """Field by field the struct of the same name in csrc/ipmix.h."""
+
+    _fields_ = [
+        ("common", IPMixArgs),
+        ("dtype", ctypes.c_int64),
+        ("pictures", ctypes.c_int64),
+        ("scratch", ctypes.c_void_p),
+        ("blocks", ctypes.c_int64),
+        ("stream", ctypes.c_void_p),
+    ]
+
+
+_DTYPES = {torch.uint8: 0, torch.float16: 1, torch.bfloat16: 2, torch.float32: 3}
+#: Elements of an image that the CUDA kernel can count, and bytes of scratch memory that it takes at most.
+_CUDA_ELEMENTS, _CUDA_SCRATCH = 0x7FFF0000, 1 << 29
+_CUDA_ERROR = 1000
 
 
 def ipmix(
@@ -73,6 +94,21 @@ def ipmix(
     lib = library()
     if lib is None:
         raise RuntimeError("mixaug_ext._ipmix.ipmix needs the compiled library; see mixaug_ext.why_not()")
+    args = _arguments(images, out, pictures, record, side, mixed_input, threads)
+    if lib.mixaug_ipmix(ctypes.byref(args)):
+        height, width = images.shape[2:]
+        raise MemoryError(f"IPMix: no memory for the scratch buffers of {threads} threads at {height}x{width}")
+
+
+def _arguments(
+    images: Tensor,
+    out: Tensor,
+    pictures: Tensor,
+    record: dict[str, Tensor],
+    side: int,
+    mixed_input: bool,
+    threads: int,
+) -> IPMixArgs:
     args = IPMixArgs()
     tensors = {"images": images, "out": out, "pictures": pictures} | record
     for name in _POINTERS:
@@ -87,8 +123,92 @@ def ipmix(
     args.is_float = images.dtype == torch.float32
     args.mixed_input = mixed_input
     args.threads = threads
-    if lib.mixaug_ipmix(ctypes.byref(args)):
-        raise MemoryError(f"IPMix: no memory for the scratch buffers of {threads} threads at {height}x{width}")
+    return args
+
+
+def usable_on_gpu(images: Tensor) -> bool:
+    """Whether the CUDA form serves these images; says so once where the library that would is missing.
+
+    Args:
+        images: the batch.
+    """
+    if images.device.type != "cuda" or images.dtype not in _DTYPES:
+        return False
+    if mixaug_ext.cuda_library() is None:
+        mixaug_ext.warn_without(cuda=True)
+        return False
+    return images[:1].numel() <= _CUDA_ELEMENTS
+
+
+def ipmix_cuda(
+    images: Tensor, out: Tensor, pictures: Tensor, record: dict[str, Tensor], *, side: int, mixed_input: bool
+) -> None:
+    """:func:`ipmix` on a GPU, in one launch on the current stream; nothing waits for it.
+
+    Args:
+        images: ``(B, C, H, W)`` uint8, float16, bfloat16 or float32 on a GPU, any strides. Only read.
+        out: as in :func:`ipmix`.
+        pictures: as there, on the same GPU as all tensors.
+        side: as there.
+        record: as there.
+        mixed_input: as there.
+
+    Raises:
+        RuntimeError: the library is not loaded, or the kernel could not be launched.
+    """
+    lib = mixaug_ext.cuda_library()
+    if lib is None:
+        raise RuntimeError("mixaug_ext._ipmix.ipmix_cuda needs the CUDA library; see mixaug_ext.why_no_cuda()")
+    here = images.device.index == torch.cuda.current_device()
+    with contextlib.nullcontext() if here else torch.cuda.device(images.device):
+        # Two blocks a multiprocessor are in work at a time where they use scratch memory.
+        blocks = 2 * torch.cuda.get_device_properties(images.device).multi_processor_count
+        stream = torch.cuda.current_stream().cuda_stream
+        code = launch(lib, images, out, pictures, record, side, mixed_input, blocks, stream)
+    if code >= _CUDA_ERROR:
+        raise RuntimeError(f"IPMix on {images.device}: {lib.mixaug_cuda_error(code - _CUDA_ERROR).decode()}")
+    if code:
+        raise RuntimeError(f"IPMix on {images.device} refused its arguments (code {code})")
+
+
+def launch(
+    lib: ctypes.CDLL,
+    images: Tensor,
+    out: Tensor,
+    pictures: Tensor,
+    record: dict[str, Tensor],
+    side: int,
+    mixed_input: bool,
+    blocks: int,
+    stream: int,
+) -> int:
+    """Calls the kernel of ``lib`` and returns its code; the tests call it with the kernel built for a CPU.
+
+    Args:
+        lib: the library that holds ``mixaug_ipmix_cuda``.
+        images: as in :func:`ipmix_cuda`.
+        out: as there.
+        pictures: as there.
+        record: as there.
+        side: as there.
+        mixed_input: as there.
+        blocks: most blocks for images that do not fit into shared memory.
+        stream: CUDA's handle of a stream.
+    """
+    args = IPMixCudaArgs()
+    args.common = _arguments(images, out, pictures, record, side, mixed_input, 1)
+    args.dtype, args.pictures, args.stream = _DTYPES[images.dtype], len(pictures), stream
+    rows, k, _ = record["op"].shape
+    block = (k + 2) * images[0].numel()
+    args.blocks = rows
+    scratch = None
+    if block > lib.mixaug_ipmix_cuda_shared():
+        args.blocks = max(1, min(rows, blocks, _CUDA_SCRATCH // block))
+        # Freed when this returns: torch gives it to nobody else before the kernel, on the same stream, is done.
+        scratch = torch.empty(args.blocks * block, dtype=torch.uint8, device=images.device)
+        args.scratch = scratch.data_ptr()
+    code: int = lib.mixaug_ipmix_cuda(ctypes.byref(args))
+    return code
 
 
 def sample(

@@ -58,6 +58,13 @@ int launch(unsigned blocks, unsigned threads, Kernel&& kernel) {
 #define MIXAUG_LAUNCH(kernel, blocks, threads, stream, ...) \
     cuda_on_cpu::launch(static_cast<unsigned>(blocks), threads, [&]() { (MIXAUG_STRIP kernel)(__VA_ARGS__); })
 
+#define MIXAUG_LAUNCH_SHARED(kernel, blocks, threads, bytes, stream, ...) \
+    MIXAUG_LAUNCH(kernel, blocks, threads, stream, __VA_ARGS__)
+#define MIXAUG_DYNAMIC_SHARED(name) static std::uint8_t name[48 << 10]
+
+template <typename T>
+T atomicAdd(T* at, T value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
+
 // The two half types, converted by their definitions.
 struct __half { std::uint16_t bits; };
 struct __nv_bfloat16 { std::uint16_t bits; };

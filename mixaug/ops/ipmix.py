@@ -1,7 +1,7 @@
 """IPMix's pure function: images and a record in, augmented images out. No randomness, nothing written to.
 
-Two forms with the same bits: one call into C++ for CPU tensors (``mixaug_ext``), and PyTorch operations for every
-other device and for machines without the compiled library.
+Three forms with the same bits: one call into C++ for CPU tensors and one CUDA launch for those on a GPU
+(``mixaug_ext``), and PyTorch operations for every other device and for machines without the compiled libraries.
 """
 
 from __future__ import annotations
@@ -137,21 +137,33 @@ def mixture_coefficients(params: IPMixParams, dtype: torch.dtype) -> tuple[Tenso
 
 
 def _replay(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tensor:
+    from mixaug_ext._ipmix import ipmix, ipmix_cuda, usable_on_gpu
+
+    if usable_on_gpu(images):
+        result = _empty_rows(images.detach(), params.views)
+        if result.numel():
+            record = _record_of(params, images.dtype)
+            side, mixed_input = params.side, params.mixed_input
+            ipmix_cuda(images.detach(), result, pictures.contiguous(), record, side=side, mixed_input=mixed_input)
+        return result
     if images.device.type != "cpu" or not _compiled_cpu():
         return ipmix_torch(images, params, pictures)
-    from mixaug_ext._ipmix import ipmix
-
     half = images.dtype in (torch.float16, torch.bfloat16)
     source = images.detach().float() if half else images.detach()
     out = _empty_rows(source, params.views)
     if out.numel() == 0:
         return out.to(images.dtype)
-    skip, coef = mixture_coefficients(params, images.dtype)
-    record = {name: tensor.contiguous() for name, tensor in params.tensors().items() if name not in ("weight", "m")}
-    record |= {"skip": skip.contiguous(), "coef": coef.contiguous()}
+    record = _record_of(params, images.dtype)
     threads = max(1, min(torch.get_num_threads(), out.numel() // _ELEMENTS_PER_THREAD))
     ipmix(source, out, pictures.contiguous(), record, side=params.side, mixed_input=params.mixed_input, threads=threads)
     return out.to(images.dtype)
+
+
+def _record_of(params: IPMixParams, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The record's tensors as the kernels take them: contiguous, with the weights as the two kinds of coefficients."""
+    skip, coef = mixture_coefficients(params, dtype)
+    record = {name: tensor.contiguous() for name, tensor in params.tensors().items() if name not in ("weight", "m")}
+    return record | {"skip": skip.contiguous(), "coef": coef.contiguous()}
 
 
 def _compiled_cpu() -> bool:

@@ -9,6 +9,7 @@
 // inherits no half-dead pool (measured here: about 20 us to start and join one thread, 0.2% of a batch of 128).
 
 #include "composite.h"  // MIXAUG_API
+#include "ipmix.h"
 
 #include <algorithm>
 #include <atomic>
@@ -636,32 +637,6 @@ MIXAUG_CLONES void store_u8(const u8* x, u8* o, Image im, Layout in, Layout to, 
 
 }  // namespace
 
-// Mirrors mixaug_ext/_ipmix.py: IPMixArgs, field by field. Strides count elements; tensors of the record are
-// contiguous: (rows, k), (rows, k, t), (rows, k, t, 4).
-struct IPMixArgs {
-    const void* images;
-    void* out;
-    const u8* pictures;  // (P, 3, bank, bank), bank <= side: enlarged to side where a patch needs them
-    const i64* depth;
-    const i64* op;
-    const i64* source;
-    const float* level;
-    const i64* sign;
-    const i64* box;
-    const float* a;
-    const float* b;
-    const float* keep;
-    const i64* seed;
-    const i64* picture;
-    const i64* top;
-    const i64* left;
-    const float* skip;  // (rows,)
-    const float* coef;  // (rows, k)
-    i64 rows, batch, channels, height, width, k, t, side, bank;
-    i64 in_strides[4], out_strides[4];
-    i64 is_float, mixed_input, threads;
-};
-
 namespace {
 
 struct Scratch {
@@ -779,8 +754,8 @@ void run_row(const IPMixArgs& g, i64 r, Scratch& s) {
 
 }  // namespace
 
-// Bumped whenever a struct or its meaning changes, here or in composite.h; the loader refuses a library with another number.
-MIXAUG_API int mixaug_abi() { return 4; }
+// Bumped whenever a struct or its meaning changes, here or in a header; the loader refuses a library with another number.
+MIXAUG_API int mixaug_abi() { return 5; }
 
 // Mirrors mixaug_ext/_ipmix.py: SampleArgs. The uniforms of a row: 16 for each of its k t steps, 3 for each chain, 4.
 struct SampleArgs {
