@@ -212,7 +212,7 @@ def test_killed_before_the_last_checkpoint_the_log_is_written_once(tmp_path, mon
 
 def test_a_broken_model_never_replaces_a_good_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(loop.Run, "_rate", lambda self, step: 1e30 if step >= 4 else 0.01)
+    monkeypatch.setattr(loop.RateSchedule, "__call__", lambda self, step: 1e30 if step >= 4 else 0.01)
     with pytest.raises(FloatingPointError, match="not finite"):
         fit(settings(tmp_path / "run"))
     content = read_checkpoint(tmp_path / "run" / "last.pt")
