@@ -21,12 +21,12 @@ LABELS = torch.tensor([0, 1, 2, 3])
 NAN, INF = float("nan"), float("inf")
 
 
-def refused(error: type[Exception], message: str):
+def check_refused(error: type[Exception], message: str):
     """The error with just this message."""
     return pytest.raises(error, match=f"^{re.escape(message)}$")
 
 
-def begins(error: type[Exception], message: str):
+def check_refused_beginning(error: type[Exception], message: str):
     return pytest.raises(error, match=f"^{re.escape(message)}")
 
 
@@ -74,7 +74,7 @@ SHARED = [
 @pytest.mark.parametrize(("arguments", "error", "message"), SHARED)
 @pytest.mark.parametrize("make", [DynamicMixCut, DynamicMixCutCollate])
 def test_bad_arguments(make, arguments, error, message):
-    with refused(error, message):
+    with check_refused(error, message):
         make(**arguments)
 
 
@@ -83,7 +83,7 @@ def test_bad_arguments(make, arguments, error, message):
     [row for row in SHARED if {"smoothing", "num_classes", "labels_getter"} & set(row[0])],
 )
 def test_bad_arguments_of_label_smoothing(arguments, error, message):
-    with refused(error, message):
+    with check_refused(error, message):
         LabelSmoothingCollate(**arguments)
 
 
@@ -110,7 +110,7 @@ def test_names_are_not_swallowed():
     ],
 )
 def test_bad_arguments_of_sample_boxes(arguments, error, message):
-    with refused(error, message):
+    with check_refused(error, message):
         sample_boxes(**{"batch_size": 2, "size": (8, 8), **arguments})
 
 
@@ -119,30 +119,32 @@ def test_bad_arguments_of_sample_boxes(arguments, error, message):
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float64, torch.bool])
 def test_images_of_another_dtype(dtype):
-    with refused(TypeError, f"images must be uint8, float16, bfloat16 or float32, got {dtype}"):
+    with check_refused(TypeError, f"images must be uint8, float16, bfloat16 or float32, got {dtype}"):
         DynamicMixCut(4)(torch.zeros(4, 3, 8, 8, dtype=dtype), LABELS)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (4, 8), (1, 4, 2, 3, 8, 8)])
 def test_images_of_another_shape(shape):
     hint = ": mix after the batch is collated" if len(shape) == 3 else ""
-    with refused(ValueError, f"images must be (B, C, H, W) or clips (B, T, C, H, W), got shape {shape}{hint}"):
+    with check_refused(ValueError, f"images must be (B, C, H, W) or clips (B, T, C, H, W), got shape {shape}{hint}"):
         DynamicMixCut(4)(torch.rand(shape), LABELS)
 
 
 @pytest.mark.parametrize("shape", [(4, 0, 8, 8), (4, 3, 0, 8), (4, 3, 8, 0), (4, 0, 3, 8, 8)])
 def test_images_without_pixels(shape):
-    with refused(ValueError, f"images must have at least one pixel and channel, got shape {shape}"):
+    with check_refused(ValueError, f"images must have at least one pixel and channel, got shape {shape}"):
         DynamicMixCut(4)(torch.rand(shape), LABELS)
 
 
 def test_samples_without_images():
     mix = DynamicMixCut(4, labels_getter=lambda sample: sample[-1])
-    with refused(TypeError, "images must be a tensor of shape (B, C, H, W) in the sample, got float, str"):
+    with check_refused(TypeError, "images must be a tensor of shape (B, C, H, W) in the sample, got float, str"):
         DynamicMixCut(4, labels_getter=lambda sample: sample["label"])({"label": LABELS, "a": "x", "b": 2.5})
-    with refused(TypeError, "images must be a tensor of shape (B, C, H, W) in the sample, got ndarray"):
+    with check_refused(TypeError, "images must be a tensor of shape (B, C, H, W) in the sample, got ndarray"):
         mix(np.zeros((4, 3, 8, 8)), LABELS)
-    with refused(TypeError, "images must be a batch of tensors, got a PIL image: mix after the batch is collated"):
+    with check_refused(
+        TypeError, "images must be a batch of tensors, got a PIL image: mix after the batch is collated"
+    ):
         mix(Image.new("RGB", (8, 8)), LABELS)
 
 
@@ -156,15 +158,15 @@ def test_samples_without_images():
 )
 def test_targets_that_mixing_would_make_wrong(target):
     message = f"DynamicMixCut mixes images but not their {type(target).__name__}; leave it out"
-    with refused(TypeError, message):
+    with check_refused(TypeError, message):
         DynamicMixCut(4)({"image": tv_tensors.Image(IMAGES), "label": LABELS, "target": target})
-    with refused(TypeError, message):
+    with check_refused(TypeError, message):
         v2.Compose([DynamicMixCut(4)])(tv_tensors.Image(IMAGES), LABELS, target)
 
 
 def test_images_of_one_sample_have_one_size():
     images, smaller = tv_tensors.Image(IMAGES), tv_tensors.Image(IMAGES[..., 1:])
-    with refused(
+    with check_refused(
         ValueError,
         "the images of one sample share their draw and must have one size, got (4, 3, 8, 8) and (4, 3, 8, 7)",
     ):
@@ -175,11 +177,11 @@ def test_images_of_one_sample_have_one_size():
 def test_values_that_are_not_finite(bad):
     images = IMAGES.clone()
     images[1, 2, 3, 4] = bad
-    with begins(ValueError, "images must be finite, got 1 values that are not"):
+    with check_refused_beginning(ValueError, "images must be finite, got 1 values that are not"):
         DynamicMixCut(4)(images, LABELS)
-    with begins(ValueError, "views[0] must be finite, got 1 values that are not"):
+    with check_refused_beginning(ValueError, "views[0] must be finite, got 1 values that are not"):
         DynamicMixCut(4)(IMAGES, LABELS, views=(images, IMAGES))
-    with begins(ValueError, "views[1] must be finite, got 1 values that are not"):
+    with check_refused_beginning(ValueError, "views[1] must be finite, got 1 values that are not"):
         DynamicMixCut(4)(IMAGES, LABELS, views=(IMAGES, images))
 
 
@@ -207,26 +209,26 @@ def test_floats_that_were_not_divided_by_255():
 def test_how_many_values_are_not_finite():
     images = IMAGES.clone()
     images[0, 0, 0, :3] = torch.tensor([NAN, INF, -INF])
-    with refused(ValueError, "images must be finite, got 3 values that are not"):
+    with check_refused(ValueError, "images must be finite, got 3 values that are not"):
         DynamicMixCut(4)(images, LABELS)
 
 
 def test_values_of_batches_are_read_at_the_first_call_or_when_asked():
     bad = torch.full_like(IMAGES, NAN)
     mix = DynamicMixCut(4)
-    with begins(ValueError, "images must be finite"):
+    with check_refused_beginning(ValueError, "images must be finite"):
         mix(bad, LABELS)
-    with begins(ValueError, "images must be finite"):
+    with check_refused_beginning(ValueError, "images must be finite"):
         mix(bad, LABELS)  # a failed call is not the first one
     mix(IMAGES, LABELS)
     assert mix(bad, LABELS)[0].shape == bad.shape
-    with begins(ValueError, "images must be finite"):
+    with check_refused_beginning(ValueError, "images must be finite"):
         mix(bad[:1], LABELS[:1])  # one image on the CPU is cheap to read
     checked = DynamicMixCut(4, check_values=True)
     checked(IMAGES, LABELS)
-    with begins(ValueError, "images must be finite"):
+    with check_refused_beginning(ValueError, "images must be finite"):
         checked(bad, LABELS)
-    with begins(ValueError, "images must be finite"):
+    with check_refused_beginning(ValueError, "images must be finite"):
         checked.replay(bad, LABELS, checked.sample(bad))
 
 
@@ -255,20 +257,20 @@ def test_views_unlike_the_images(which, view, error, message):
         lambda: DynamicMixCut(4).replay(IMAGES, LABELS, params, views),
         lambda: replay_dynamic_mixcut(IMAGES, LABELS, params, views=views, num_classes=4),
     ):
-        with refused(error, f"views[{which}] {message}"):
+        with check_refused(error, f"views[{which}] {message}"):
             call()
 
 
 @pytest.mark.parametrize("views", [IMAGES, (IMAGES,), (IMAGES,) * 3, "ab", ()], ids=["one", "1", "3", "str", "0"])
 def test_views_that_are_no_pair(views):
     count = f" of {len(views)}" if isinstance(views, tuple) else ""
-    with refused(TypeError, f"views must be a pair of tensors, got {type(views).__name__}{count}"):
+    with check_refused(TypeError, f"views must be a pair of tensors, got {type(views).__name__}{count}"):
         DynamicMixCut(4)(IMAGES, LABELS, views=views)
 
 
 def test_views_of_two_batches():
     sample = {"a": tv_tensors.Image(IMAGES), "b": tv_tensors.Image(IMAGES), "label": LABELS}
-    with refused(ValueError, "views are of one batch of images, got a sample with 2"):
+    with check_refused(ValueError, "views are of one batch of images, got a sample with 2"):
         DynamicMixCut(4)(sample, views=(IMAGES, IMAGES))
 
 
@@ -327,23 +329,23 @@ def test_labels_that_do_not_fit(labels, error, message, with_views):
         lambda: mix.replay(IMAGES, labels, params, views),
         lambda: replay_dynamic_mixcut(IMAGES, labels, params, views=views, num_classes=4),
     ):
-        with refused(error, message):
+        with check_refused(error, message):
             call()
     if isinstance(labels, torch.Tensor):
-        with refused(error, message):
+        with check_refused(error, message):
             mix(IMAGES, labels, views=views)
         mix(IMAGES, LABELS)
-        with refused(error, message):  # labels on the CPU are read at every call
+        with check_refused(error, message):  # labels on the CPU are read at every call
             mix(IMAGES, labels, views=views)
 
 
 def test_labels_of_smooth_labels():
     for labels, error, message in LABEL_CASES:
         if "for each image" not in message and "images' device" not in message:
-            with refused(error, message):
+            with check_refused(error, message):
                 smooth_labels(labels, 4, 0.1)
     for smoothing in (-0.1, 1.1, NAN):
-        with begins(ValueError, "smoothing must be in [0, 1], got"):
+        with check_refused_beginning(ValueError, "smoothing must be in [0, 1], got"):
             smooth_labels(LABELS, 4, smoothing)
 
 
@@ -368,7 +370,7 @@ def test_num_classes_is_needed_with_indices():
         lambda: DynamicMixCutCollate()([(IMAGES[0], 1)]),
         lambda: LabelSmoothingCollate()([(IMAGES[0], 1)]),
     ):
-        with refused(ValueError, message):
+        with check_refused(ValueError, message):
             call()
     assert DynamicMixCut()(IMAGES, torch.eye(4))[1].shape == (4, 4)
 
@@ -401,7 +403,7 @@ def test_num_classes_is_needed_with_indices():
 )
 def test_labels_that_are_not_found(sample, error, message):
     for transform in (DynamicMixCut(4), v2.Compose([DynamicMixCut(4)])):
-        with refused(error, message):
+        with check_refused(error, message):
             transform(sample)
 
 
@@ -422,19 +424,19 @@ def test_one_image_is_told_where_to_mix(sample, error, message):
 
 
 def test_a_labels_getter_that_returns_a_number_is_told_where_to_mix():
-    with refused(TypeError, "labels must be a tensor, got int: mix after the batch is collated"):
+    with check_refused(TypeError, "labels must be a tensor, got int: mix after the batch is collated"):
         DynamicMixCut(4, labels_getter=lambda sample: 12345)((IMAGES[0], LABELS[:3]))
 
 
 def test_nothing_is_no_sample():
-    with refused(ValueError, "labels must be the second entry of the sample, got a tuple of 0"):
+    with check_refused(ValueError, "labels must be the second entry of the sample, got a tuple of 0"):
         DynamicMixCut(4)()
 
 
 def test_labels_getter_must_return_an_entry():
-    with refused(ValueError, "labels_getter must return an entry of the sample, got another tensor"):
+    with check_refused(ValueError, "labels_getter must return an entry of the sample, got another tensor"):
         DynamicMixCut(4, labels_getter=lambda sample: sample[1].clone())(IMAGES, LABELS)
-    with refused(TypeError, "labels must be a tensor, got NoneType"):
+    with check_refused(TypeError, "labels must be a tensor, got NoneType"):
         DynamicMixCut(4, labels_getter=lambda sample: None)(IMAGES, LABELS)
 
 
@@ -447,17 +449,17 @@ def test_records_of_other_images():
     for images in (IMAGES[..., :7], IMAGES[:3], IMAGES.transpose(2, 3)[:, :, :6]):
         labels = LABELS[: len(images)]
         message = f"params were drawn for 4 images of 8x8 pixels, got images of shape {tuple(images.shape)}"
-        with refused(ValueError, message):
+        with check_refused(ValueError, message):
             mix.replay(images, labels, params)
-        with refused(ValueError, message):
+        with check_refused(ValueError, message):
             replay_dynamic_mixcut(images, labels, params, num_classes=4)
-        with refused(ValueError, message):
+        with check_refused(ValueError, message):
             mix.replay(images, labels, params, (images, images))
-    with refused(TypeError, "params must be DynamicMixCutParams, got dict"):
+    with check_refused(TypeError, "params must be DynamicMixCutParams, got dict"):
         mix.replay(IMAGES, LABELS, params.tensors())
-    with refused(TypeError, "images must be a tensor of shape (B, C, H, W), got list"):
+    with check_refused(TypeError, "images must be a tensor of shape (B, C, H, W), got list"):
         mix.sample([IMAGES])
-    with refused(TypeError, "images must be a tensor of shape (B, C, H, W), got list"):
+    with check_refused(TypeError, "images must be a tensor of shape (B, C, H, W), got list"):
         mix.replay([IMAGES], LABELS, params)
 
 
@@ -478,9 +480,9 @@ def test_records_with_other_tensors(name, change, message, with_views):
     params = DynamicMixCut(4).sample(IMAGES)
     params = dataclasses.replace(params, **{name: change(getattr(params, name))})
     views = (IMAGES, IMAGES) if with_views else None
-    with refused(ValueError, message):
+    with check_refused(ValueError, message):
         DynamicMixCut(4).replay(IMAGES, LABELS, params, views)
-    with refused(ValueError, message):
+    with check_refused(ValueError, message):
         replay_dynamic_mixcut(IMAGES, LABELS, params, views=views, num_classes=4)
 
 
