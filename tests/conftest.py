@@ -34,3 +34,15 @@ def pictures():
 def images():
     """Five RGB images of 33x47 pixels, float32 in [0, 1]."""
     return torch.rand(5, 3, 33, 47, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def fake_cuda():
+    """Skips where this torch cannot draw fake CUDA tensors without a driver (2.8 asks for the device)."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    try:
+        with FakeTensorMode():
+            torch.rand(2, device="cuda").as_subclass(torch.Tensor)
+    except RuntimeError as error:
+        pytest.skip(f"no fake CUDA tensors here: {str(error).splitlines()[0]}")

@@ -607,6 +607,7 @@ def test_a_call_compiles_whole():
 @pytest.mark.parametrize("with_generator", [False, True])
 @pytest.mark.parametrize("with_views", [False, True])
 @pytest.mark.parametrize("rows", [False, True], ids=["indices", "probabilities"])
+@pytest.mark.usefixtures("fake_cuda")
 def test_on_a_gpu_the_host_waits_for_nothing_after_the_first_call(with_generator, with_views, rows):
     """Fake CUDA tensors have no values: reading one raises, and so do operands on two devices."""
     mix = DynamicMixCut(CLASSES, boxes=(1, 3), generator=seeded() if with_generator else None)

@@ -532,6 +532,7 @@ def test_gpu_equals_cpu(pictures, dtype, structure):
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.usefixtures("fake_cuda")
 def test_on_a_gpu_the_host_waits_for_nothing_after_the_first_call(structure):
     """Fake CUDA tensors have no values: reading one raises, and so do operands on two devices."""
     bank = MixingSet.from_tensor(torch.randint(0, 256, (4, 3, 40, 40), dtype=torch.uint8, generator=seeded()))

@@ -235,7 +235,7 @@ def find_labels(sample: Any) -> Any:
     if isinstance(sample, Tensor):
         raise ValueError("labels must be given with the images, as (images, labels), got a tensor alone")
     entry = sample
-    if isinstance(sample, tuple | list):
+    if isinstance(sample, (tuple, list)):
         if len(sample) < 2:
             raise ValueError(
                 f"labels must be the second entry of the sample, got a {type(sample).__name__} of {len(sample)}"

@@ -64,8 +64,8 @@ def check_images(images: Any) -> None:
 
 def check_views(views: Any, images: Tensor) -> None:
     """Raises unless ``views`` are two batches like ``images``."""
-    if not isinstance(views, tuple | list) or len(views) != 2:
-        count = f" of {len(views)}" if isinstance(views, tuple | list) else ""
+    if not isinstance(views, (tuple, list)) or len(views) != 2:
+        count = f" of {len(views)}" if isinstance(views, (tuple, list)) else ""
         raise TypeError(f"views must be a pair of tensors, got {type(views).__name__}{count}")
     for i, view in enumerate(views):
         if not isinstance(view, Tensor):
