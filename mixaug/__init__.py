@@ -12,17 +12,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mixaug.mixing_sets import MixingSet
+    from mixaug.nn import DReLU, SReLU, drelu_penalty
     from mixaug.transforms import DynamicMixCut, DynamicMixCutCollate, IPMix, LabelSmoothingCollate
 
 __version__ = version("mixaug")
-__all__ = ["DynamicMixCut", "DynamicMixCutCollate", "IPMix", "LabelSmoothingCollate", "MixingSet", "__version__"]
+__all__ = [
+    "DReLU",
+    "DynamicMixCut",
+    "DynamicMixCutCollate",
+    "IPMix",
+    "LabelSmoothingCollate",
+    "MixingSet",
+    "SReLU",
+    "__version__",
+    "drelu_penalty",
+]
 
 _WHERE = {
+    "DReLU": "mixaug.nn",
     "DynamicMixCut": "mixaug.transforms",
     "DynamicMixCutCollate": "mixaug.transforms",
     "IPMix": "mixaug.transforms",
     "LabelSmoothingCollate": "mixaug.transforms",
     "MixingSet": "mixaug.mixing_sets",
+    "SReLU": "mixaug.nn",
+    "drelu_penalty": "mixaug.nn",
 }
 
 

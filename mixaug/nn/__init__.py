@@ -1,0 +1,8 @@
+"""Layers and what changes them in existing models: capped activations."""
+
+from __future__ import annotations
+
+from mixaug.nn.activations import DReLU, SReLU
+from mixaug.nn.caps import caps, drelu_penalty, param_groups, set_caps, shrink_caps
+
+__all__ = ["DReLU", "SReLU", "caps", "drelu_penalty", "param_groups", "set_caps", "shrink_caps"]

@@ -1,0 +1,203 @@
+"""S-ReLU and D-ReLU: ReLU with a fixed and with a learnt cap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from mixaug.ops.capped_relu import capped_relu, check_cap
+
+__all__ = ["DReLU", "SReLU"]
+
+
+class SReLU(nn.Module):
+    r"""S-ReLU: ReLU with a fixed cap.
+
+    .. math:: y = \max(0, \min(m, x))
+
+    Sooksatra and Rivas, "Dynamic-Max-Value ReLU Functions for Adversarially Robust Machine Learning Models",
+    Mathematics 12 (2024) 3551, section 3. By its Theorem 1 two outputs are never further apart than ReLU's, and by its
+    Corollary 1 the distance does not grow when :math:`m` falls.
+
+    Convention:
+        ``m`` is a constant: it is no parameter and is not saved, so that a model's ``state_dict`` has the keys it had
+        with ``nn.ReLU``. ``SReLU(6)`` is ``nn.ReLU6``, with a backward pass from the output alone.
+
+    Args:
+        max_value: the cap ``m``, above 0, in the units of the activations; ``math.inf`` is ReLU.
+        inplace: write into the input, as ``nn.ReLU(inplace=True)`` does; default False.
+
+    Shape:
+        input ``(...)`` floating point of any range; output the same shape, dtype and memory format, in ``[0, m]``.
+
+    Raises:
+        TypeError: ``max_value`` is no number; at the call, the input is no floating point tensor.
+        ValueError: ``max_value`` is not above 0.
+
+    Note:
+        The gradient at ``x >= m`` is exactly 0: a capped unit hides from attacks that follow gradients. Robustness has
+        to be measured with attacks that do not, see the card of D-ReLU.
+
+    Example:
+        >>> SReLU(2.0)(torch.tensor([-1.0, 1.0, 3.0]))
+        tensor([0., 1., 2.])
+    """
+
+    def __init__(self, max_value: float, inplace: bool = False) -> None:
+        super().__init__()
+        self.inplace = _flag("inplace", inplace)
+        #: Name of the layer in its model, for messages.
+        self.site = ""
+        self.register_buffer("max_value", torch.tensor(_above_zero("max_value", max_value)), persistent=False)
+
+    max_value: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The capped activations."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            check_cap(x, self.max_value, 0, self.site)
+        return capped_relu(x, self.max_value, 0, inplace=self.inplace)
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return f"max_value={self.max_value.item():g}" + ", inplace=True" * self.inplace
+
+
+class DReLU(nn.Module):
+    r"""D-ReLU: ReLU with a learnt cap for each neuron, channel or layer.
+
+    .. math:: y_i = \max(0, \min(m_i, x_i)), \qquad \mathcal{L} = \ell(F(x), y) + \lambda \sum_i m_i^2
+
+    Sooksatra and Rivas, "Dynamic-Max-Value ReLU Functions for Adversarially Robust Machine Learning Models",
+    Mathematics 12 (2024) 3551, section 4. The penalty is not part of the layer: see :func:`mixaug.drelu_penalty` for plain loops
+    and :func:`mixaug.nn.shrink_caps` for its proximal form.
+
+    Convention:
+        The cap used is ``max(m, 0)``; the forward pass never writes to ``m``. ``m`` may stay float32 where the
+        activations are half precision; the output has the input's dtype.
+
+    Args:
+        num_features: number of caps: the size of ``dim`` (one a channel or feature), 1 (one for the layer), or the
+            shape of the dimensions from ``dim`` on (one a neuron). None (default): as many as ``dim`` has in the first
+            call, as torch's lazy modules do; call the layer once before an optimiser, DDP or a compiler sees it.
+        init: first value of every cap, above 0; default 100, the paper's.
+        dim: dimension of the input that the caps belong to, default 1; -1 for ``(..., features)``.
+        inplace: write into the input, as ``nn.ReLU(inplace=True)`` does; default False.
+
+    Attributes:
+        max_value: the caps ``m``, an ``nn.Parameter``.
+
+    Shape:
+        input ``(...)`` floating point of any range; output the same shape, dtype and memory format, in ``[0, m]``.
+
+    Raises:
+        TypeError: an argument of the wrong kind; at the call, an input that is not floating point.
+        ValueError: ``init`` not above 0, fewer than one feature; at the call, another number of features.
+        IndexError: at the call, ``dim`` out of range.
+
+    Note:
+        The backward pass needs the output and ``m`` alone: saved memory is ``nn.ReLU``'s and ``m``'s. Weight decay must
+        not act on ``m``: see :func:`mixaug.nn.param_groups`.
+
+    Example:
+        >>> layer = DReLU(3, init=1.0)
+        >>> layer(torch.tensor([[-1.0, 0.5, 3.0]])).tolist()
+        [[0.0, 0.5, 1.0]]
+        >>> DReLU()(torch.zeros(2, 8, 5, 5)).shape
+        torch.Size([2, 8, 5, 5])
+    """
+
+    max_value: nn.Parameter
+
+    def __init__(
+        self,
+        num_features: int | Sequence[int] | None = None,
+        init: float = 100.0,
+        dim: int = 1,
+        inplace: bool = False,
+    ) -> None:
+        super().__init__()
+        self.init = _above_zero("init", init)
+        if isinstance(dim, bool) or not isinstance(dim, int):
+            raise TypeError(f"dim must be an int, got {type(dim).__name__}")
+        self.dim = dim
+        self.inplace = _flag("inplace", inplace)
+        #: Name of the layer in its model, for messages.
+        self.site = ""
+        if num_features is None:
+            self.max_value = UninitializedParameter()
+        else:
+            self.max_value = nn.Parameter(torch.full(_shape(num_features), self.init))
+
+    @property
+    def initialised(self) -> bool:
+        """Whether the number of caps is known."""
+        return not isinstance(self.max_value, UninitializedParameter)
+
+    def reset_parameters(self) -> None:
+        """Sets every cap to ``init`` again."""
+        if self.initialised:
+            with torch.no_grad():
+                self.max_value.fill_(self.init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The capped activations."""
+        if isinstance(self.max_value, UninitializedParameter):
+            self._materialize(x)
+        if self.site:  # with the layer's name in the message
+            check_cap(x, self.max_value, self.dim, self.site)
+        return capped_relu(x, self.max_value, self.dim, inplace=self.inplace)
+
+    def _materialize(self, x: Tensor) -> None:
+        check_cap(x, torch.ones(1), self.dim, self.site)
+        if not -x.ndim <= self.dim < x.ndim:
+            raise IndexError(f"dim must lie in [{-x.ndim}, {x.ndim}) for x of shape {tuple(x.shape)}, got {self.dim}")
+        with torch.no_grad():
+            self.max_value.materialize((x.shape[self.dim],), device=x.device)  # type: ignore[attr-defined]
+            self.max_value.fill_(self.init)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if self.initialised:
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+        else:
+            destination[prefix + "max_value"] = self.max_value  # it has no values to detach
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *more: Any) -> None:
+        stored = state_dict.get(prefix + "max_value")
+        known = isinstance(stored, Tensor) and not isinstance(stored, UninitializedParameter)
+        if known and isinstance(self.max_value, UninitializedParameter):
+            self.max_value.materialize(stored.shape)
+        super()._load_from_state_dict(state_dict, prefix, *more)
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        size = "None" if not self.initialised else "x".join(str(side) for side in self.max_value.shape)
+        return f"{size}, init={self.init:g}, dim={self.dim}" + ", inplace=True" * self.inplace
+
+
+def _above_zero(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
+    return float(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def _shape(num_features: Any) -> tuple[int, ...]:
+    sides = (num_features,) if isinstance(num_features, int) else num_features
+    if not isinstance(sides, (tuple, list)) or any(isinstance(s, bool) or not isinstance(s, int) for s in sides):
+        raise TypeError(f"num_features must be an int, a shape or None, got {num_features!r}")
+    if not sides or math.prod(sides) < 1 or min(sides) < 1:
+        raise ValueError(f"num_features must be at least 1, got {num_features!r}")
+    return tuple(sides)
