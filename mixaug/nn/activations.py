@@ -74,8 +74,8 @@ class DReLU(nn.Module):
     .. math:: y_i = \max(0, \min(m_i, x_i)), \qquad \mathcal{L} = \ell(F(x), y) + \lambda \sum_i m_i^2
 
     Sooksatra and Rivas, "Dynamic-Max-Value ReLU Functions for Adversarially Robust Machine Learning Models",
-    Mathematics 12 (2024) 3551, section 4. The penalty is not part of the layer: see :func:`mixaug.drelu_penalty` for plain loops
-    and :func:`mixaug.nn.shrink_caps` for its proximal form.
+    Mathematics 12 (2024) 3551, section 4. The penalty is not part of the layer: see
+    :func:`mixaug.drelu_penalty` for plain loops and :func:`mixaug.nn.shrink_caps` for its proximal form.
 
     Convention:
         The cap used is ``max(m, 0)``; the forward pass never writes to ``m``. ``m`` may stay float32 where the
@@ -130,7 +130,7 @@ class DReLU(nn.Module):
         #: Name of the layer in its model, for messages.
         self.site = ""
         if num_features is None:
-            self.max_value = UninitializedParameter()
+            self.max_value = UninitializedParameter()  # type: ignore[assignment]
         else:
             self.max_value = nn.Parameter(torch.full(_shape(num_features), self.init))
 

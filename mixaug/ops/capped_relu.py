@@ -167,6 +167,8 @@ class _CappedReLU(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         out, max_value = ctx.saved_tensors
         wants_x, wants_cap = ctx.needs_input_grad[:2]
+        of_x: Tensor | None
+        of_cap: Tensor | None
         if torch.is_grad_enabled():  # a gradient of the gradient is asked for: it is linear in grads
             of_x, of_cap = _capped_relu.backward_torch(grads[0], out.detach(), max_value.detach(), ctx.dim)
         else:
