@@ -63,6 +63,8 @@ def capped_relu(x: Tensor, max_value: Tensor, dim: int = 1, *, inplace: bool = F
         out = capped_relu_torch(x, max_value, start)
         return x.copy_(out) if inplace else out
     if torch.is_grad_enabled() and (x.requires_grad or max_value.requires_grad):
+        if inplace and x.requires_grad and (x if x._base is None else x._base).is_leaf:  # autograd asks after the write
+            raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
         return _CappedReLU.apply(x, max_value, start, inplace)  # type: ignore[no-any-return]
     return _capped_relu.forward(x, max_value, start, inplace)
 
