@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mixaug.mixing_sets import MixingSet
-    from mixaug.nn import DReLU, SReLU, drelu_penalty
+    from mixaug.nn import DReLU, SReLU, add_drelu_head, drelu_penalty
     from mixaug.transforms import DynamicMixCut, DynamicMixCutCollate, IPMix, LabelSmoothingCollate
 
 __version__ = version("mixaug")
@@ -25,6 +25,7 @@ __all__ = [
     "MixingSet",
     "SReLU",
     "__version__",
+    "add_drelu_head",
     "drelu_penalty",
 ]
 
@@ -36,6 +37,7 @@ _WHERE = {
     "LabelSmoothingCollate": "mixaug.transforms",
     "MixingSet": "mixaug.mixing_sets",
     "SReLU": "mixaug.nn",
+    "add_drelu_head": "mixaug.nn",
     "drelu_penalty": "mixaug.nn",
 }
 

@@ -4,5 +4,16 @@ from __future__ import annotations
 
 from mixaug.nn.activations import DReLU, SReLU
 from mixaug.nn.caps import caps, drelu_penalty, param_groups, set_caps, shrink_caps
+from mixaug.nn.head import add_drelu_head, add_drelu_stem
 
-__all__ = ["DReLU", "SReLU", "caps", "drelu_penalty", "param_groups", "set_caps", "shrink_caps"]
+__all__ = [
+    "DReLU",
+    "SReLU",
+    "add_drelu_head",
+    "add_drelu_stem",
+    "caps",
+    "drelu_penalty",
+    "param_groups",
+    "set_caps",
+    "shrink_caps",
+]
