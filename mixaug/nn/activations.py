@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,8 @@ class SReLU(nn.Module):
 
     Convention:
         ``m`` is a constant: it is no parameter and is not saved, so that a model's ``state_dict`` has the keys it had
-        with ``nn.ReLU``. ``SReLU(6)`` is ``nn.ReLU6``, with a backward pass from the output alone.
+        with ``nn.ReLU``. It is held in float32, torch's default dtype, and compared in the input's. ``SReLU(6)`` is
+        ``nn.ReLU6``, with a backward pass from the output alone.
 
     Args:
         max_value: the cap ``m``, above 0, in the units of the activations; ``math.inf`` is ReLU.
@@ -37,7 +39,7 @@ class SReLU(nn.Module):
 
     Raises:
         TypeError: ``max_value`` is no number; at the call, the input is no floating point tensor.
-        ValueError: ``max_value`` is not above 0.
+        ValueError: ``max_value`` is not above 0, or cannot be held.
 
     Note:
         The gradient at ``x >= m`` is exactly 0: a capped unit hides from attacks that follow gradients. Robustness has
@@ -53,9 +55,14 @@ class SReLU(nn.Module):
         self.inplace = _flag("inplace", inplace)
         #: Name of the layer in its model, for messages.
         self.site = ""
-        self.register_buffer("max_value", torch.tensor(_above_zero("max_value", max_value)), persistent=False)
+        self._cap = _above_zero("max_value", max_value)
+        self.register_buffer("max_value", torch.tensor(self._cap), persistent=False)
 
     max_value: Tensor
+
+    def reset_parameters(self) -> None:
+        """Sets the cap again: it is not in a ``state_dict``, so after ``to_empty()`` nothing else would."""
+        self.max_value.fill_(self._cap)
 
     def forward(self, x: Tensor) -> Tensor:
         """The capped activations."""
@@ -65,7 +72,8 @@ class SReLU(nn.Module):
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
-        return f"max_value={self.max_value.item():g}" + ", inplace=True" * self.inplace
+        cap = self._cap if self.max_value.is_meta else self.max_value.item()
+        return f"max_value={cap:g}" + ", inplace=True" * self.inplace
 
 
 class DReLU(nn.Module):
@@ -84,7 +92,7 @@ class DReLU(nn.Module):
     Args:
         num_features: number of caps: the size of ``dim`` (one a channel or feature), 1 (one for the layer), or the
             shape of the dimensions from ``dim`` on (one a neuron). None (default): as many as ``dim`` has in the first
-            call, as torch's lazy modules do; call the layer once before an optimiser, DDP or a compiler sees it.
+            call, as torch's lazy modules do; call the layer once before DDP, a compiler or an exporter sees it.
         init: first value of every cap, above 0; default 100, the paper's.
         dim: dimension of the input that the caps belong to, default 1; -1 for ``(..., features)``.
         inplace: write into the input, as ``nn.ReLU(inplace=True)`` does; default False.
@@ -97,8 +105,9 @@ class DReLU(nn.Module):
 
     Raises:
         TypeError: an argument of the wrong kind; at the call, an input that is not floating point.
-        ValueError: ``init`` not above 0, fewer than one feature; at the call, another number of features.
+        ValueError: ``init`` not above 0 or too large, fewer than one feature; at the call, another number of features.
         IndexError: at the call, ``dim`` out of range.
+        RuntimeError: the first call of a layer without ``num_features`` is compiled or exported as a whole.
 
     Note:
         The backward pass needs the output and ``m`` alone: saved memory is ``nn.ReLU``'s and ``m``'s. Weight decay must
@@ -123,9 +132,9 @@ class DReLU(nn.Module):
     ) -> None:
         super().__init__()
         self.init = _above_zero("init", init)
-        if isinstance(dim, bool) or not isinstance(dim, int):
+        if not _is(dim, numbers.Integral):
             raise TypeError(f"dim must be an int, got {type(dim).__name__}")
-        self.dim = dim
+        self.dim = int(dim)
         self.inplace = _flag("inplace", inplace)
         #: Name of the layer in its model, for messages.
         self.site = ""
@@ -155,24 +164,55 @@ class DReLU(nn.Module):
 
     def _materialize(self, x: Tensor) -> None:
         check_cap(x, torch.ones(1), self.dim, self.site)
+        where = f" of {self.site}" if self.site else ""
         if not -x.ndim <= self.dim < x.ndim:
-            raise IndexError(f"dim must lie in [{-x.ndim}, {x.ndim}) for x of shape {tuple(x.shape)}, got {self.dim}")
-        with torch.no_grad():
+            raise IndexError(
+                f"dim{where} must lie in [{-x.ndim}, {x.ndim}) for x of shape {tuple(x.shape)}, got {self.dim}"
+            )
+        if torch.compiler.is_compiling():  # a graph cannot make parameters
+            raise RuntimeError(
+                f"max_value{where} has no size yet: call the model once before compiling or exporting it"
+            )
+        if x.shape[self.dim] == 0:
+            raise ValueError(f"x{where} must have at least 1 feature, got the shape {tuple(x.shape)}")
+        # A parameter made in inference mode could never be trained.
+        with torch.inference_mode(False), torch.no_grad():
             self.max_value.materialize((x.shape[self.dim],), device=x.device)  # type: ignore[attr-defined]
             self.max_value.fill_(self.init)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         if self.initialised:
             super()._save_to_state_dict(destination, prefix, keep_vars)
-        else:
-            destination[prefix + "max_value"] = self.max_value  # it has no values to detach
+        elif keep_vars:
+            destination[prefix + "max_value"] = self.max_value
+        else:  # no values to save: an empty tensor, since torch.load(weights_only=True) refuses torch's lazy ones
+            destination[prefix + "max_value"] = torch.empty(0, dtype=self.max_value.dtype, device=self.max_value.device)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *more: Any) -> None:
-        stored = state_dict.get(prefix + "max_value")
-        known = isinstance(stored, Tensor) and not isinstance(stored, UninitializedParameter)
-        if known and isinstance(self.max_value, UninitializedParameter):
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = prefix + "max_value"
+        stored = state_dict.get(key)
+        sized = isinstance(stored, Tensor) and not isinstance(stored, UninitializedParameter) and stored.numel() > 0
+        if sized and isinstance(self.max_value, UninitializedParameter):
             self.max_value.materialize(stored.shape)
-        super()._load_from_state_dict(state_dict, prefix, *more)
+        if isinstance(stored, Tensor) and not sized:  # saved before its first call
+            state_dict = {name: value for name, value in state_dict.items() if name != key}
+            if self.initialised:
+                size = tuple(self.max_value.shape)
+                error_msgs.append(f"{key} was saved before its first call and has no size, the model's has {size}.")
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if stored is not None and key in missing_keys:
+            missing_keys.remove(key)
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
@@ -181,10 +221,13 @@ class DReLU(nn.Module):
 
 
 def _above_zero(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not _is(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not value > 0:
         raise ValueError(f"{name} must be above 0, got {value}")
+    held = torch.finfo(torch.get_default_dtype())
+    if not (held.tiny <= value <= held.max or value == math.inf):
+        raise ValueError(f"{name} must lie in [{held.tiny:g}, {held.max:g}] or be infinite, got {value}")
     return float(value)
 
 
@@ -195,9 +238,14 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _shape(num_features: Any) -> tuple[int, ...]:
-    sides = (num_features,) if isinstance(num_features, int) else num_features
-    if not isinstance(sides, (tuple, list)) or any(isinstance(s, bool) or not isinstance(s, int) for s in sides):
+    sides = (num_features,) if isinstance(num_features, numbers.Integral) else num_features
+    if not isinstance(sides, (tuple, list)) or not all(_is(side, numbers.Integral) for side in sides):
         raise TypeError(f"num_features must be an int, a shape or None, got {num_features!r}")
-    if not sides or math.prod(sides) < 1 or min(sides) < 1:
+    if not sides or min(sides) < 1:
         raise ValueError(f"num_features must be at least 1, got {num_features!r}")
-    return tuple(sides)
+    return tuple(int(side) for side in sides)
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether it is a number of Python or NumPy of that kind; True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
