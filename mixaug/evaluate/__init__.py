@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mixaug.evaluate.capping import CapFigures, cap_figures, zero_gradient_share, zero_gradients
 from mixaug.evaluate.comparison import Comparison, compare
 from mixaug.evaluate.intervals import Estimate
 from mixaug.evaluate.lipschitz import local_lipschitz
@@ -12,13 +13,17 @@ from mixaug.evaluate.surface import LossSurface, loss_surface
 
 __all__ = [
     "AttackResult",
+    "CapFigures",
     "Comparison",
     "Estimate",
     "LossRise",
     "LossSurface",
     "Report",
+    "cap_figures",
     "compare",
     "evaluate_model",
     "local_lipschitz",
     "loss_surface",
+    "zero_gradient_share",
+    "zero_gradients",
 ]
