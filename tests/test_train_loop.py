@@ -21,7 +21,7 @@ from train_parts import BASE, MapStyle, fit, parts, same_weights, settings, stop
 
 import mixaug.train.loop as loop
 from mixaug import MixingSet
-from mixaug.train import methods
+from mixaug.train import methods, schedules
 from mixaug.train.batches import batches, epoch_order
 from mixaug.train.checkpoint import load_checkpoint, read_checkpoint, write_checkpoint
 from mixaug.train.loop import train
@@ -212,7 +212,7 @@ def test_killed_before_the_last_checkpoint_the_log_is_written_once(tmp_path, mon
 
 def test_a_broken_model_never_replaces_a_good_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(loop.RateSchedule, "__call__", lambda self, step: 1e30 if step >= 4 else 0.01)
+    monkeypatch.setattr(schedules.RateSchedule, "__call__", lambda self, step: 1e30 if step >= 4 else 0.01)
     with pytest.raises(FloatingPointError, match="not finite"):
         fit(settings(tmp_path / "run"))
     content = read_checkpoint(tmp_path / "run" / "last.pt")

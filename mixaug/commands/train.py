@@ -11,7 +11,10 @@ from typing import Any
 from mixaug._eps_schedule import SHAPES
 from mixaug.cli import INTERRUPTED
 from mixaug.commands._arguments import fraction, number_or_range
+from mixaug.train._settings_checks import OPTIMIZERS
+from mixaug.train.activation import ACTIVATIONS, GRANULARITIES
 from mixaug.train.adversary import HYBRID_ATTACKS
+from mixaug.train.descent import HALVE_AFTER, STOP_AFTER
 from mixaug.train.schedules import SCHEDULES
 from mixaug.train.settings import AMP, METHOD_NAMES, TrainSettings
 from mixaug.transforms.ipmix_params import STRUCTURES
@@ -32,6 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(what, "root", "folder where data sets are kept", type=Path)
     what.add_argument("--download", action="store_true", help="fetch the data set with torchvision if it is missing")
     add(what, "limit", "use this many training images, class-balanced", type=int)
+    add(what, "extra_data", "folder of further pictures, in folders of the same classes, to mix with", type=Path)
+    add(what, "extra_share", "share of each epoch that comes from them (default 0.7)", type=float)
     add(what, "image_size", "resize the images to this side", type=int)
     add(what, "validation", "share of the training part that chooses the best epoch", type=float)
     add(
@@ -45,12 +50,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(how, "epochs", "passes over the training images", type=int)
     add(how, "steps", "optimiser steps instead of epochs", type=int)
     add(how, "batch_size", "images a step", type=int)
-    add(how, "lr", "highest learning rate", type=float)
+    add(how, "optimizer", f"one of {', '.join(OPTIMIZERS)}", metavar="NAME")
+    add(how, "lr", "highest learning rate (default 0.1; adam 0.001)", type=float)
     add(how, "schedule", f"of the learning rate, one of {', '.join(SCHEDULES)}", metavar="NAME")
     add(how, "lr_decay", "factor an epoch of the exponential schedule", type=float)
     add(how, "warmup", "first epochs, in which the learning rate rises to its highest", type=int)
+    add(
+        how,
+        "plateau",
+        f"halve the rate after {HALVE_AFTER} epochs without a lower validation loss, stop after {STOP_AFTER}",
+        action="store_true",
+    )
     add(how, "momentum", "of SGD, in Nesterov's form", type=float)
-    add(how, "weight_decay", "of SGD", type=float)
+    add(how, "weight_decay", "of all but D-ReLU's caps (default 0.0005; adam 0)", type=float)
     add(how, "amp", "precision of the forward pass", choices=AMP)
     add(how, "channels_last", "memory format", action=argparse.BooleanOptionalAction)
     add(how, "flip", "horizontal flips (default: for all data but digits)", action=argparse.BooleanOptionalAction)
@@ -58,6 +70,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(how, "seed", "of weights, order and augmentation", type=int)
     add(how, "workers", "loader processes for folders too large for memory", type=int)
     add(how, "device", "cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+
+    drelu = parser.add_argument_group("activation, with every method")
+    add(drelu, "activation", f"one of {', '.join(ACTIVATIONS)}", metavar="NAME")
+    add(
+        drelu,
+        "placement",
+        "a new layer before the output (head) or the first convolution (stem), with either activation; drelu in place "
+        "of all ReLUs or those of the last-block (default: head for drelu)",
+        metavar="NAME",
+    )
+    add(drelu, "extra_features", "of the new layer (default 256; stem 16)", type=int)
+    add(drelu, "granularity", f"all, last-block: {', '.join(GRANULARITIES)} (default channel)", metavar="NAME")
+    add(drelu, "drelu_init", "first value of every cap (default 100)", type=float)
+    add(drelu, "drelu_quantile", "start caps at this quantile of their positive pre-activations instead", type=float)
+    add(drelu, "drelu_lambda", "weight of the sum of the squared caps (default 0.01)", type=float)
+    add(drelu, "drelu_m_lr", "learning rate of the caps (default: that of the weights)", type=float)
 
     mixing = parser.add_argument_group("mixing")
     add(mixing, "jsd", "augmix, ipmix: the Jensen-Shannon loss over the image and two views", action="store_true")

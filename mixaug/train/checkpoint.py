@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from mixaug._files import atomic_path
+from mixaug.train.activation import Activation
 
 __all__ = ["ModelSpec", "load_checkpoint", "read_checkpoint", "write_checkpoint"]
 
@@ -27,7 +28,7 @@ _PARTS = ("format", "spec", "model", "data", "settings", "epoch", "step")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The arguments of :func:`mixaug.train.models.build_model`, as plain values.
+    """The arguments of :func:`mixaug.train.models.build_model`, as plain values, and what is changed in its model.
 
     Example:
         >>> ModelSpec("lenet5", 10, 1, 28, (0.5,), (0.25,)).num_classes
@@ -40,12 +41,31 @@ class ModelSpec:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    activation: Activation | None = None
 
     def build(self) -> nn.Module:
         """A new model with fresh weights from torch's default generator."""
         from mixaug.train.models import build_model
 
-        return build_model(self.name, self.num_classes, self.in_channels, self.image_size, self.mean, self.std)
+        side = self.image_size
+        model: nn.Module = build_model(self.name, self.num_classes, self.in_channels, side, self.mean, self.std)
+        return model if self.activation is None else self.activation.put_into(model, (2, self.in_channels, side, side))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON and checkpoints, read by :meth:`from_dict`."""
+        values = {**vars(self), "mean": list(self.mean), "std": list(self.std)}
+        # Left out where nothing is changed, as in checkpoints of before there was anything to change.
+        more = {} if self.activation is None else {"activation": self.activation.to_dict()}
+        return {name: value for name, value in values.items() if name != "activation"} | more
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
+        """Reads :meth:`to_dict`."""
+        changed = values.get("activation")
+        return cls(
+            **{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])}
+            | ({} if changed is None else {"activation": Activation(**changed)})
+        )
 
 
 def write_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
@@ -133,8 +153,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, 
     """
     content = read_checkpoint(path)
     try:
-        values = content["spec"]
-        spec = ModelSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        spec = ModelSpec.from_dict(content["spec"])
         # Building draws weights that are overwritten at once: the caller's random numbers are left as they were.
         with torch.random.fork_rng(devices=[]):
             model = spec.build()
@@ -173,7 +192,7 @@ def describe_model(
     """
     return {
         "format": FORMAT,
-        "spec": {**vars(spec), "mean": list(spec.mean), "std": list(spec.std)},
+        "spec": spec.to_dict(),
         # A compiled or wrapped model would prefix its names; contiguous copies make files independent of memory format.
         "model": {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()},
         "data": data,

@@ -10,22 +10,24 @@ from __future__ import annotations
 import math
 import time
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from mixaug.train.activation import cap_columns, start_caps
 from mixaug.train.augment import crop_flip, default_padding, sample_crop_flip
 from mixaug.train.batches import accuracy, batches, derived_seed, epoch_order
 from mixaug.train.checkpoint import ModelSpec, write_checkpoint
+from mixaug.train.descent import Descent
 from mixaug.train.devices import peak_memory, reset_peak_memory, run_device
+from mixaug.train.extra import MixedPart, mixed_order, with_extra
 from mixaug.train.interrupt import StopRequest
 from mixaug.train.methods import build_step
 from mixaug.train.progress import Progress
 from mixaug.train.record import RunLog, RunResult, resolved, write_settings
 from mixaug.train.resume import model_content, open_run, refuse_existing, restore, training_state
 from mixaug.train.robust import is_better, overfitted, overfitting_notice, robust_accuracy, score_of
-from mixaug.train.schedules import RateSchedule
 from mixaug.train.settings import TrainSettings
 from mixaug.train.step import Setup, StepResult
 
@@ -92,12 +94,16 @@ def train(
             image_size=settings.image_size,
             limit=settings.limit,
         )
+    if settings.extra_data is not None:
+        data = with_extra(data, settings.extra_data)
     device = run_device(settings)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         run = Run(settings, data, device)
         if stored is not None:
             restore(run, stored)
+        elif settings.drelu_quantile is not None:
+            start_caps(run.model, data.train, run.prepare, settings.drelu_quantile)
         write_settings(folder / "settings.json", settings, resolved(run))
         with (
             StopRequest() as stop,
@@ -106,7 +112,7 @@ def train(
         ):
             if log.notice:
                 shown.note(log.notice)
-            while run.step < run.total_steps and not stop.asked:
+            while not run.ended and not stop.asked:
                 run.one_epoch(stop, log, shown)
     return RunResult(
         folder=folder,
@@ -114,7 +120,7 @@ def train(
         best=folder / "best.pt",
         log=folder / "log.csv",
         history=run.history,
-        interrupted=run.step < run.total_steps,
+        interrupted=not run.ended,
     )
 
 
@@ -135,29 +141,23 @@ class Run:
         self.steps_per_epoch = count // self.batch_size
         self.total_steps = settings.steps or settings.epochs * self.steps_per_epoch
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
-        self.rate = RateSchedule(
-            settings.lr, self.total_steps, self.steps_per_epoch, settings.warmup, settings.schedule, settings.lr_decay
-        )
         self.padding = default_padding(data.image_size) if settings.padding is None else settings.padding
         self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.spec = ModelSpec(
-            settings.model, len(data.classes), data.channels, data.image_size, tuple(data.mean), tuple(data.std)
-        )
+            settings.model, len(data.classes), data.channels, data.image_size, tuple(data.mean), tuple(data.std),
+            settings.changed_activation,
+        )  # fmt: skip
         # The model's weights are the first numbers drawn: every method starts from the same ones.
         self.model: nn.Module = self.spec.build().to(device).to(memory_format=self.memory_format)
-        self.optimiser = torch.optim.SGD(
-            self.model.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.momentum > 0,
-        )
+        self.descent = Descent(self.model, settings, self.total_steps, self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
         self.generators = {
             name: torch.Generator().manual_seed(derived_seed(settings.seed, name)) for name in ("crops", "method")
         }
         self.adversary = settings.adversary
         self.robust_images = min(settings.robust_images, self.counts["validation"])
+        if settings.plateau and not self.counts["validation"]:
+            raise ValueError("data must have a validation part for plateau, which follows its loss, got none")
         if settings.method == "hybrid" and not self.robust_images:
             raise ValueError("data must have a validation part for the method hybrid, whose alpha it decides, got none")
         self.take_step = build_step(
@@ -169,11 +169,16 @@ class Run:
         self.best = score_of({})
         self.totals = torch.zeros(3, dtype=torch.float64)  # loss, right answers, images of this epoch
 
+    @property
+    def ended(self) -> bool:
+        """Whether the run has made its last step."""
+        return self.step >= self.total_steps or self.descent.ended
+
     def one_epoch(self, stop: StopRequest, log: RunLog, shown: Progress) -> None:
         """From the current step to the end of its epoch (or of the run), then validation, log and checkpoints."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         here = min(self.steps_per_epoch, self.total_steps - epoch * self.steps_per_epoch)
-        order = epoch_order(self.counts["train"], self.settings.seed, epoch)[: here * self.batch_size]
+        order = self._order(epoch)[: here * self.batch_size]
         totals = self.totals.to(self.device)
         first, before, started = self.step, self.seconds, time.perf_counter()
         saved = started
@@ -212,7 +217,7 @@ class Run:
         row: dict[str, float] = {
             "epoch": epoch,
             "step": self.step,
-            "lr": self.rate(self.step - 1),
+            "lr": self.descent.rate,
             "train_loss": loss / seen,
             "train_accuracy": correct / seen,
         }
@@ -231,14 +236,14 @@ class Run:
             self.best = score_of(row)
             write_checkpoint(self.settings.folder / "best.pt", model_content(self))
         log.write(self.history)
-        told = self.take_step.end_epoch(row)
+        told = [self.take_step.end_epoch(row), self.descent.after_epoch(row)]
         # Last of all: a run killed before this line repeats the epoch and writes the same best.pt and log again.
         self.save()
         shown.epoch_end(row, self.step, better)
         if row.get("catastrophic_overfitting"):
             shown.note(overfitting_notice(row, best=int(self.best["epoch"])))
-        if told:
-            shown.note(told)
+        for line in filter(None, told):
+            shown.note(line)
 
     def _measure(self, row: dict[str, float]) -> None:
         """Adds what the validation part says of the epoch."""
@@ -248,37 +253,47 @@ class Run:
         started = time.perf_counter()
         workers = self.settings.workers
         row["validation_loss"], row["validation_accuracy"] = accuracy(
-            self.model, part, self._prepare, workers=workers, autocast=self._autocast
+            self.model, part, self.prepare, workers=workers, autocast=self._autocast
         )
         if self.adversary is not None and self.robust_images:
             measured = robust_accuracy(
-                self.model, part, self._prepare, self.adversary.eps, self.robust_images,
+                self.model, part, self.prepare, self.adversary.eps, self.robust_images,
                 batch_size=self.batch_size, workers=workers, autocast=self._autocast,
             )  # fmt: skip
             row |= {f"validation_{name}_accuracy": value for name, value in measured._asdict().items()}
             row["catastrophic_overfitting"] = float(overfitted(measured, len(self.data.classes)))
+        row |= cap_columns(self.model, part, self.prepare, workers)
         row["validation_seconds"] = time.perf_counter() - started
+
+    def _order(self, epoch: int) -> Tensor:
+        part, seed = self.data.train, self.settings.seed
+        if isinstance(part, MixedPart):
+            share = cast(float, self.settings.extra_share)
+            return mixed_order(self.counts["train"], part.extra_count, share, seed, epoch)
+        return epoch_order(self.counts["train"], seed, epoch)
 
     def _optimise(self, images: Tensor, labels: Tensor) -> StepResult:
         draw = sample_crop_flip(len(images), self.padding, self.settings.flips, self.generators["crops"])
         moved = crop_flip(images.to(self.device, non_blocking=True), draw)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate(self.step)
+        self.descent.before_step(self.step)
         labels = labels.to(self.device, torch.int64, non_blocking=True)
         try:
             with self._autocast():
-                result = self.take_step(self.model, self._prepare(moved), labels)
+                result = self.take_step(self.model, self.prepare(moved), labels)
         except FloatingPointError as error:  # of an attack, which sees broken weights before the loss does
             raise FloatingPointError(self._broken(f"the attack failed in step {self.step + 1}")) from error
-        self.optimiser.zero_grad(set_to_none=True)
+        optimiser = self.descent.optimiser
+        optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(result.loss).backward()
-        self.scaler.step(self.optimiser)
+        self.scaler.step(optimiser)
         self.scaler.update()
-        self.optimiser.zero_grad(set_to_none=True)  # or they would take memory through the next step's attack
+        self.descent.after_step()
+        optimiser.zero_grad(set_to_none=True)  # or they would take memory through the next step's attack
         self.take_step.finish(self.step, self.total_steps)
         return result
 
-    def _prepare(self, images: Tensor) -> Tensor:
+    def prepare(self, images: Tensor) -> Tensor:
+        """A batch of bytes on the run's device, as floats in [0, 1]."""
         images = images.to(self.device, torch.float32, non_blocking=True).div(255)
         return images.contiguous(memory_format=self.memory_format)
 

@@ -92,7 +92,8 @@ def training_state(run: Run) -> dict[str, Any]:
     """
     cuda = run.device.type == "cuda"
     return {
-        "optimiser": run.optimiser.state_dict(),
+        "optimiser": run.descent.optimiser.state_dict(),
+        "descent": run.descent.state_dict(),
         "scaler": run.scaler.state_dict(),
         "method": run.take_step.state_dict(),
         "generators": {name: generator.get_state() for name, generator in run.generators.items()},
@@ -143,7 +144,9 @@ def _same_data(run: Run, stored: dict[str, Any]) -> None:
 def _load(run: Run, stored: dict[str, Any]) -> None:
     training = stored["training"]
     run.model.load_state_dict(stored["model"])
-    run.optimiser.load_state_dict(training["optimiser"])
+    run.descent.optimiser.load_state_dict(training["optimiser"])
+    if "descent" in training:  # runs of before there was a plateau to follow have none
+        run.descent.load_state_dict(training["descent"])
     run.scaler.load_state_dict(training["scaler"])
     run.take_step.load_state_dict(training["method"])
     for name, generator in run.generators.items():

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mixaug._eps_schedule import SHAPES as EPS_SHAPES
-from mixaug.attacks._checks import bytes_hint
-from mixaug.train._checks import one_of, real, whole
-from mixaug.train.adversary import (
-    ADVERSARIAL_METHODS,
-    AUGMENTED_METHODS,
-    HYBRID_ATTACKS,
-    OWN_SETTINGS,
-    Adversary,
-    resolve,
+from mixaug.train._settings_checks import (
+    AMP,
+    CONSISTENT_METHODS,
+    METHOD_NAMES,
+    check_activation,
+    check_adversary,
+    check_numbers,
 )
-from mixaug.train.schedules import SCHEDULES
-from mixaug.transforms._arguments import count_range
-from mixaug.transforms.ipmix_params import LEVELS, STRUCTURES
+from mixaug.train.activation import NEW_LAYERS, Activation
+from mixaug.train.adversary import ADVERSARIAL_METHODS, OWN_SETTINGS, Adversary, resolve
+from mixaug.transforms.ipmix_params import LEVELS
 
-__all__ = ["AMP", "METHOD_NAMES", "TrainSettings"]
+__all__ = ["AMP", "CONSISTENT_METHODS", "METHOD_NAMES", "TrainSettings"]
 
-#: Methods of ``mixaug train``, in the order of its help. Their steps are in ``mixaug.train.methods``.
-METHOD_NAMES = ("standard", *AUGMENTED_METHODS, *ADVERSARIAL_METHODS)
-#: Methods with an augmented view of each image, for which the Jensen-Shannon loss is defined.
-CONSISTENT_METHODS = ("augmix", "ipmix")
-#: Precisions of the forward pass.
-AMP = ("off", "bf16", "fp16")
 #: Data sets of digits: the mirror image of a digit is no digit.
 _NO_FLIP = ("mnist", "svhn", "digits")
 
@@ -40,7 +30,7 @@ _NO_FLIP = ("mnist", "svhn", "digits")
 class TrainSettings:
     """Everything that decides the result of a run, with the defaults of the IPMix paper's 32-px recipe.
 
-    SGD with Nesterov momentum; the rate is that of :class:`mixaug.train.schedules.RateSchedule`.
+    The optimiser and its rates are those of :class:`mixaug.train.descent.Descent`.
 
     Args:
         data: name of a data set, see :func:`mixaug.train.data.load_data`. Default ``"embedded"``.
@@ -49,11 +39,14 @@ class TrainSettings:
         epochs: passes over the training part, at least 1. Default 10.
         steps: optimiser steps instead of epochs; None: ``epochs`` decides.
         batch_size: images a step, at least 2. Default 128. The last, smaller batch of an epoch is left out.
-        lr: highest learning rate, above 0. Default 0.1.
+        optimizer: ``"sgd"`` with Nesterov momentum (default) or ``"adam"``.
+        lr: highest learning rate, above 0; None: 0.1, of Adam 1e-3.
         schedule: ``"cosine"`` per step to 0 (default) or ``"exponential"``, times ``lr_decay`` (0.985) an epoch.
         warmup: first epochs, in which the rate rises linearly to ``lr``. Default 0.
-        momentum: in ``[0, 1)``. Default 0.9; Nesterov's form when above 0.
-        weight_decay: 0 or more. Default 5e-4.
+        plateau: in place of a schedule: halve the rate after 5 epochs without a lower validation loss (with the caps'
+            penalty), end the run after 10; ``epochs`` is the most it may take. Default False.
+        momentum: of SGD, in ``[0, 1)``. Default 0.9; Nesterov's form when above 0.
+        weight_decay: 0 or more, never of D-ReLU's caps; None: 5e-4, of Adam 0.
         amp: ``"off"`` (default), ``"bf16"`` or ``"fp16"`` forward passes; weights and losses stay float32.
         channels_last: memory format of model and images. Default True: on GPUs with amp, and measured 1.3 to 1.5 times
             faster for ``resnet-small`` on CPUs.
@@ -75,6 +68,20 @@ class TrainSettings:
         smoothing: of the labels of pgd, feature-scatter and dynamic-mixcut; None: 0, 0.5 and 0.1.
         robust_images: validation images that adversarial methods attack after each epoch to choose the best one and to
             warn of catastrophic overfitting; default 500. 0: none, the best epoch is that of the clean images.
+        activation: ``"relu"`` (default) or ``"drelu"``.
+        placement: where the activation goes, with a new layer: ``"head"``, a dense layer before the output layer, or
+            ``"stem"``, a convolution before the first one; or for drelu ``"all"`` ReLUs of the model or those of its
+            ``"last-block"``. None: head for drelu, nowhere for relu. A ReLU in the same new layer is the baseline.
+        extra_features: of the new layer; None: 256, of a stem 16.
+        granularity: of drelu in place of ReLUs, ``"channel"`` (its default), ``"layer"`` or ``"neuron"``; else None.
+        drelu_init: first value of every cap, above 0; None: 100 for drelu.
+        drelu_quantile: start each cap at this quantile of its positive pre-activations on the first training images
+            instead, in [0, 1]; None: at ``drelu_init``.
+        drelu_lambda: weight of the sum of the squared caps, 0 or more; None: 0.01 for drelu.
+        drelu_m_lr: learning rate of the caps at the start, 0 or more; None: ``lr``.
+        extra_data: folder of pictures in folders of the same class names, such as generated ones, that training is
+            mixed with; None: none.
+        extra_share: of each epoch's images that come from ``extra_data``, in (0, 1]; None: 0.7 (with ``extra_data``).
         flip: horizontal flips; None: for all data but digits.
         padding: pixels of the random crop; None: an eighth of the side. 0: no crop.
         limit: use this many training images (class-balanced); None: all.
@@ -100,12 +107,14 @@ class TrainSettings:
     epochs: int = 10
     steps: int | None = None
     batch_size: int = 128
-    lr: float = 0.1
+    optimizer: str = "sgd"
+    lr: float | None = None
     schedule: str = "cosine"
     lr_decay: float = 0.985
     warmup: int = 0
+    plateau: bool = False
     momentum: float = 0.9
-    weight_decay: float = 5e-4
+    weight_decay: float | None = None
     amp: str = "off"
     channels_last: bool = True
     seed: int = 0
@@ -130,6 +139,16 @@ class TrainSettings:
     boxes: int | tuple[int, int] | None = None
     smoothing: float | None = None
     robust_images: int = 500
+    activation: str = "relu"
+    placement: str | None = None
+    extra_features: int | None = None
+    granularity: str | None = None
+    drelu_init: float | None = None
+    drelu_quantile: float | None = None
+    drelu_lambda: float | None = None
+    drelu_m_lr: float | None = None
+    extra_data: str | None = None
+    extra_share: float | None = None
     flip: bool | None = None
     padding: int | None = None
     limit: int | None = None
@@ -141,7 +160,7 @@ class TrainSettings:
     out: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("mixing_set", "root", "out"):
+        for name in ("mixing_set", "root", "out", "extra_data"):
             value = getattr(self, name)
             if isinstance(value, Path):
                 object.__setattr__(self, name, str(value))
@@ -149,70 +168,9 @@ class TrainSettings:
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
-        one_of("method", self.method, METHOD_NAMES)
-        one_of("amp", self.amp, AMP)
-        one_of("structure", self.structure, STRUCTURES)
-        one_of("schedule", self.schedule, SCHEDULES)
-        for level in self.levels:
-            one_of("levels", level, LEVELS)
-        if not self.levels:
-            raise ValueError(f"levels must name at least one of {', '.join(LEVELS)}, got none")
-        lowest = {"epochs": 1, "batch_size": 2, "seed": 0, "k": 1, "t": 1, "workers": 0, "warmup": 0}
-        for name, low in lowest.items():
-            whole(name, getattr(self, name), low)
-        for name, low in (("steps", 1), ("limit", 1), ("padding", 0), ("image_size", 1)):
-            if getattr(self, name) is not None:
-                whole(name, getattr(self, name), low)
-        real("lr", self.lr, math.ulp(0.0), math.inf)
-        real("momentum", self.momentum, 0.0, math.nextafter(1.0, 0.0))
-        real("weight_decay", self.weight_decay, 0.0, math.inf)
-        real("jsd_weight", self.jsd_weight, 0.0, math.inf)
-        real("alpha", self.alpha, math.ulp(0.0), math.inf)
-        real("lr_decay", self.lr_decay, math.ulp(0.0), 1.0)
-        real("validation", self.validation, math.ulp(0.0), 0.5)
-        if self.severity is not None:
-            real("severity", self.severity, 0.1, 10.0)
-        if self.jsd and self.method not in CONSISTENT_METHODS:
-            raise ValueError(f"jsd must be used with one of {', '.join(CONSISTENT_METHODS)}, got {self.method!r}")
-        self._check_adversary()
-
-    def _check_adversary(self) -> None:
-        for name, (method, default) in OWN_SETTINGS.items():
-            if self.method == method and getattr(self, name) is None:
-                object.__setattr__(self, name, default)
-            elif self.method != method and getattr(self, name) is not None:
-                raise ValueError(f"{name} must be used with the method {method}, got the method {self.method!r}")
-        if self.hybrid_attack is not None:
-            one_of("hybrid_attack", self.hybrid_attack, HYBRID_ATTACKS)
-        if self.trades_beta is not None:
-            real("trades_beta", self.trades_beta, 0.0, math.inf)
-        if self.boxes is not None:
-            low, high = count_range("boxes", self.boxes)
-            object.__setattr__(self, "boxes", low if low == high else (low, high))
-        whole("robust_images", self.robust_images, 0)
-        for name in ("eps", "step_size"):
-            if getattr(self, name) is not None:
-                real(name, getattr(self, name), math.ulp(0.0), 1.0, bytes_hint)
-        if self.attack_steps is not None:
-            whole("attack_steps", self.attack_steps, 1)
-        if self.smoothing is not None:
-            real("smoothing", self.smoothing, 0.0, 1.0)
-        if self.eps_schedule is not None:
-            one_of("eps_schedule", self.eps_schedule, EPS_SHAPES)
-        if self.adversarial and self.method not in AUGMENTED_METHODS:
-            known = ", ".join(AUGMENTED_METHODS)
-            raise ValueError(f"adversarial must be used with one of {known}, got the method {self.method!r}")
-        if self.adversarial and self.jsd:
-            raise ValueError("adversarial must be used without jsd: its three views have no one attack")
-        if self.method == "hybrid" and not self.robust_images:
-            raise ValueError("robust_images must be at least 1 for the method hybrid, whose alpha it decides, got 0")
-        if self.adversary is None:
-            for name in ("eps", "step_size", "attack_steps", "targeted", "eps_schedule", "smoothing"):
-                if getattr(self, name) is not None:
-                    raise ValueError(
-                        f"{name} must be used with adversarial or one of {', '.join(ADVERSARIAL_METHODS)}, "
-                        f"got the method {self.method!r}"
-                    )
+        check_numbers(self)
+        check_activation(self)
+        check_adversary(self)
 
     @property
     def adversary(self) -> Adversary | None:
@@ -231,12 +189,23 @@ class TrainSettings:
         )
 
     @property
+    def changed_activation(self) -> Activation | None:
+        """What is changed in the model; None for a model as it is."""
+        if self.placement is None:
+            return None
+        granularity = self.granularity if self.placement not in NEW_LAYERS else None
+        init = 100.0 if self.drelu_init is None else float(self.drelu_init)
+        return Activation(self.activation, self.placement, self.extra_features, granularity, init)
+
+    @property
     def folder(self) -> Path:
         """The run's folder."""
         if self.out is not None:
             return Path(self.out)
         data = self.data.removeprefix("folder:").rstrip(os.sep).replace(os.sep, "_").lstrip("_.") or "folder"
         more = ("-jsd" if self.jsd else "") + ("-adversarial" if self.adversarial else "")
+        if self.placement is not None:
+            more += f"-{self.activation}" + (f"-{self.placement}" if self.placement != "head" else "")
         return Path("runs") / f"{data}-{self.model.replace(':', '_')}-{self.method}{more}-s{self.seed}"
 
     @property

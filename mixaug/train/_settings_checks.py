@@ -1,0 +1,165 @@
+"""Checks of a run's settings, before any work: each error names the setting, its rule and the value."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from mixaug._eps_schedule import SHAPES as EPS_SHAPES
+from mixaug.attacks._checks import bytes_hint
+from mixaug.train._checks import one_of, real, whole
+from mixaug.train.activation import ACTIVATIONS, GRANULARITIES, NEW_LAYERS, PLACEMENTS
+from mixaug.train.adversary import ADVERSARIAL_METHODS, AUGMENTED_METHODS, HYBRID_ATTACKS, OWN_SETTINGS
+from mixaug.train.schedules import SCHEDULES
+from mixaug.transforms._arguments import count_range
+from mixaug.transforms.ipmix_params import LEVELS, STRUCTURES
+
+if TYPE_CHECKING:
+    from mixaug.train.settings import TrainSettings
+
+#: Methods of ``mixaug train``, in the order of its help. Their steps are in ``mixaug.train.methods``.
+METHOD_NAMES = ("standard", *AUGMENTED_METHODS, *ADVERSARIAL_METHODS)
+#: Methods with an augmented view of each image, for which the Jensen-Shannon loss is defined.
+CONSISTENT_METHODS = ("augmix", "ipmix")
+#: Precisions of the forward pass.
+AMP = ("off", "bf16", "fp16")
+OPTIMIZERS = ("sgd", "adam")
+#: Default learning rate and weight decay of each: Adam's are those of the D-ReLU paper.
+_WEIGHTS = {"sgd": (0.1, 5e-4), "adam": (1e-3, 0.0)}
+#: Settings that only runs with D-ReLU have, with their defaults there.
+_DRELU = {"drelu_init": 100.0, "drelu_quantile": None, "drelu_lambda": 0.01, "drelu_m_lr": None}
+_EXTRA_SHARE = 0.7  # of the D-ReLU paper's runs with generated images
+
+
+def _decide(settings: TrainSettings, name: str, value: Any) -> None:
+    object.__setattr__(settings, name, value)
+
+
+def check_numbers(settings: TrainSettings) -> None:
+    """Raises unless what all runs have is right; decides the optimiser's defaults.
+
+    Args:
+        settings: while they are made.
+    """
+    one_of("method", settings.method, METHOD_NAMES)
+    one_of("amp", settings.amp, AMP)
+    one_of("structure", settings.structure, STRUCTURES)
+    one_of("schedule", settings.schedule, SCHEDULES)
+    for level in settings.levels:
+        one_of("levels", level, LEVELS)
+    if not settings.levels:
+        raise ValueError(f"levels must name at least one of {', '.join(LEVELS)}, got none")
+    lowest = {"epochs": 1, "batch_size": 2, "seed": 0, "k": 1, "t": 1, "workers": 0, "warmup": 0}
+    for name, low in lowest.items():
+        whole(name, getattr(settings, name), low)
+    for name, low in (("steps", 1), ("limit", 1), ("padding", 0), ("image_size", 1)):
+        if getattr(settings, name) is not None:
+            whole(name, getattr(settings, name), low)
+    one_of("optimizer", settings.optimizer, OPTIMIZERS)
+    lr, decay = _WEIGHTS[settings.optimizer]
+    if settings.lr is None:
+        _decide(settings, "lr", lr)
+    if settings.weight_decay is None:
+        _decide(settings, "weight_decay", decay)
+    real("lr", settings.lr, math.ulp(0.0), math.inf)
+    real("momentum", settings.momentum, 0.0, math.nextafter(1.0, 0.0))
+    real("weight_decay", settings.weight_decay, 0.0, math.inf)
+    real("jsd_weight", settings.jsd_weight, 0.0, math.inf)
+    real("alpha", settings.alpha, math.ulp(0.0), math.inf)
+    real("lr_decay", settings.lr_decay, math.ulp(0.0), 1.0)
+    real("validation", settings.validation, math.ulp(0.0), 0.5)
+    if settings.plateau and (settings.schedule != "cosine" or settings.warmup):
+        raise ValueError("plateau must be used without schedule and warmup: it decides the learning rate")
+    if settings.severity is not None:
+        real("severity", settings.severity, 0.1, 10.0)
+    if settings.jsd and settings.method not in CONSISTENT_METHODS:
+        raise ValueError(f"jsd must be used with one of {', '.join(CONSISTENT_METHODS)}, got {settings.method!r}")
+
+
+def check_activation(settings: TrainSettings) -> None:
+    """Raises unless the settings of the activation and of the extra data fit each other; decides their defaults.
+
+    Args:
+        settings: while they are made.
+    """
+    one_of("activation", settings.activation, ACTIVATIONS)
+    drelu = settings.activation == "drelu"
+    if settings.placement is None and drelu:
+        _decide(settings, "placement", "head")
+    if settings.placement is not None:
+        one_of("placement", settings.placement, PLACEMENTS if drelu else tuple(NEW_LAYERS))
+    for name, default in _DRELU.items():
+        if not drelu and getattr(settings, name) is not None:
+            raise ValueError(
+                f"{name} must be used with the activation drelu, got the activation {settings.activation!r}"
+            )
+        if drelu and getattr(settings, name) is None:
+            _decide(settings, name, default)
+    if settings.drelu_init is not None:
+        real("drelu_init", settings.drelu_init, math.ulp(0.0), math.inf)
+    for name, high in (("drelu_quantile", 1.0), ("drelu_lambda", math.inf), ("drelu_m_lr", math.inf)):
+        if getattr(settings, name) is not None:
+            real(name, getattr(settings, name), 0.0, high)
+    new = settings.placement in NEW_LAYERS
+    instead = settings.placement is not None and not new
+    defaults = {"extra_features": NEW_LAYERS.get(settings.placement or ""), "granularity": "channel"}
+    for name, fits in (("extra_features", new), ("granularity", instead)):
+        if fits and getattr(settings, name) is None:
+            _decide(settings, name, defaults[name])
+        elif not fits and getattr(settings, name) is not None:
+            places = ", ".join(place for place in PLACEMENTS if (place in NEW_LAYERS) == (name == "extra_features"))
+            raise ValueError(f"{name} must be used with one of the placements {places}, got {settings.placement!r}")
+    if settings.extra_features is not None:
+        whole("extra_features", settings.extra_features, 1)
+    if settings.granularity is not None:
+        one_of("granularity", settings.granularity, GRANULARITIES)
+    if settings.extra_data is None and settings.extra_share is not None:
+        raise ValueError(f"extra_share must be used with extra_data, got {settings.extra_share} without")
+    if settings.extra_data is not None:
+        if settings.extra_share is None:
+            _decide(settings, "extra_share", _EXTRA_SHARE)
+        real("extra_share", settings.extra_share, math.ulp(0.0), 1.0)
+
+
+def check_adversary(settings: TrainSettings) -> None:
+    """Raises unless the settings of the attack fit the method; decides those that the method alone has.
+
+    Args:
+        settings: while they are made.
+    """
+    for name, (method, default) in OWN_SETTINGS.items():
+        if settings.method == method and getattr(settings, name) is None:
+            _decide(settings, name, default)
+        elif settings.method != method and getattr(settings, name) is not None:
+            raise ValueError(f"{name} must be used with the method {method}, got the method {settings.method!r}")
+    if settings.hybrid_attack is not None:
+        one_of("hybrid_attack", settings.hybrid_attack, HYBRID_ATTACKS)
+    if settings.trades_beta is not None:
+        real("trades_beta", settings.trades_beta, 0.0, math.inf)
+    if settings.boxes is not None:
+        low, high = count_range("boxes", settings.boxes)
+        _decide(settings, "boxes", low if low == high else (low, high))
+    whole("robust_images", settings.robust_images, 0)
+    for name in ("eps", "step_size"):
+        if getattr(settings, name) is not None:
+            real(name, getattr(settings, name), math.ulp(0.0), 1.0, bytes_hint)
+    if settings.attack_steps is not None:
+        whole("attack_steps", settings.attack_steps, 1)
+    if settings.smoothing is not None:
+        real("smoothing", settings.smoothing, 0.0, 1.0)
+    if settings.eps_schedule is not None:
+        one_of("eps_schedule", settings.eps_schedule, EPS_SHAPES)
+    if settings.adversarial and settings.method not in AUGMENTED_METHODS:
+        known = ", ".join(AUGMENTED_METHODS)
+        raise ValueError(f"adversarial must be used with one of {known}, got the method {settings.method!r}")
+    if settings.adversarial and settings.jsd:
+        raise ValueError("adversarial must be used without jsd: its three views have no one attack")
+    if settings.method == "hybrid" and not settings.robust_images:
+        raise ValueError("robust_images must be at least 1 for the method hybrid, whose alpha it decides, got 0")
+    if settings.adversary is None:
+        for name in ("eps", "step_size", "attack_steps", "targeted", "eps_schedule", "smoothing"):
+            if getattr(settings, name) is not None:
+                raise ValueError(
+                    f"{name} must be used with adversarial or one of {', '.join(ADVERSARIAL_METHODS)}, "
+                    f"got the method {settings.method!r}"
+                )

@@ -1,0 +1,113 @@
+"""The activation of a run: D-ReLU in a new layer or in place of ReLUs, its start, and what the log says of its caps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixaug.train.batches import batches
+
+__all__ = ["ACTIVATIONS", "CAP_COLUMNS", "PLACEMENTS", "Activation", "cap_columns", "start_caps"]
+
+ACTIVATIONS = ("relu", "drelu")
+#: Where the activation goes: into a new layer (the first two), or in place of the model's own ReLUs.
+PLACEMENTS = ("head", "stem", "last-block", "all")
+NEW_LAYERS = {"head": 256, "stem": 16}  # with the features they have by default
+GRANULARITIES = ("channel", "layer", "neuron")
+#: Columns of the log, of runs with D-ReLU: quantiles of the caps; shares of activations at their cap, of caps that some
+#: image reaches, and of images whose whole input gradient is zero.
+CAP_COLUMNS = (
+    "cap_min", "cap_q10", "cap_median", "cap_q90", "cap_max", "capped_share", "capped_units", "zero_gradient_share",
+)  # fmt: skip
+#: Images that the start of the caps is measured on, and that the log's figures are of.
+IMAGES = 500
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What is changed in a model when it is built, as plain values that a checkpoint keeps.
+
+    Args:
+        name: ``"relu"``, for a new layer without a cap, or ``"drelu"``.
+        placement: one of ``PLACEMENTS``.
+        features: of the new layer; None where there is none.
+        granularity: of the caps in place of ReLUs: ``"channel"``, ``"layer"`` or ``"neuron"``; None elsewhere.
+        init: first value of every cap.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        >>> Activation("drelu", "head", 8).put_into(model, (1, 1, 2, 2))[1].activation
+        DReLU(8, init=100, dim=1)
+    """
+
+    name: str
+    placement: str
+    features: int | None = None
+    granularity: str | None = None
+    init: float = 100.0
+
+    def put_into(self, model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+        """The model with it; new weights come from torch's default generator.
+
+        Args:
+            model: the classifier, which is changed.
+            shape: of its images, ``(B, C, H, W)``.
+        """
+        from mixaug import nn as capped
+
+        images = torch.zeros(shape)
+        if self.features is None:
+            last = "block" if self.placement == "last-block" else None
+            granularity = self.granularity or "channel"
+            return capped.replace_relu(model, granularity=granularity, init=self.init, last=last, example_input=images)
+        add = capped.add_drelu_head if self.placement == "head" else capped.add_drelu_stem
+        kind = capped.DReLU if self.name == "drelu" else nn.ReLU
+        return add(model, self.features, init=self.init, activation=kind, example_input=images)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON and checkpoints; ``Activation(**values)`` reads it."""
+        return dataclasses.asdict(self)
+
+
+def start_caps(model: nn.Module, part: Any, prepare: Callable[[Tensor], Tensor], quantile: float) -> None:
+    """Starts each cap at a quantile of its positive pre-activations on the first training images.
+
+    Args:
+        model: with D-ReLU.
+        part: the training images, as for :func:`~mixaug.train.batches.batches`.
+        prepare: brings a batch of bytes to the model's device, as floats in [0, 1].
+        quantile: in [0, 1].
+    """
+    from mixaug.nn import set_caps
+
+    ((images, _),) = batches(part, torch.arange(min(IMAGES, len(part))), IMAGES)
+    set_caps(model, prepare(images), quantile)
+
+
+def cap_columns(model: nn.Module, part: Any, prepare: Callable[[Tensor], Tensor], workers: int) -> dict[str, float]:
+    """The log's figures of the caps, on the first validation images; empty for a model without D-ReLU.
+
+    Args:
+        model: the classifier.
+        part: the validation images, at least one.
+        prepare: as in :func:`start_caps`.
+        workers: processes that load a map-style data set.
+    """
+    from mixaug.nn import caps
+
+    if not any(True for _ in caps(model)):
+        return {}
+    from mixaug.evaluate.capping import cap_figures
+
+    ((images, labels),) = batches(part, torch.arange(min(IMAGES, len(part))), IMAGES, workers)
+    images = prepare(images)
+    figures = cap_figures(model, images, labels.to(images.device))
+    if figures is None:
+        return {}
+    values = (*figures.quantiles, figures.capped_share, figures.capped_units, figures.zero_gradient_share)
+    return dict(zip(CAP_COLUMNS, map(float, values), strict=True))

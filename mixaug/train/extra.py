@@ -1,0 +1,116 @@
+"""Training mixed with further pictures, such as generated ones: a share of each epoch comes from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as F
+
+from mixaug.train.batches import derived_seed
+from mixaug.train.folders import scan
+from mixaug.train.images import ImageTensors, Part
+
+if TYPE_CHECKING:
+    from mixaug.train.data import DataParts
+
+__all__ = ["MixedPart", "mixed_order", "with_extra"]
+
+
+class MixedPart(Dataset[tuple[Tensor, int]]):
+    """Two parts as one: positions below ``len(own)`` are its own images, those from there on the extra ones.
+
+    Convention: its length is that of its own images, the size of an epoch, which does not grow.
+
+    Args:
+        own: the data set's training part.
+        extra: pictures of the same shape and classes.
+        labels: class of the data set for each class of the extra pictures.
+
+    Example:
+        >>> part = ImageTensors(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
+        >>> mixed = MixedPart(part, part, labels=[1])
+        >>> len(mixed), mixed[0][1], mixed[3][1]
+        (3, 0, 1)
+    """
+
+    def __init__(self, own: Part, extra: Part, labels: list[int]) -> None:
+        self.own, self.extra, self.known = own, extra, labels
+        self.extra_count = len(extra)  # type: ignore[arg-type]
+        if isinstance(own, ImageTensors) and isinstance(extra, ImageTensors):
+            # What `batches` reads in one go.
+            self.images = torch.cat([own.images, _like(extra.images, own.images)])
+            self.labels = torch.cat([own.labels, torch.tensor(labels)[extra.labels]])
+
+    def __len__(self) -> int:
+        return len(self.own)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index < len(self):
+            return self.own[index]
+        image, label = self.extra[index - len(self)]
+        return _like(image, self.own[0][0]), self.known[label]
+
+
+def _like(pictures: Tensor, own: Tensor) -> Tensor:
+    """Pictures of bytes in grey if the own images are; torchvision alone would round down, and a grey become darker."""
+    if own.shape[-3] == 1 and pictures.shape[-3] == 3:
+        return F.rgb_to_grayscale(pictures.float()).round().to(torch.uint8)
+    return pictures
+
+
+def mixed_order(count: int, extra: int, share: float, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch of mixed pictures, a function of seed and epoch alone.
+
+    Convention: ``round(share * count)`` positions are of extra pictures, the others of own ones, each without
+    repetition as far as there are enough.
+
+    Args:
+        count: own images, and positions of an epoch.
+        extra: extra pictures, whose positions follow the own ones'.
+        share: of the extra ones, in (0, 1].
+        seed: of the run.
+        epoch: from 0.
+
+    Returns:
+        ``(count,)`` int64.
+
+    Example:
+        >>> order = mixed_order(10, 4, share=0.7, seed=0, epoch=0)
+        >>> len(order), int((order >= 10).sum()), order[order >= 10].unique().numel()
+        (10, 7, 4)
+    """
+    generator = torch.Generator().manual_seed(derived_seed(seed, "extra", epoch))
+    wanted = round(share * count)
+    rounds = [torch.randperm(extra, generator=generator) for _ in range(-(-wanted // extra))]
+    chosen = torch.cat(
+        [torch.randperm(count, generator=generator)[: count - wanted], torch.cat(rounds)[:wanted] + count]
+    )
+    return chosen[torch.randperm(count, generator=generator)]
+
+
+def with_extra(data: DataParts, path: str) -> DataParts:
+    """The data set with a training part that is mixed with a folder's pictures, resized to its side.
+
+    Args:
+        data: the data set.
+        path: a tree with a folder for each class, of the same names, not necessarily of all.
+
+    Returns:
+        the data set; validation, test, mean and standard deviation are its own.
+
+    Raises:
+        ValueError: the folder has a class that the data set has not, or no pictures.
+        FileNotFoundError: there is no such folder.
+    """
+    source, _, _, classes = scan(Path(path).expanduser())
+    unknown = sorted(set(classes) - set(data.classes))
+    if unknown:
+        known = ", ".join(data.classes)
+        raise ValueError(f"extra_data must have folders of the data set's classes ({known}), got {', '.join(unknown)}")
+    labels = [data.classes.index(name) for name in classes]
+    return dataclasses.replace(data, train=MixedPart(data.train, source.load(data.image_size), labels))
