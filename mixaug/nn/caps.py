@@ -228,14 +228,17 @@ def _quantiles(rows: Tensor, quantile: float) -> Tensor:
     By sorting, some columns at a time: ``torch.nanquantile`` takes 16 million values at most, which one layer of a
     ResNet exceeds on a batch of 64.
     """
+    if len(rows) == 0:
+        return torch.zeros(rows.shape[1], dtype=torch.double, device=rows.device)
     found = []
-    for block in rows.split(max(1, 2**24 // max(1, len(rows))), dim=1):
-        counts = ((block > 0) & block.isfinite()).sum(0)
-        ordered = block.where((block > 0) & block.isfinite(), math.inf).sort(dim=0).values
+    for block in rows.split(max(1, 2**22 // len(rows)), dim=1):
+        counted = (block > 0) & block.isfinite()
+        counts = counted.sum(0)
+        ordered = block.where(counted, math.inf).sort(dim=0).values
         place = quantile * (counts - 1).clamp(min=0).double()
         low = place.floor().long()
         ends = torch.stack([low, torch.minimum(low + 1, (counts - 1).clamp(min=0))])
-        below, above = ordered.gather(0, ends).double() if len(rows) else torch.zeros(2, block.shape[1])
+        below, above = ordered.gather(0, ends).double()
         found.append(torch.where(counts > 0, torch.lerp(below, above, place - low), 0))
     return torch.cat(found)
 
