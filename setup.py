@@ -18,7 +18,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 CSRC = "mixaug_ext/csrc"
-HEADERS = [f"{CSRC}/composite.h", f"{CSRC}/cuda_common.h", f"{CSRC}/ipmix.h"]
+HEADERS = [f"{CSRC}/{name}.h" for name in ("capped_relu", "composite", "cuda_common", "ipmix")]
 FORCED = os.environ.get("FORCE_CUDA", "") not in ("", "0")
 
 
@@ -88,7 +88,7 @@ else:
 extensions = [
     Extension(
         "mixaug_ext._kernels",
-        sources=[f"{CSRC}/composite.cpp", f"{CSRC}/ipmix.cpp", f"{CSRC}/mixcut.cpp"],
+        sources=[f"{CSRC}/{name}.cpp" for name in ("capped_relu", "composite", "ipmix", "mixcut")],
         depends=HEADERS,
         language="c++",
         extra_compile_args=flags,

@@ -16,7 +16,7 @@ from pathlib import Path
 __all__ = ["ABI", "cuda_library", "library", "status", "warn_without", "why_no_cuda", "why_not"]
 
 #: Version of the C interface. A library built from other sources is refused instead of being misread.
-ABI = 5
+ABI = 6
 
 _SUFFIXES = (".so", ".dylib", ".dll", ".pyd")
 _NO_COMPILER = "not built: no C++ compiler was found when mixaug was installed, or it failed (reinstall with -v)"
@@ -146,4 +146,6 @@ def status() -> dict[str, str]:
         "box compositing (C++, CPU)": told(why_not()),
         "box compositing (CUDA)": told(why_no_cuda()),
         "ipmix (CUDA)": told(why_no_cuda()),
+        "d-relu (C++, CPU)": told(why_not()),
+        "d-relu (CUDA)": told(why_no_cuda()),
     }

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import struct
+
 import torch
 from torch import Tensor
+
+import mixaug_ext
+
+_DTYPES = {torch.float16: 1, torch.bfloat16: 2, torch.float32: 3}
+#: Below this many bytes of the output a second thread costs more than it saves (20 us to start one).
+_BYTES_PER_THREAD = 1 << 20
+#: Instruction sets that the CPU's kernel may use: 0 none, 1 up to AVX2, 2 up to AVX-512. The results are the same.
+_VECTORS = 2
+_NO_MEMORY, _CUDA_ERROR = 1, 1000
+
+#: The struct CappedReLUArgs of csrc/capped_relu.h: 64-bit words in its order.
+_pack = struct.Struct("13q").pack
 
 
 def forward(x: Tensor, max_value: Tensor, dim: int, inplace: bool) -> Tensor:
@@ -14,8 +30,20 @@ def forward(x: Tensor, max_value: Tensor, dim: int, inplace: bool) -> Tensor:
         max_value: the caps, checked to fit.
         dim: dimension of ``x`` at which they begin, from the front.
         inplace: write into ``x``.
+
+    Raises:
+        MemoryError: no memory for the caps in the dtype of ``x`` (CPU).
+        RuntimeError: the kernel could not be launched (GPU).
     """
-    return forward_torch(x, max_value, dim, inplace)
+    sizes = _sizes(x, max_value, dim)
+    if sizes is None:
+        return forward_torch(x, max_value, dim, inplace)
+    out = x if inplace else torch.empty_like(x)
+    caps = _readable(max_value)
+    _call("mixaug_capped_relu", x, None, caps, out, None, sizes)
+    if inplace and not torch.is_inference_mode_enabled():
+        torch.autograd.graph.increment_version(x)
+    return out
 
 
 def backward(
@@ -30,8 +58,96 @@ def backward(
         dim: dimension of ``out`` at which they begin, from the front.
         wants_x: whether the first one is asked for.
         wants_cap: whether the second one is.
+
+    Raises:
+        MemoryError: no memory for the partial sums (CPU).
+        RuntimeError: the kernel could not be launched (GPU).
     """
-    return backward_torch(grad, out, max_value, dim)
+    sizes = _sizes(out, max_value, dim)
+    if sizes is None or grad.dtype != out.dtype or type(grad) is not Tensor:
+        return backward_torch(grad, out, max_value, dim)
+    of_x = torch.empty_like(out) if wants_x else None
+    if grad.stride() != out.stride():
+        grad = torch.empty_like(out).copy_(grad)
+    caps = _readable(max_value)
+    of_cap = torch.empty_like(caps) if wants_cap else None
+    _call("mixaug_capped_relu_backward", grad, out, caps, of_x, of_cap, sizes)
+    return of_x, of_cap if of_cap is None or of_cap.dtype == max_value.dtype else of_cap.to(max_value.dtype)
+
+
+def _sizes(x: Tensor, max_value: Tensor, dim: int) -> tuple[int, int, int, int] | None:
+    """(outer, caps, inner) of the memory of ``x`` and the code of its dtype; None where no compiled form serves it."""
+    code = _DTYPES.get(x.dtype)
+    if code is None or max_value.dtype == torch.float64 or max_value.device != x.device:
+        return None
+    if x.is_cpu:
+        if mixaug_ext.library() is None:
+            mixaug_ext.warn_without()
+            return None
+    elif not x.is_cuda or mixaug_ext.cuda_library() is None:
+        if x.is_cuda:
+            mixaug_ext.warn_without(cuda=True)
+        return None
+    count, total = max_value.numel(), x.numel()
+    if x.is_contiguous():
+        if count == 1:
+            return 1, 1, total, code
+        inner = math.prod(x.shape[dim + max_value.ndim :])
+        return math.prod(x.shape[:dim]), count, inner, code
+    last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    if x.ndim not in (4, 5) or not x.is_contiguous(memory_format=last):
+        return None
+    if count == 1:
+        return 1, 1, total, code
+    return (total // count if count else 0, count, 1, code) if dim == 1 and max_value.ndim == 1 else None
+
+
+def _readable(max_value: Tensor) -> Tensor:
+    caps = max_value if max_value.dtype == torch.float32 else max_value.to(torch.float32)
+    return caps if caps.is_contiguous() else caps.contiguous()
+
+
+def _call(
+    name: str,
+    values: Tensor,
+    kept: Tensor | None,
+    caps: Tensor,
+    out: Tensor | None,
+    of_cap: Tensor | None,
+    sizes: tuple[int, int, int, int],
+) -> None:
+    pointers = (
+        values.data_ptr(),
+        0 if kept is None else kept.data_ptr(),
+        caps.data_ptr(),
+        0 if out is None else out.data_ptr(),
+        0 if of_cap is None else of_cap.data_ptr(),
+    )
+    if values.is_cpu:
+        threads = min(torch.get_num_threads(), values.nbytes // _BYTES_PER_THREAD)
+        code = getattr(mixaug_ext.library(), name)(_pack(*pointers, 0, *sizes, threads, _VECTORS, 0))
+    else:
+        lib = mixaug_ext.cuda_library()
+        partials = values.new_empty(_partials(sizes), dtype=torch.float32) if of_cap is not None else None
+        # Every other call of torch on this thread stays on its own device.
+        here = values.device.index == torch.cuda.current_device()
+        with contextlib.nullcontext() if here else torch.cuda.device(values.device):
+            stream = torch.cuda.current_stream().cuda_stream
+            room = 0 if partials is None else partials.data_ptr()
+            code = getattr(lib, name + "_cuda")(_pack(*pointers, room, *sizes, 0, 0, stream))
+    if code == _NO_MEMORY:
+        raise MemoryError("capped ReLU: no memory for the caps and their partial sums")
+    if code >= _CUDA_ERROR:
+        message = mixaug_ext.cuda_library().mixaug_cuda_error(code - _CUDA_ERROR).decode()  # type: ignore[union-attr]
+        raise RuntimeError(f"capped ReLU on {values.device}: {message}")
+    if code:
+        raise RuntimeError(f"capped ReLU refused its arguments (code {code})")
+
+
+def _partials(sizes: tuple[int, int, int, int]) -> int:
+    """Floats of the first stage of the CUDA kernel's sum."""
+    count = mixaug_ext.cuda_library().mixaug_capped_relu_partials(_pack(*(0,) * 6, *sizes, 0, 0, 0))  # type: ignore[union-attr]
+    return int(count)
 
 
 def forward_torch(x: Tensor, max_value: Tensor, dim: int, inplace: bool) -> Tensor:
