@@ -13,6 +13,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
 _T = TypeVar("_T")
+_SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
 _BATCH = 2  # not 1: a model that squeezes its output would lose the batch
 # Sides of square images, the usual ones first: 224 and 299 of ImageNet, 32 of CIFAR, 28 of MNIST.
 _SIDES = (224, 299, 32, 28, 64, 96, 128, 256, 384, 48, 16, 8, 112, 160, 192, 240, 288, 300, 320, 336, 448, 512)
@@ -23,12 +24,13 @@ _PER_DIMENSION: dict[type[nn.Module], tuple[tuple[int, ...], ...]] = {
 }
 
 
-def check_plain(model: Any, verb: str) -> None:
+def check_plain(model: Any, verb: str, *, scripted: bool = False) -> None:
     """Raises unless the model is a module that can be changed: not wrapped, compiled or of unknown sizes.
 
     Args:
         model: anything.
         verb: what comes first, for the message, such as "add the head".
+        scripted: whether TorchScript submodules are accepted.
 
     Example:
         >>> check_plain(torch.nn.DataParallel(torch.nn.Linear(2, 2)), "add the head")
@@ -40,12 +42,13 @@ def check_plain(model: Any, verb: str) -> None:
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     for name, module in model.named_modules():
         kind = type(module).__name__
+        bases = {base.__name__ for base in type(module).__mro__}
         where = f" at {name!r}" if name else ""
-        if isinstance(module, (DataParallel, DistributedDataParallel)) or kind == "FullyShardedDataParallel":
+        if isinstance(module, (DataParallel, DistributedDataParallel)) or _SHARDED & bases:
             raise ValueError(f"model must not be wrapped, got a {kind}{where}: {verb} first, then wrap")
         if kind == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
             raise ValueError(f"model must not be compiled, got a {kind}{where}: {verb} first, then compile")
-        if isinstance(module, torch.jit.ScriptModule):
+        if isinstance(module, torch.jit.ScriptModule) and not (scripted and name):
             raise ValueError(f"model must not be scripted, got a {kind}{where}: {verb} first, then script")
     for name, parameter in model.named_parameters():
         if isinstance(parameter, UninitializedParameter):
@@ -88,10 +91,10 @@ def look_at(
     home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     last: Exception | None = None
     for device in dict.fromkeys((torch.device("meta"), home)):
-        view = _view(model, device)
+        with torch.inference_mode(False):  # as in plain use, also if the caller is in inference mode
+            view = _view(model, device)
         for inputs in candidates:
             try:
-                # As in plain use, also if the caller is in inference mode or without gradients.
                 with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]), device:
                     return look(view, tuple(_on(value, device) for value in inputs))
             except Exception as error:  # whatever a model raises says that it does not take this input

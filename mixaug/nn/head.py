@@ -79,7 +79,8 @@ def add_drelu_head(
     heads = _output_layers(model, example_input)
     for name, layer in heads.items():
         _check_new(model, name, layer, _HEAD, "head")
-    swaps = {layer: _head(layer, features, init, activation) for layer in heads.values()}
+    with torch.inference_mode(False):  # what is made in inference mode could not be trained
+        swaps = {layer: _head(layer, features, init, activation) for layer in heads.values()}
     return _swap(model, swaps, example_input)
 
 
@@ -125,7 +126,9 @@ def add_drelu_stem(
     _check(model, features, init, activation, "add the stem")
     name, layer = _first_convolution(model, example_input)
     _check_new(model, name, layer, _STEM, "stem")
-    return _swap(model, {layer: _stem(layer, features, init, activation)}, example_input)
+    with torch.inference_mode(False):
+        swaps = {layer: _stem(layer, features, init, activation)}
+    return _swap(model, swaps, example_input)
 
 
 def _check(model: Any, features: Any, init: Any, activation: Any, verb: str) -> None:
@@ -151,7 +154,8 @@ def _output_layers(model: nn.Module, example_input: Any) -> dict[str, nn.Module]
     def look(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[list[str], list[str]]:
         calls, outputs = _calls(model, inputs)
         modules = dict(model.named_modules())
-        weighted = [name for name in calls if _own(modules[name])]
+        # A parametrization runs while its layer does; the layer is what counts.
+        weighted = [name for name in calls if _own(modules[name]) and ".parametrizations." not in f".{name}."]
         last = [_last(modules, [name for name in weighted if name in head], outputs) for head in heads]
         found = [name for name in last if name is not None]
         if not found:
