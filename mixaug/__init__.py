@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mixaug.mixing_sets import MixingSet
-    from mixaug.nn import DReLU, SReLU, add_drelu_head, drelu_penalty
+    from mixaug.nn import DReLU, SReLU, add_drelu_head, drelu_penalty, replace_relu
     from mixaug.transforms import DynamicMixCut, DynamicMixCutCollate, IPMix, LabelSmoothingCollate
 
 __version__ = version("mixaug")
@@ -27,6 +27,7 @@ __all__ = [
     "__version__",
     "add_drelu_head",
     "drelu_penalty",
+    "replace_relu",
 ]
 
 _WHERE = {
@@ -39,6 +40,7 @@ _WHERE = {
     "SReLU": "mixaug.nn",
     "add_drelu_head": "mixaug.nn",
     "drelu_penalty": "mixaug.nn",
+    "replace_relu": "mixaug.nn",
 }
 
 

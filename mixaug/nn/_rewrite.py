@@ -1,0 +1,323 @@
+"""Subclasses whose methods call ReLU through layers of their own: the same source but for those calls."""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import copyreg
+import functools
+import hashlib
+import linecache
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType, FunctionType
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from mixaug.nn._relu_calls import RELU_FUNCTIONS, Call, Line
+
+__all__ = ["Edit", "edits_of", "original_class", "place", "rewritten", "why_not"]
+
+_FUTURE = functools.reduce(
+    int.__or__, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+)
+_made: dict[tuple[type[nn.Module], frozenset[Edit]], type[nn.Module]] = {}
+_parsed: dict[str, tuple[list[str], dict[tuple[str, int], ast.FunctionDef]]] = {}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One call in the source of a class that goes to a layer of :class:`~mixaug.nn._relu_sites.ReLUSites`.
+
+    Args:
+        method: that the call is in.
+        place: the how-many-th call of the method it is.
+        container: attribute of ``self`` that holds the layers; "": the call's own function is the container.
+        first: name of the layer of the first run of the line in one run of the method.
+        count: how many layers it has: 1 outside of loops.
+    """
+
+    method: str
+    place: int
+    container: str
+    first: int
+    count: int
+
+
+def original_class(module: nn.Module) -> type[nn.Module]:
+    """The class that the module had before :func:`rewritten`.
+
+    Args:
+        module: any.
+    """
+    return getattr(type(module), "_mixaug_original", type(module))
+
+
+def edits_of(module: nn.Module) -> frozenset[Edit]:
+    """The edits of the module's class.
+
+    Args:
+        module: any.
+    """
+    return getattr(type(module), "_mixaug_edits", frozenset())
+
+
+def place(line: Line) -> int | None:
+    """The how-many-th call of its method a line is; None where there is no source.
+
+    Args:
+        line: as the recorder found it.
+    """
+    node = _definition(line.function)
+    calls = _calls(node) if node is not None else []
+    found = [
+        i
+        for i, call in enumerate(calls)
+        if (call.end_lineno, call.end_col_offset) == line.end  # both count bytes
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def why_not(call: Call, looped: bool) -> str:
+    """Why the line of a call cannot be edited, "" if it can.
+
+    Args:
+        call: whose ``line`` is a :class:`Line`.
+        looped: whether it runs more than once in one run of the method.
+    """
+    line = call.line
+    if isinstance(line, str):
+        return line
+    kind = original_class(line.owner)
+    name = line.function.__qualname__
+    if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
+        return f"{kind.__name__} has its own way of pickling" + " (torch.fx)" * issubclass(kind, fx.GraphModule)
+    number = place(line)
+    if number is None:
+        return f"the source of {name} cannot be read"
+    definition = _definition(line.function)
+    assert definition is not None
+    node = _calls(definition)[number]
+    inner = _path(definition, node)
+    if any(_self_name(definition) in {a.arg for a in ast.walk(f.args) if isinstance(a, ast.arg)} for f in inner):
+        return f"a function in {name} has an argument {_self_name(definition)}"
+    if looped and inner:
+        return f"a function in {name} runs several times"
+    if any(isinstance(value, ast.Starred) for value in node.args) or any(k.arg is None for k in node.keywords):
+        return f"its arguments in {name} are not written out"
+    called = _value(node.func, line, _self_name(definition))
+    if call.module is not None:
+        if called is not call.module:
+            return f"{name} calls it by another name than an attribute of {_self_name(definition)}"
+        return "" if len(node.args) == 1 and not node.keywords else f"{name} calls it with a keyword"
+    while isinstance(called, functools.partial):
+        called = called.func if not called.args else None
+    if isinstance(node.func, ast.Attribute) and node.func.attr in ("relu", "relu_") and not node.args + node.keywords:
+        called = getattr(Tensor, node.func.attr)
+    try:
+        known = called in RELU_FUNCTIONS
+    except TypeError:  # what cannot be hashed
+        known = False
+    if not known:
+        return f"{name} calls it by a name that may stand for something else"
+    options = [*node.args[1:], *(k.value for k in node.keywords if k.arg == "inplace")]
+    if not all(isinstance(value, ast.Constant) for value in options):
+        return f"whether it is in place is decided in {name} while it runs"
+    return ""
+
+
+def rewritten(original: type[nn.Module], edits: frozenset[Edit]) -> type[nn.Module]:
+    """A subclass with the class's name in which the calls go to layers; the class itself without edits.
+
+    Instances pickle and copy by the original class and the edits; one class serves all with the same edits.
+
+    Args:
+        original: the class.
+        edits: at least one.
+
+    Raises:
+        ValueError: the source has other calls than the edits were made for.
+    """
+    if not edits:
+        return original
+    if (original, edits) not in _made:
+        body: dict[str, Any] = {
+            "__module__": original.__module__,
+            "__qualname__": original.__qualname__,
+            "__doc__": original.__doc__,
+            "__reduce_ex__": _reduce_ex,
+            "_mixaug_original": original,
+            "_mixaug_edits": edits,
+        }
+        for method in sorted({edit.method for edit in edits}):
+            body[method] = _edited(original, method, {edit for edit in edits if edit.method == method})
+        _made[original, edits] = types.new_class(
+            original.__name__, (original,), exec_body=lambda names: names.update(body)
+        )
+    return _made[original, edits]
+
+
+def _reduce_ex(self: Any, protocol: Any) -> Any:
+    kind = type(self)
+    make, args, *state = super(kind, self).__reduce_ex__(max(2, int(protocol)))
+    if make is not copyreg.__newobj__ or args[0] is not kind:  # type: ignore[attr-defined]
+        raise TypeError(f"{kind.__qualname__} has its own way of pickling, which a swapped model does not support")
+    edits = sorted((e.method, e.place, e.container, e.first, e.count) for e in kind._mixaug_edits)
+    return (_rebuild, (kind._mixaug_original, tuple(edits), _digest(kind._mixaug_original, edits), args[1:]), *state)
+
+
+def _rebuild(original: type[nn.Module], edits: tuple[tuple[Any, ...], ...], digest: str, args: tuple[Any, ...]) -> Any:
+    """An instance without state; :mod:`pickle` and :mod:`copy` fill it."""
+    if _digest(original, edits) != digest:
+        raise ValueError(
+            f"{original.__module__}.{original.__qualname__} must have the source it was saved with, got another: "
+            "build the model, call replace_relu and load its state_dict"
+        )
+    kind = rewritten(original, frozenset(Edit(*edit) for edit in edits))
+    return kind.__new__(kind, *args)
+
+
+def _digest(original: type[nn.Module], edits: Any) -> str:
+    """Of the source that the edits count calls in."""
+    texts = []
+    for method in sorted({edit[0] for edit in edits}):
+        node = _definition(getattr(original, method, None))
+        texts.append("" if node is None else ast.unparse(node))
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def _edited(original: type[nn.Module], method: str, edits: set[Edit]) -> FunctionType:
+    function = getattr(original, method)
+    definition = _definition(function)
+    if definition is None:
+        raise ValueError(f"the source of {original.__qualname__}.{method} must be there, got none")
+    definition = ast.parse(ast.unparse(definition)).body[0]  # type: ignore[assignment]  # a copy
+    assert isinstance(definition, ast.FunctionDef)
+    own = _self_name(definition)
+    definition.decorator_list = []
+    calls = _calls(definition)
+    counters = []
+    for number, edit in enumerate(sorted(edits, key=lambda e: (e.place, e.first))):
+        node = calls[edit.place]
+        target: ast.expr = node.func
+        if edit.container:
+            target = ast.Attribute(ast.Name(own, ast.Load()), edit.container, ast.Load())
+            node.args = [_input(node)]
+            node.keywords = []
+        if edit.count == 1:
+            node.func = ast.Subscript(target, ast.Constant(str(edit.first)), ast.Load())
+        else:
+            counters.append(f"_relu_call_{number}")
+            pick = f"pick({edit.first}, {edit.first + edit.count - 1}, ({counters[-1]} := {counters[-1]} + 1))"
+            node.func = ast.parse(pick, mode="eval").body
+            assert isinstance(node.func, ast.Call)
+            node.func.func = ast.Attribute(target, "pick", ast.Load())
+    start = int(ast.get_docstring(definition) is not None)
+    definition.body[start:start] = ast.parse("".join(f"{name} = -1\n" for name in counters)).body
+    return _compiled(function, original, definition)
+
+
+def _compiled(function: FunctionType, original: type[nn.Module], definition: ast.FunctionDef) -> FunctionType:
+    """The definition as a function with the globals, closure and defaults of another one."""
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    home = next(kind for kind in original.__mro__ if vars(kind).get(function.__name__) is function)
+    # Within a class of the same name, so that names such as self.__x mean the same.
+    text = "\n".join(
+        [
+            f"def factory({', '.join(name for name in cells if name != '__class__')}):",
+            f"    class {home.__name__}:",
+            *("        " + row for row in ast.unparse(definition).split("\n")),
+        ]
+    )
+    mark = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = f"<mixaug {original.__module__}.{original.__qualname__}.{function.__name__} {mark}>"
+    module = compile(text, path, "exec", flags=function.__code__.co_flags & _FUTURE, dont_inherit=True)
+    linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)  # for tracebacks and inspect
+    code = _code(_code(_code(module, "factory"), home.__name__), function.__name__)
+    code = code.replace(co_qualname=function.__code__.co_qualname)
+    closure = tuple(cells[name] for name in code.co_freevars)
+    made = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
+    functools.update_wrapper(made, function)
+    del made.__wrapped__  # type: ignore[attr-defined]  # it would show the source before the edits
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
+
+
+def _code(outer: CodeType, name: str) -> CodeType:
+    return next(c for c in outer.co_consts if isinstance(c, CodeType) and c.co_name == name)
+
+
+def _input(node: ast.Call) -> ast.expr:
+    if node.args:
+        return node.args[0]
+    given = [k.value for k in node.keywords if k.arg == "input"]
+    assert given or isinstance(node.func, ast.Attribute)
+    return given[0] if given else node.func.value  # type: ignore[attr-defined]
+
+
+def _calls(definition: ast.AST) -> list[ast.Call]:
+    return [node for node in ast.walk(definition) if isinstance(node, ast.Call)]
+
+
+def _self_name(definition: ast.FunctionDef) -> str:
+    return (definition.args.posonlyargs + definition.args.args)[0].arg
+
+
+def _path(outer: ast.AST, node: ast.AST) -> list[Any]:
+    """The functions between a method and a node in it."""
+    for child in ast.iter_child_nodes(outer):
+        if node is child or any(node is inner for inner in ast.walk(child)):
+            own = [child] if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) else []
+            return own + ([] if node is child else _path(child, node))
+    return []
+
+
+def _value(node: ast.expr, line: Line, own: str) -> Any:
+    """What a chain of attributes and constant keys from ``self``, a global or a name around stands for, or None."""
+    try:
+        if isinstance(node, ast.Name):
+            if node.id == own:
+                return line.owner
+            code, closure = line.function.__code__, line.function.__closure__ or ()
+            if node.id in code.co_freevars:
+                return closure[code.co_freevars.index(node.id)].cell_contents
+            if node.id in {*code.co_varnames, *code.co_cellvars, *line.code.co_varnames, *line.code.co_cellvars}:
+                return None
+            return line.function.__globals__.get(node.id)
+        if isinstance(node, ast.Attribute):
+            value = _value(node.value, line, own)
+            return None if value is None else getattr(value, _mangled(node.attr, line))
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, (ast.Constant, ast.UnaryOp)):
+            value = _value(node.value, line, own)
+            return None if value is None else value[ast.literal_eval(node.slice)]
+    except (AttributeError, LookupError, TypeError, ValueError):
+        pass
+    return None
+
+
+def _mangled(name: str, line: Line) -> str:
+    home = line.function.__qualname__.split(".")[-2:][0].lstrip("_")
+    return f"_{home}{name}" if name.startswith("__") and not name.endswith("__") else name
+
+
+def _definition(function: Any) -> ast.FunctionDef | None:
+    if not isinstance(function, FunctionType):
+        return None
+    code = function.__code__
+    lines = linecache.getlines(code.co_filename, function.__globals__)
+    if code.co_filename not in _parsed or _parsed[code.co_filename][0] != lines:
+        try:
+            found = dict(_definitions(ast.parse("".join(lines))))
+        except SyntaxError:
+            found = {}
+        _parsed[code.co_filename] = (lines, found)
+    return _parsed[code.co_filename][1].get((code.co_name, code.co_firstlineno))
+
+
+def _definitions(tree: ast.AST) -> Iterator[tuple[tuple[str, int], ast.FunctionDef]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            yield (node.name, first), node

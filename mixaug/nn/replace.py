@@ -1,0 +1,303 @@
+"""Swaps the ReLUs of an existing model for capped ones, each call site by its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixaug.nn._relu_choice import check_choice, choose
+from mixaug.nn._relu_plan import Group, Plan, passes, plan
+from mixaug.nn._relu_report import ReLUReport, ReLUSite
+from mixaug.nn._relu_sites import ReLUSites, take_over
+from mixaug.nn._rewrite import Edit, edits_of, original_class, rewritten
+from mixaug.nn._trace import check_plain, look_at
+from mixaug.nn.activations import DReLU, SReLU
+
+__all__ = ["ReLUReport", "ReLUSite", "replace_relu"]
+
+_GRANULARITIES = ("channel", "layer", "neuron")
+Make = Callable[[ReLUSite], nn.Module]
+
+
+def replace_relu(
+    model: nn.Module,
+    activation: type[DReLU] | type[SReLU] | Make = DReLU,
+    *,
+    granularity: str = "channel",
+    init: float = 100.0,
+    example_input: Tensor | tuple[Tensor, ...] | None = None,
+    names: str | Sequence[str] | None = None,
+    last: int | str | None = None,
+    where: Callable[[ReLUSite], bool] | None = None,
+) -> Any:
+    r"""Swaps the ReLUs of a model for capped ones in place, each call site for a layer of its own.
+
+    .. math:: \max(0, x) \rightarrow \max(0, \min(m, x))
+
+    Sooksatra and Rivas, "Dynamic-Max-Value ReLU Functions for Adversarially Robust Machine Learning Models",
+    Mathematics 12 (2024) 3551.
+
+    Convention:
+        A call site is a place where ReLU or ReLU6 is called: ``nn.ReLU`` (each place, though the object is shared, as
+        in torchvision's residual blocks), ``F.relu``, ``torch.relu``, ``Tensor.relu``; each run of a line in a loop is
+        one. ReLU6 starts at ``min(init, 6)``. With ``init`` above all activations outputs are bit-identical, in
+        evaluation and training mode. Weights, other ``state_dict`` keys, hooks, mode and ``isinstance`` stay; new keys
+        are such as ``layer1.0.relu.1.max_value``. A model that is wrapped or compiled later works; the sites are found
+        on a copy, in an evaluation and a training pass without data. On an error the model is as it was.
+
+    Args:
+        model: any model with ReLU; it is changed in place.
+        activation: :class:`~mixaug.DReLU` (default), :class:`~mixaug.SReLU`, of which ``init`` is the cap, or a
+            function from a :class:`ReLUSite` to a module.
+        granularity: one ``m`` a "channel" (default), "layer" or "neuron"; the last ties the layer to the input size.
+        init: first ``m``, above 0; default 100, the paper's.
+        example_input: a batch that the model takes, or a tuple of its arguments; only shapes and dtypes count. None
+            (default): guessed from the model.
+        names: only sites whose names match this pattern or one of these (as in a shell: ``"layer4.*"``).
+        last: only the last ``k`` call sites in order of execution, or "block": those of the last repeated block.
+        where: only sites for which this predicate holds. Of ``names``, ``last`` and ``where`` all that is given holds.
+
+    Returns:
+        the model, with a :class:`ReLUReport` as ``model.relu_report``. If the model itself is a ReLU: the new layer. A
+        model of which nothing is left to swap is returned as it is, with ``relu_report.count == 0``.
+
+    Raises:
+        TypeError: an argument of the wrong kind; an ``example_input`` of integers.
+        ValueError: no ReLU; ``init`` not above 0; an unknown granularity; names that match nothing; a model that is
+            wrapped (DDP, DataParallel, FSDP) or compiled; an ``example_input`` that the model does not take.
+
+    Note:
+        Classes whose source calls ReLU several times are replaced by subclasses of the same name with edited source.
+        What cannot be changed safely is left, with the reason in the report: TorchScript, calls in functions that are
+        no methods, subclasses of ReLU. A block whose weights are shared has one ``m`` for all its runs.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> print(replace_relu(model).relu_report)
+        1 site swapped in this call, 1 in all, 0 left
+        swapped  1  nn.ReLU  8
+        >>> model[1]
+        DReLU(8, init=100, dim=1)
+    """
+    patterns = check_choice(names, last, where)
+    make = _maker(activation, granularity, init)
+    check_plain(model, "swap", scripted=True)
+    _check_example(example_input)
+    if type(model) in (nn.ReLU, nn.ReLU6):
+        return _itself(model, make, activation, granularity, init, example_input)
+    report = getattr(model, "relu_report", None)
+    done = {site.name: site for site in report.swapped} if isinstance(report, ReLUReport) else {}
+    lost: set[str] = set()
+    while True:
+        found = _look(model, example_input, granularity, done, lost)
+        sites, others = found.open(), [*found.swapped, *(site for site, _ in found.left)]
+        if not sites and not others and not done and not any(isinstance(m, (DReLU, SReLU)) for m in model.modules()):
+            raise ValueError(f"model must have a ReLU, got a {type(model).__name__} without one")
+        chosen = choose(sites, others, found.kinds, patterns, last, where)
+        swap = _Swap(model, found)
+        try:
+            swap.apply({site.name: make(site) for site in chosen}, chosen)
+            unreached = _unreached(model, found.inputs, chosen) if chosen else set()
+        except BaseException:
+            swap.undo()
+            raise
+        if not unreached:
+            break
+        # Something else than the module tree holds the ReLU and calls it: it keeps it.
+        swap.undo()
+        lost |= unreached
+    unchosen = [(site, "not chosen") for site in sites if site not in chosen]
+    swapped = sorted([*(s for s in done.values() if s not in found.swapped), *found.swapped, *chosen], key=_order)
+    names_now = {site.name: site for site in swapped}
+    left = sorted([*found.left, *unchosen], key=lambda pair: pair[0].order)
+    model.relu_report = ReLUReport(tuple(names_now.values()), tuple(left), len(chosen))  # type: ignore[assignment]
+    return model
+
+
+def _order(site: ReLUSite) -> int:
+    return site.order
+
+
+def _maker(activation: Any, granularity: str, init: float) -> Make:
+    if isinstance(init, bool) or not isinstance(init, (int, float)):
+        raise TypeError(f"init must be a number, got {type(init).__name__}")
+    if not init > 0:
+        raise ValueError(f"init must be above 0, got {init}")
+    if granularity not in _GRANULARITIES:
+        raise ValueError(f"granularity must be one of {', '.join(_GRANULARITIES)}, got {granularity!r}")
+    if isinstance(activation, nn.Module) or not callable(activation):
+        raise TypeError(
+            f"activation must be DReLU, SReLU or a function from a ReLUSite to a module, got {activation!r:.80}"
+        )
+
+    def first(site: ReLUSite) -> float:
+        return min(init, 6.0) if site.six else init
+
+    def drelu(site: ReLUSite) -> DReLU:
+        if granularity == "layer":
+            return DReLU(1, first(site), inplace=site.inplace)
+        if granularity == "neuron":
+            return DReLU(site.shape or 1, first(site), inplace=site.inplace)
+        return DReLU(site.channels, first(site), dim=site.dim, inplace=site.inplace)
+
+    def other(site: ReLUSite) -> nn.Module:
+        layer = activation(site)
+        if not isinstance(layer, nn.Module):
+            raise TypeError(f"activation must give an nn.Module, got {type(layer).__name__} for {site.name}")
+        return layer
+
+    if activation is DReLU:
+        return drelu
+    if activation is SReLU:
+        return lambda site: SReLU(first(site), inplace=site.inplace)
+    return other
+
+
+def _check_example(example_input: Any) -> None:
+    given = example_input if isinstance(example_input, (tuple, list)) else (example_input,)
+    for value in given:
+        if isinstance(value, Tensor) and not value.is_floating_point():
+            raise TypeError(
+                f"example_input must be floating point, got {value.dtype}: what the model takes, not pixels"
+            )
+
+
+def _itself(
+    model: nn.Module, make: Make, activation: Any, granularity: str, init: float, example_input: Any
+) -> nn.Module:
+    """The layer in place of a model that is a ReLU; its size is that of the example, or of the first call."""
+    six, inplace = isinstance(model, nn.ReLU6), bool(model.inplace)
+    x = example_input[0] if isinstance(example_input, (tuple, list)) else example_input
+    if x is None and activation is DReLU and granularity == "neuron":
+        raise ValueError('granularity="neuron" of a ReLU alone needs example_input, got None')
+    shape = () if x is None else tuple(x.shape[1:])
+    dim = 2 if len(shape) == 2 else 1
+    site = ReLUSite("", "nn.ReLU6" if six else "nn.ReLU", shape, -1 if dim == 2 else min(dim, len(shape)), 0, inplace)
+    if x is None and activation is DReLU and granularity == "channel":
+        layer: nn.Module = DReLU(None, min(init, 6.0) if six else init, inplace=inplace)
+    else:
+        layer = make(site)
+    take_over(layer, model)
+    layer.relu_report = ReLUReport((site,), (), 1)  # type: ignore[assignment]
+    return layer
+
+
+def _look(model: nn.Module, example_input: Any, granularity: str, done: dict[str, ReLUSite], lost: set[str]) -> Plan:
+    try:
+        found = look_at(model, example_input, lambda v, inputs: plan(v, inputs, granularity, done, strict=True))
+    except ValueError:  # maybe the training pass asks for targets
+        found = look_at(model, example_input, lambda v, inputs: plan(v, inputs, granularity, done, strict=False))
+    for group in found.groups:
+        for _, site in group.sites:
+            if site.name in lost:
+                found.left.append((site, "something else than a module holds and calls it"))
+    return found
+
+
+class _Watch:
+    """Notes which layers run."""
+
+    def __init__(self, layers: dict[str, nn.Module]) -> None:
+        self.reached: set[str] = set()
+        self._layers = layers
+
+    def __enter__(self) -> _Watch:
+        self._handles = [
+            layer.register_forward_pre_hook(lambda *_, name=name: self.reached.add(name))
+            for name, layer in self._layers.items()
+        ]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _unreached(model: nn.Module, inputs: tuple[Tensor, ...], chosen: list[ReLUSite]) -> set[str]:
+    """The sites whose new layers the same passes do not run."""
+
+    def look(view: nn.Module, values: tuple[Tensor, ...]) -> set[str]:
+        layers = {site.name: view.get_submodule(site.name) for site in chosen}
+        watches = passes(view, values, lambda: _Watch(layers), strict=False)
+        return set(layers) - {name for watch in watches for name in watch.reached}
+
+    return look_at(model, inputs, look)
+
+
+class _Swap:
+    """The changes of one call, which can be taken back."""
+
+    def __init__(self, model: nn.Module, found: Plan) -> None:
+        self._found = found
+        self._modules = dict(model.named_modules())
+        self._model = model
+        self._before: list[tuple[nn.Module, type[nn.Module], dict[str, Any], Any]] = []
+
+    def apply(self, layers: dict[str, nn.Module], chosen: list[ReLUSite]) -> None:
+        """Puts the layers in."""
+        edits: dict[str, set[Edit]] = {}
+        for group in self._found.groups:
+            if any(site.name in layers for _, site in group.sites):
+                self._group(group, layers)
+                for owner, edit in group.edits:
+                    edits.setdefault(owner, set()).add(edit)
+        for name, more in edits.items():
+            module = self._modules[name]
+            self._note(module)
+            module.__class__ = rewritten(original_class(module), edits_of(module) | more)
+
+    def undo(self) -> None:
+        """Makes the model what it was."""
+        for module, kind, children, flag in reversed(self._before):
+            module.__class__ = kind
+            module._modules.clear()
+            module._modules.update(children)
+            if flag is not None:
+                module.activation_relu_or_gelu = flag
+
+    def _note(self, module: nn.Module) -> None:
+        flag = getattr(module, "activation_relu_or_gelu", None)
+        self._before.append((module, type(module), dict(module._modules), flag))
+
+    def _group(self, group: Group, layers: dict[str, nn.Module]) -> None:
+        owner = self._modules[group.owner]
+        self._note(owner)
+        before = owner._modules.get(group.attribute)
+        where = _device_and_dtype(owner, self._model)
+        new: dict[str | None, nn.Module] = {}
+        for key, site in group.sites:
+            layer = layers.get(site.name)
+            if layer is None:
+                layer = nn.ReLU6(site.inplace) if site.six else nn.ReLU(site.inplace)
+            elif isinstance(layer, (DReLU, SReLU)):
+                layer.site = site.name
+                layer.to(**where)
+            if group.fresh or site.name in layers:
+                new[key] = layer
+        if None in new:
+            assert before is not None
+            owner._modules[group.attribute] = take_over(new[None], before)
+        elif group.fresh:
+            sites = ReLUSites(group.six, group.inplace)
+            for key, layer in new.items():
+                sites[str(key)] = layer.train(owner.training) if before is None else take_over(layer, before)
+            sites.train(owner.training)
+            owner._modules[group.attribute] = sites
+        else:
+            assert isinstance(before, ReLUSites)
+            self._note(before)
+            for key, layer in new.items():
+                before._modules[str(key)] = take_over(layer, before[str(key)])
+        if getattr(owner, "activation_relu_or_gelu", 0):
+            owner.activation_relu_or_gelu = 0  # or TransformerEncoderLayer calls a kernel with a ReLU of its own
+
+
+def _device_and_dtype(owner: nn.Module, model: nn.Module) -> dict[str, Any]:
+    """Where a cap of the owner belongs; it is float32 beside half precision too."""
+    tensors = [t for m in (owner, model) for t in (*m.parameters(), *m.buffers()) if t.is_floating_point()]
+    if not tensors:
+        return {}
+    return {"device": tensors[0].device, "dtype": torch.float64 if tensors[0].dtype == torch.float64 else torch.float32}
