@@ -1,0 +1,237 @@
+"""D-ReLU: what a lambda does to the caps and to the accuracy under each attack, and how much of it is real.
+
+    python benchmarks/study_drelu.py
+
+trains the plain model, the same with a new layer and ReLU before its output layer, and that layer with D-ReLU for five
+values of lambda, with every seed; measures each; and writes ``docs/results/study_drelu.md``, ``.json`` and ``.png``.
+Each run is a process of its own with one thread, as many at a time as there are cores, in its own folder; finished ones
+are skipped and stopped ones resumed, so the same command goes on after an interruption. ``--report-only`` writes the
+page from what is finished and says what is missing.
+
+    --lambdas 0.1,1,10      other values of lambda
+    --placement stem        a new convolution before the first one (the paper's Fig. 13); last-block, all: other ReLUs
+    --recipe paper          Adam, halved on a plateau, stopped early, in place of SGD on a cosine
+    --method pgd            with any training method
+    --cifar FOLDER --gpu    ResNet-18 on CIFAR-10 in bf16
+    --quick                 a handful of images, to see that it works
+
+Each of the last five has a page of its own. Needs the extra ``attacks`` (APGD, Square and AutoAttack).
+
+Equal for all variants: first weights (per seed; of the head, for all that have one), optimiser, schedule, number of
+optimiser steps (but with a plateau), crops and flips, images, radius, the evaluation's random starts, and the images
+that are transferred from a plain model of the next seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from study_adversarial import read_result
+from study_adversarial_plan import Job, jobs_of
+from study_adversarial_tables import Study
+from study_drelu_figure import draw
+from study_drelu_page import page, summary
+from study_drelu_plan import PLACES, DreluPlan, plan_of
+from study_drelu_run import attacks_of, read_pairs, run_one, run_source
+from study_ipmix import write_text
+from study_page import Row
+from study_runs import Clock, run_all, say
+
+from mixaug.train.settings import METHOD_NAMES
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = "source"  # second word of --one for a plain model whose images are transferred
+
+
+def run_locked(plan: DreluPlan, name: str, seed: int, options: argparse.Namespace) -> int:
+    """One run, in this process.
+
+    Raises:
+        filelock.Timeout: another process is at this run.
+        RuntimeError: the images that are transferred to it are not made yet.
+    """
+    from filelock import FileLock
+
+    torch.set_num_threads(options.threads)
+    device = "cuda" if options.gpu else "cpu"
+    job = plan.source(seed - 1) if name == SOURCE else Job(plan, name, seed)
+    folder = options.out / job.name
+    folder.mkdir(parents=True, exist_ok=True)
+    # A run outlives a killed parent: a second one in its folder would spoil both.
+    with FileLock(folder / ".lock", timeout=0):
+        if name == SOURCE:
+            return run_source(job, folder, device)
+        source = plan.source(seed)
+        pairs = read_pairs(plan, options.out / source.name)
+        if not pairs:
+            raise RuntimeError(f"{source.name} must have its transferred images first: --one {SOURCE} {source.seed}")
+        return run_one(job, folder, pairs, device)
+
+
+def run_missing(plan: DreluPlan, options: argparse.Namespace) -> None:
+    """Runs what is not finished and has ``--only`` in its name, after the plain models that it needs.
+
+    Raises:
+        ModuleNotFoundError: ``pyautoattack`` is not installed.
+        ValueError: ``--gpu`` without a GPU.
+    """
+    attacks_of(plan, {})  # what is missing is said now, not after the first training
+    if options.gpu and not torch.cuda.is_available():
+        raise ValueError("--gpu needs a GPU that this torch can use, and there is none")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit stops it as cleanly as Ctrl-C
+    jobs = jobs_of(plan, options.seeds)
+    done = {job: row for job in jobs if (row := read_result(job, options)) is not None}
+    known: dict[tuple[str, str], list[float]] = {}
+    for job, row in done.items():
+        known.setdefault(job.group, []).append(row["seconds"]["all"])
+    todo = [job for job in jobs if job not in done and options.only in job.name]
+    say(f"{len(todo)} of {len(jobs)} runs to do, {options.jobs} at a time, in {options.out}")
+    sources = list(dict.fromkeys(plan.source(job.seed) for job in todo))
+    sources = [job for job in sources if not read_pairs(plan, options.out / job.name)]
+
+    def command(name: str, seed: int) -> list[str]:
+        return [sys.executable, __file__, *options.typed, "--one", name, str(seed)]
+
+    run_all(
+        sources, lambda job: command(SOURCE, job.seed), options.out, Clock(sources, {}, options.jobs), options.threads
+    )
+    clock = Clock(todo, known, options.jobs)
+    run_all(todo, lambda job: command(job.variant, job.seed), options.out, clock, options.threads)
+
+
+def collect(plan: DreluPlan, options: argparse.Namespace) -> Study:
+    """The finished runs, checked to be of one and the same study.
+
+    Raises:
+        ValueError: a result in the folder was made with other settings, or the runs differ in their steps.
+    """
+    jobs = jobs_of(plan, options.seeds)
+    rows: dict[str, dict[int, Row]] = {}
+    missing = []
+    for job in jobs:
+        row = read_result(job, options)
+        if row is None:
+            missing.append(job.name.partition("/")[2])
+        else:
+            rows.setdefault(job.variant, {})[job.seed] = row
+    steps = {row["steps"] for seeds in rows.values() for row in seeds.values()}
+    if len(steps) > 1 and options.recipe == "sgd":  # with a plateau a run ends when its loss does not fall
+        raise ValueError(f"the runs must have equal optimiser steps, got {sorted(steps)}")
+    return Study(
+        plan=plan,
+        rows={name: rows[name] for name in plan.variants if name in rows},
+        command=shlex.join(["python", "benchmarks/study_drelu.py", *shown_arguments(options)]),
+        planned=len(jobs),
+        missing=missing,
+        conditions=f"{options.jobs} processes at a time, threads of each: {options.threads}; precision of the forward "
+        f"pass in training: {options.amp}, in the evaluation float32.",
+        seeds=options.seeds,
+        gpu=options.gpu,
+    )
+
+
+def save(study: Study, folder: Path) -> str:
+    """Writes the page's ``.json``, ``.png`` and ``.md``, each whole or not at all; returns the page."""
+    text, stem = page(study), study.plan.key
+    write_text(folder / f"{stem}.json", json.dumps(summary(study), indent=1) + "\n")
+    draw(study, folder / f"{stem}.png")
+    write_text(folder / f"{stem}.md", text)
+    return text
+
+
+def shown_arguments(options: argparse.Namespace) -> list[str]:
+    """The arguments that decide the result, without this machine's paths."""
+    arguments = [] if options.cifar is None else ["--cifar", "CIFAR10_FOLDER"]
+    arguments += ["--gpu"] * options.gpu
+    if options.lambdas is not None:
+        arguments += ["--lambdas", ",".join(f"{lam:g}" for lam in options.lambdas)]
+    defaults = {
+        "placement": "head", "recipe": "sgd", "method": "standard", "features": None, "drelu_m_lr": None,
+        "drelu_init": None, "drelu_quantile": None, "eps": None, "epochs": None, "limit": None,
+        "seeds": 1 if options.gpu else 3, "threads": 1, "amp": "bf16",
+    }  # fmt: skip
+    for name, default in defaults.items():
+        if getattr(options, name) != default:
+            arguments += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    return [*arguments, "--quick"] if options.quick else arguments
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lambdas", type=_lambdas, help="values of lambda (default 0.03,0.1,0.3,1,3)")
+    parser.add_argument("--placement", default="head", choices=tuple(PLACES), help="of D-ReLU (default head)")
+    parser.add_argument("--features", type=int, help="of the new layer (default 256; of a stem 16)")
+    parser.add_argument("--recipe", default="sgd", choices=("sgd", "paper"), help="sgd (default): SGD on a cosine")
+    parser.add_argument("--method", default="standard", choices=METHOD_NAMES, help="of training (default standard)")
+    parser.add_argument("--drelu-m-lr", type=float, help="learning rate of the caps (default: the weights')")
+    parser.add_argument("--drelu-init", type=float, help="first value of the caps (default 100, the paper's)")
+    parser.add_argument("--drelu-quantile", type=float, help="start at this quantile of the pre-activations instead")
+    parser.add_argument("--cifar", type=Path, help="CIFAR-10 as a tree of pictures: train/CLASS and test/CLASS")
+    parser.add_argument("--gpu", action="store_true", help="run on the GPU, with more images in the evaluation")
+    parser.add_argument("--out", type=Path, help="folder of the runs (default runs)")
+    parser.add_argument("--results", type=Path, help="folder of the page (default docs/results)")
+    parser.add_argument("--eps", type=float, help="radius of the evaluation (default 0.1; CIFAR-10 the paper's 0.01)")
+    parser.add_argument("--epochs", type=int, help="passes over the training images (default 20; paper 100)")
+    parser.add_argument("--limit", type=int, help="training images (default 3,000; CIFAR-10 45,000)")
+    parser.add_argument("--seeds", type=int, help="seeds 0, 1, ... (default 3; on a GPU 1)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each run (default 1)")
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: the cores over --threads; on a GPU 1)")
+    parser.add_argument("--amp", default="bf16", choices=("off", "bf16"), help="precision in training (default bf16)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="just runs with this in their name: lambda-3")
+    parser.add_argument("--report-only", action="store_true", help="write the page from the finished runs, run nothing")
+    parser.add_argument("--quick", action="store_true", help="a handful of images, into runs/quick")
+    parser.add_argument("--one", nargs=2, metavar=("VARIANT", "SEED"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    for name in ("features", "epochs", "limit", "seeds", "threads", "jobs"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} must be at least 1, got {value}")
+    if options.eps is not None and not 0 < options.eps <= 1:
+        parser.error(f"--eps must be above 0 and at most 1, got {options.eps}")
+    options.typed = arguments
+    options.seeds = options.seeds or (1 if options.gpu else 3)
+    options.jobs = options.jobs or (1 if options.gpu else max((os.cpu_count() or 1) // options.threads, 1))
+    options.out = (options.out or ROOT / "runs" / ("quick" if options.quick else "")).absolute()
+    # A quick run says nothing about the method: its page stays with its runs.
+    options.results = options.results or (options.out if options.quick else ROOT / "docs" / "results")
+    return options
+
+
+def _lambdas(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them, in ascending order, each once."""
+    values = tuple(sorted({float(part) for part in text.split(",")}))
+    if not all(0 <= value < math.inf for value in values):
+        raise argparse.ArgumentTypeError(f"must be numbers of 0 or more, got {text!r}")
+    return values
+
+
+def main() -> int:
+    """Runs the study, or one of its runs, or writes its page."""
+    options = parse()
+    plan = plan_of(options)
+    if options.one:
+        # Of a study in the background, where the shell has it ignored, and Ctrl-C is how this process is stopped.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        return run_locked(plan, options.one[0], int(options.one[1]), options)
+    if not options.report_only:
+        try:
+            run_missing(plan, options)
+        except KeyboardInterrupt:
+            say("Stopped; the same command goes on.")
+            return 130
+    say(save(collect(plan, options), options.results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
