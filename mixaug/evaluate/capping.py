@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixaug.attacks._checks import check_batch, check_class_range, check_int, check_logits, check_model
-from mixaug.attacks._engine import CUT_OFF, Health
+from mixaug.attacks._engine import CUT_OFF
 from mixaug.attacks._state import bare, evaluation_mode
 from mixaug.evaluate._place import home_of
 from mixaug.evaluate.images import as_float
@@ -96,7 +96,6 @@ def zero_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     if len(images) == 0:
         return torch.empty(0, dtype=torch.bool, device=images.device)
     home = home_of(model)
-    health = Health("batch")
     with evaluation_mode(model), torch.inference_mode(False), torch.enable_grad():
         points = images.detach().to(home, copy=True).requires_grad_()
         logits = check_logits(bare(model)(points), len(points))
@@ -106,8 +105,8 @@ def zero_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         (gradient,) = torch.autograd.grad(loss, points, allow_unused=True) if loss.requires_grad else (None,)
         if gradient is None:
             raise ValueError(CUT_OFF)
-        health.note(logits, gradient)
-    health.report()
+    if not bool(logits.isfinite().all() & gradient.isfinite().all()):
+        raise FloatingPointError("the model's logits or their gradient at the images were not finite")
     return (gradient == 0).flatten(1).all(1).to(images.device)
 
 
@@ -226,7 +225,7 @@ class _Counter:
         start, kept = layer.dim % x.ndim, self.capped.ndim
         whole = self.capped.numel() == 1
         others = [dim for dim in range(x.ndim) if whole or not start <= dim < start + kept]
-        self.capped += capped.sum(others).reshape(self.capped.shape) if others else capped
+        self.capped = self.capped + (capped.sum(others).reshape(self.capped.shape) if others else capped)
 
 
 def _checked(model: Any, images: Any, labels: Any) -> Tensor:
