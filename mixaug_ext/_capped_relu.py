@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import struct
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -22,7 +23,11 @@ _NO_MEMORY, _CUDA_ERROR = 1, 1000
 _pack = struct.Struct("13q").pack
 
 
-def forward(x: Tensor, max_value: Tensor, dim: int, inplace: bool) -> Tensor:
+#: (outer, caps, inner) of a tensor's memory and the code of its dtype.
+Sizes = tuple[int, int, int, int]
+
+
+def forward(x: Tensor, max_value: Tensor, dim: int, inplace: bool) -> tuple[Tensor, Sizes | None]:
     """``max(0, min(max_value, x))``, see :func:`mixaug.ops.capped_relu.capped_relu`.
 
     Args:
@@ -31,23 +36,33 @@ def forward(x: Tensor, max_value: Tensor, dim: int, inplace: bool) -> Tensor:
         dim: dimension of ``x`` at which they begin, from the front.
         inplace: write into ``x``.
 
+    Returns:
+        the activations, and what :func:`backward` is told of their memory.
+
     Raises:
         MemoryError: no memory for the caps in the dtype of ``x`` (CPU).
         RuntimeError: the kernel could not be launched (GPU).
     """
     sizes = _sizes(x, max_value, dim)
     if sizes is None:
-        return forward_torch(x, max_value, dim, inplace)
+        return forward_torch(x, max_value, dim, inplace), None
     out = x if inplace else torch.empty_like(x)
-    caps = _readable(max_value)
-    _call("mixaug_capped_relu", x, None, caps, out, None, sizes)
-    if inplace and not torch.is_inference_mode_enabled():
+    caps = max_value if max_value.dtype == torch.float32 and max_value.is_contiguous() else _readable(max_value)
+    pointers = (x.data_ptr(), 0, caps.data_ptr(), out.data_ptr(), 0)
+    if x.is_cpu:
+        threads = 1 if x.nbytes < 2 * _BYTES_PER_THREAD else min(torch.get_num_threads(), x.nbytes // _BYTES_PER_THREAD)
+        code = mixaug_ext.library().mixaug_capped_relu(_pack(*pointers, 0, *sizes, threads, _VECTORS, 0))  # type: ignore[union-attr]
+    else:
+        code = _on_gpu("mixaug_capped_relu_cuda", x, pointers, None, sizes)
+    if code:
+        _raise(code, x)
+    if inplace and not x.is_inference():
         torch.autograd.graph.increment_version(x)
-    return out
+    return out, sizes
 
 
 def backward(
-    grad: Tensor, out: Tensor, max_value: Tensor, dim: int, wants_x: bool, wants_cap: bool
+    grad: Tensor, out: Tensor, max_value: Tensor, dim: int, sizes: Sizes | None, wants_x: bool, wants_cap: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of the pre-activations and of the caps, from the output and the caps alone.
 
@@ -56,6 +71,7 @@ def backward(
         out: the output.
         max_value: the caps.
         dim: dimension of ``out`` at which they begin, from the front.
+        sizes: as :func:`forward` gave them.
         wants_x: whether the first one is asked for.
         wants_cap: whether the second one is.
 
@@ -63,20 +79,33 @@ def backward(
         MemoryError: no memory for the partial sums (CPU).
         RuntimeError: the kernel could not be launched (GPU).
     """
-    sizes = _sizes(out, max_value, dim)
-    if sizes is None or grad.dtype != out.dtype or type(grad) is not Tensor:
+    if sizes is None or grad.dtype != out.dtype:
         return backward_torch(grad, out, max_value, dim)
     of_x = torch.empty_like(out) if wants_x else None
     if grad.stride() != out.stride():
         grad = torch.empty_like(out).copy_(grad)
-    caps = _readable(max_value)
+    caps = max_value if max_value.dtype == torch.float32 and max_value.is_contiguous() else _readable(max_value)
     of_cap = torch.empty_like(caps) if wants_cap else None
-    _call("mixaug_capped_relu_backward", grad, out, caps, of_x, of_cap, sizes)
+    pointers = (
+        grad.data_ptr(),
+        out.data_ptr(),
+        caps.data_ptr(),
+        0 if of_x is None else of_x.data_ptr(),
+        0 if of_cap is None else of_cap.data_ptr(),
+    )
+    if out.is_cpu:
+        size = out.nbytes
+        threads = 1 if size < 2 * _BYTES_PER_THREAD else min(torch.get_num_threads(), size // _BYTES_PER_THREAD)
+        code = mixaug_ext.library().mixaug_capped_relu_backward(_pack(*pointers, 0, *sizes, threads, _VECTORS, 0))  # type: ignore[union-attr]
+    else:
+        code = _on_gpu("mixaug_capped_relu_backward_cuda", out, pointers, of_cap, sizes)
+    if code:
+        _raise(code, out)
     return of_x, of_cap if of_cap is None or of_cap.dtype == max_value.dtype else of_cap.to(max_value.dtype)
 
 
-def _sizes(x: Tensor, max_value: Tensor, dim: int) -> tuple[int, int, int, int] | None:
-    """(outer, caps, inner) of the memory of ``x`` and the code of its dtype; None where no compiled form serves it."""
+def _sizes(x: Tensor, max_value: Tensor, dim: int) -> Sizes | None:
+    """None where no compiled form serves this tensor."""
     code = _DTYPES.get(x.dtype)
     if code is None or max_value.dtype == torch.float64 or max_value.device != x.device:
         return None
@@ -94,8 +123,9 @@ def _sizes(x: Tensor, max_value: Tensor, dim: int) -> tuple[int, int, int, int] 
             return 1, 1, total, code
         inner = math.prod(x.shape[dim + max_value.ndim :])
         return math.prod(x.shape[:dim]), count, inner, code
-    last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-    if x.ndim not in (4, 5) or not x.is_contiguous(memory_format=last):
+    if x.ndim not in (4, 5):
+        return None
+    if not x.is_contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d):
         return None
     if count == 1:
         return 1, 1, total, code
@@ -103,51 +133,30 @@ def _sizes(x: Tensor, max_value: Tensor, dim: int) -> tuple[int, int, int, int] 
 
 
 def _readable(max_value: Tensor) -> Tensor:
-    caps = max_value if max_value.dtype == torch.float32 else max_value.to(torch.float32)
-    return caps if caps.is_contiguous() else caps.contiguous()
+    return max_value.detach().to(torch.float32).contiguous()
 
 
-def _call(
-    name: str,
-    values: Tensor,
-    kept: Tensor | None,
-    caps: Tensor,
-    out: Tensor | None,
-    of_cap: Tensor | None,
-    sizes: tuple[int, int, int, int],
-) -> None:
-    pointers = (
-        values.data_ptr(),
-        0 if kept is None else kept.data_ptr(),
-        caps.data_ptr(),
-        0 if out is None else out.data_ptr(),
-        0 if of_cap is None else of_cap.data_ptr(),
-    )
-    if values.is_cpu:
-        threads = min(torch.get_num_threads(), values.nbytes // _BYTES_PER_THREAD)
-        code = getattr(mixaug_ext.library(), name)(_pack(*pointers, 0, *sizes, threads, _VECTORS, 0))
-    else:
-        lib = mixaug_ext.cuda_library()
-        partials = values.new_empty(_partials(sizes), dtype=torch.float32) if of_cap is not None else None
-        # Every other call of torch on this thread stays on its own device.
-        here = values.device.index == torch.cuda.current_device()
-        with contextlib.nullcontext() if here else torch.cuda.device(values.device):
-            stream = torch.cuda.current_stream().cuda_stream
-            room = 0 if partials is None else partials.data_ptr()
-            code = getattr(lib, name + "_cuda")(_pack(*pointers, room, *sizes, 0, 0, stream))
+def _on_gpu(name: str, values: Tensor, pointers: tuple[int, ...], of_cap: Tensor | None, sizes: Sizes) -> int:
+    lib = mixaug_ext.cuda_library()
+    room = 0
+    if of_cap is not None:
+        count = lib.mixaug_capped_relu_partials(_pack(*(0,) * 6, *sizes, 0, 0, 0))  # type: ignore[union-attr]
+        partials = values.new_empty(count, dtype=torch.float32)
+        room = partials.data_ptr()
+    # Every other call of torch on this thread stays on its own device.
+    here = values.device.index == torch.cuda.current_device()
+    with contextlib.nullcontext() if here else torch.cuda.device(values.device):
+        stream = torch.cuda.current_stream().cuda_stream
+        return int(getattr(lib, name)(_pack(*pointers, room, *sizes, 0, 0, stream)))
+
+
+def _raise(code: int, values: Tensor) -> NoReturn:
     if code == _NO_MEMORY:
         raise MemoryError("capped ReLU: no memory for the caps and their partial sums")
     if code >= _CUDA_ERROR:
         message = mixaug_ext.cuda_library().mixaug_cuda_error(code - _CUDA_ERROR).decode()  # type: ignore[union-attr]
         raise RuntimeError(f"capped ReLU on {values.device}: {message}")
-    if code:
-        raise RuntimeError(f"capped ReLU refused its arguments (code {code})")
-
-
-def _partials(sizes: tuple[int, int, int, int]) -> int:
-    """Floats of the first stage of the CUDA kernel's sum."""
-    count = mixaug_ext.cuda_library().mixaug_capped_relu_partials(_pack(*(0,) * 6, *sizes, 0, 0, 0))  # type: ignore[union-attr]
-    return int(count)
+    raise RuntimeError(f"capped ReLU refused its arguments (code {code})")
 
 
 def forward_torch(x: Tensor, max_value: Tensor, dim: int, inplace: bool) -> Tensor:

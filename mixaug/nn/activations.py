@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from mixaug.ops.capped_relu import capped_relu, check_cap
+from mixaug.ops.capped_relu import cap_checked, check_cap
 
 __all__ = ["DReLU", "SReLU"]
 
@@ -66,9 +66,7 @@ class SReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The capped activations."""
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            check_cap(x, self.max_value, 0, self.site)
-        return capped_relu(x, self.max_value, 0, inplace=self.inplace)
+        return cap_checked(x, self.max_value, 0, self.inplace, self.site)
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
@@ -156,11 +154,9 @@ class DReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The capped activations."""
-        if isinstance(self.max_value, UninitializedParameter):
+        if type(self.max_value) is UninitializedParameter:
             self._materialize(x)
-        if self.site:  # with the layer's name in the message
-            check_cap(x, self.max_value, self.dim, self.site)
-        return capped_relu(x, self.max_value, self.dim, inplace=self.inplace)
+        return cap_checked(x, self.max_value, self.dim, self.inplace, self.site)
 
     def _materialize(self, x: Tensor) -> None:
         check_cap(x, torch.ones(1), self.dim, self.site)

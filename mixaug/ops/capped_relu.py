@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mixaug_ext import _capped_relu
 
@@ -58,15 +59,32 @@ def capped_relu(x: Tensor, max_value: Tensor, dim: int = 1, *, inplace: bool = F
         >>> capped_relu(torch.tensor([[-1.0, 0.5, 3.0]]), torch.tensor([2.0, 2.0, 2.0]))
         tensor([[0.0000, 0.5000, 2.0000]])
     """
-    start = check_cap(x, max_value, dim)
-    if _special(x, max_value):
+    return cap_checked(x, max_value, dim, inplace)
+
+
+def cap_checked(x: Tensor, max_value: Tensor, dim: int, inplace: bool, name: str = "") -> Tensor:
+    """:func:`capped_relu` for a layer.
+
+    Args:
+        x: as there.
+        max_value: as there.
+        dim: as there.
+        inplace: as there.
+        name: of the layer, for the messages.
+
+    Example:
+        >>> cap_checked(torch.tensor([3.0]), torch.tensor(2.0), 0, False)
+        tensor([2.])
+    """
+    start = check_cap(x, max_value, dim, name)
+    if _special(x):
         out = capped_relu_torch(x, max_value, start)
         return x.copy_(out) if inplace else out
     if torch.is_grad_enabled() and (x.requires_grad or max_value.requires_grad):
-        if inplace and x.requires_grad and (x if x._base is None else x._base).is_leaf:  # autograd asks after the write
-            raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
-        return _CappedReLU.apply(x, max_value, start, inplace)  # type: ignore[no-any-return]
-    return _capped_relu.forward(x, max_value, start, inplace)
+        if inplace and x.requires_grad and x.is_leaf:
+            raise RuntimeError("inplace=True cannot write to x: it is a leaf that requires a gradient")
+        return _apply(x, max_value, start, inplace)  # type: ignore[no-any-return]
+    return _capped_relu.forward(x, max_value, start, inplace)[0]
 
 
 def capped_relu_torch(x: Tensor, max_value: Tensor, dim: int = 1) -> Tensor:
@@ -86,9 +104,12 @@ def capped_relu_torch(x: Tensor, max_value: Tensor, dim: int = 1) -> Tensor:
         >>> m.grad
         tensor([1., 0.])
     """
-    cap = broadcast_cap(max_value, x.ndim, dim).relu().to(x.dtype)
+    cap = broadcast_cap(max_value, x.ndim, dim)
+    if cap.requires_grad and cap.dtype != x.dtype:
+        cap = cap.expand_as(x)  # the gradient is summed before it is converted: float16 would not hold the sum
+    cap = cap.to(x.dtype).relu()  # in this order: a cap that rounds to 0 passes no gradient
     # torch.minimum alone would halve the gradient of a tie, where this gives it to m. It is there for a NaN in m.
-    return torch.where(x >= cap, cap, torch.minimum(x.relu(), cap))
+    return torch.where(x >= cap, cap, torch.minimum(x.relu(), cap.detach()))
 
 
 def broadcast_cap(max_value: Tensor, ndim: int, dim: int) -> Tensor:
@@ -142,14 +163,16 @@ def check_cap(x: Any, max_value: Any, dim: int, name: str = "") -> int:
     return start
 
 
-def _special(x: Tensor, max_value: Tensor) -> bool:
+def _special(x: Tensor) -> bool:
     """Whether something other than plain eager code runs: what sees the operations must see all of them."""
     return (
-        torch.compiler.is_compiling()
-        or type(x) is not Tensor
-        or torch.jit.is_tracing()
+        type(x) is not Tensor
+        or torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
-        or x.device.type == "meta"
+        or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
+        or x.is_meta
     )
 
 
@@ -158,21 +181,26 @@ class _CappedReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, max_value: Tensor, dim: int, inplace: bool) -> Tensor:
-        out = _capped_relu.forward(x, max_value, dim, inplace)
+        out, sizes = _capped_relu.forward(x, max_value, dim, inplace)
         if inplace:
             ctx.mark_dirty(x)
-        ctx.dim = dim
+        ctx.fixed = dim, sizes
         ctx.save_for_backward(out, max_value)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        out, max_value = ctx.saved_tensors
-        wants_x, wants_cap = ctx.needs_input_grad[:2]
+        (grad,), (out, max_value), (dim, sizes) = grads, ctx.saved_tensors, ctx.fixed
+        wants_x, wants_cap, *_ = ctx.needs_input_grad
         of_x: Tensor | None
         of_cap: Tensor | None
-        if torch.is_grad_enabled():  # a gradient of the gradient is asked for: it is linear in grads
-            of_x, of_cap = _capped_relu.backward_torch(grads[0], out.detach(), max_value.detach(), ctx.dim)
+        # A gradient of the gradient is linear in `grad`: torch's operations give it.
+        if torch.is_grad_enabled() or _special(grad):
+            of_x, of_cap = _capped_relu.backward_torch(grad, out.detach(), max_value.detach(), dim)
         else:
-            of_x, of_cap = _capped_relu.backward(grads[0], out, max_value, ctx.dim, wants_x, wants_cap)
+            of_x, of_cap = _capped_relu.backward(grad, out, max_value, dim, sizes, wants_x, wants_cap)
         return of_x if wants_x else None, of_cap if wants_cap else None, None, None
+
+
+#: ``_CappedReLU.apply`` without its check for the transforms of ``torch.func``, which :func:`_special` has made.
+_apply = super(torch.autograd.Function, _CappedReLU).apply

@@ -35,80 +35,111 @@ using namespace mixaug;
 using i64 = std::int64_t;
 
 constexpr i64 LANES = 64;            // sums of a run, so that each vector of additions waits for none before it
-constexpr i64 RUN = 128;             // elements of a cap from which on a run is worth its own sum
+constexpr i64 RUN = 512;             // elements of a cap from which on a run is worth its own sum
 constexpr i64 PIECE = 8192;          // elements of a run that a piece has at most
 constexpr i64 PERIOD = 1024;         // elements that a period is repeated to
-constexpr i64 COLUMNS = 2048;        // of a piece: their caps and sums stay in the first cache
+constexpr i64 COLUMNS = 8192;        // of a piece: their caps and sums stay in the caches, a row is still a long run
 constexpr i64 BLOCK = 128 * 1024;    // elements of a piece of columns, about
 constexpr i64 REPEATS = 512;         // that a piece of columns has at most, for the rounding of its float32 sums
 
 // ------------------------------------------------------------------ a run of elements
 
-// Plain loops that the compiler turns into vectors. `SAME`: one cap for all, else one for each element.
+// Plain loops that the compiler turns into vectors. `SAME`: one cap for all, else one for each of `n` columns.
 template <typename F, bool SAME>
-INLINE void forward_run(const typename F::Int* x, const typename F::Int* __restrict caps, typename F::Int* out, i64 n) {
+INLINE void forward_run(const typename F::Int* x, const typename F::Int* __restrict caps, typename F::Int* out, i64 n,
+                        i64 rows, i64 stride) {
     const typename F::Int one = caps[0];
-    if (x == out) {  // said apart, so that the compiler knows how the two overlap
-        for (i64 i = 0; i < n; i++) out[i] = clip<F>(out[i], SAME ? one : caps[i]);
-        return;
+    for (i64 row = 0; row < rows; row++) {
+        if (x == out) {  // said apart, so that the compiler knows how the two overlap
+            typename F::Int* __restrict both = out + row * stride;
+            for (i64 i = 0; i < n; i++) both[i] = clip<F>(both[i], SAME ? one : caps[i]);
+        } else {
+            const typename F::Int* __restrict from = x + row * stride;
+            typename F::Int* __restrict to = out + row * stride;
+            for (i64 i = 0; i < n; i++) to[i] = clip<F>(from[i], SAME ? one : caps[i]);
+        }
     }
-    const typename F::Int* __restrict from = x;
-    typename F::Int* __restrict to = out;
-    for (i64 i = 0; i < n; i++) to[i] = clip<F>(from[i], SAME ? one : caps[i]);
 }
 
+// The gradient of x is written, the caps' share of this element returned.
 template <typename F, bool OUT, bool SUM>
-INLINE void backward_one(typename F::Int grad, typename F::Int kept, typename F::Int cap, typename F::Int* out, float* sum) {
+INLINE float backward_one(typename F::Int grad, typename F::Int kept, typename F::Int cap, typename F::Int* out) {
     using Int = typename F::Int;
-    // Adding 0 changes no sum: none of them is ever -0.
-    if (SUM) *sum += widen(F(), capped<F>(kept, cap) ? grad : Int(0));
     if (OUT) *out = blocked<F>(kept, cap) ? Int(0) : grad;
+    // Adding 0 changes no sum: none of them is ever -0.
+    return SUM ? widen(F(), capped<F>(kept, cap) ? grad : Int(0)) : 0.0f;
 }
 
-// `sums`: with a cap for each element one for each; else LANES of them, element i in lane i % LANES.
-template <typename F, bool SAME, bool OUT, bool SUM>
-INLINE void backward_run(const typename F::Int* __restrict grad, const typename F::Int* __restrict kept,
-                         const typename F::Int* __restrict caps, typename F::Int* __restrict out, float* __restrict sums,
-                         i64 n) {
-    if (!SAME) {
-        for (i64 i = 0; i < n; i++) backward_one<F, OUT, SUM>(grad[i], kept[i], caps[i], out + i, sums + i);
-        return;
-    }
-    const typename F::Int cap = caps[0];
+// One cap: LANES sums, element i in lane i % LANES.
+template <typename F, bool OUT, bool SUM>
+INLINE void backward_same(const typename F::Int* __restrict grad, const typename F::Int* __restrict kept,
+                          typename F::Int cap, typename F::Int* __restrict out, float* __restrict sums, i64 n) {
     float lanes[LANES] = {};
     i64 i = 0;
     for (; i + LANES <= n; i += LANES)
-        for (i64 k = 0; k < LANES; k++) backward_one<F, OUT, SUM>(grad[i + k], kept[i + k], cap, out + i + k, lanes + k);
-    for (i64 k = 0; i + k < n; k++) backward_one<F, OUT, SUM>(grad[i + k], kept[i + k], cap, out + i + k, lanes + k);
+        for (i64 k = 0; k < LANES; k++)
+            lanes[k] += backward_one<F, OUT, SUM>(grad[i + k], kept[i + k], cap, out + i + k);
+    for (i64 k = 0; i + k < n; k++) lanes[k] += backward_one<F, OUT, SUM>(grad[i + k], kept[i + k], cap, out + i + k);
     if (SUM) std::copy(lanes, lanes + LANES, sums);
+}
+
+// A cap and a sum for each of `n` columns; four rows are added up before they meet the sum.
+template <typename F, bool OUT, bool SUM>
+INLINE void backward_each(const typename F::Int* __restrict grad, const typename F::Int* __restrict kept,
+                          const typename F::Int* __restrict caps, typename F::Int* __restrict out,
+                          float* __restrict sums, i64 n, i64 rows, i64 stride) {
+    constexpr auto one = backward_one<F, OUT, SUM>;
+    i64 row = 0;
+    for (; row + 4 <= rows; row += 4) {
+        const i64 a = row * stride, b = a + stride, c = b + stride, d = c + stride;
+        for (i64 i = 0; i < n; i++) {
+            const float first = one(grad[a + i], kept[a + i], caps[i], out + a + i);
+            const float second = one(grad[b + i], kept[b + i], caps[i], out + b + i);
+            const float third = one(grad[c + i], kept[c + i], caps[i], out + c + i);
+            const float fourth = one(grad[d + i], kept[d + i], caps[i], out + d + i);
+            if (SUM) sums[i] += (first + second) + (third + fourth);
+        }
+    }
+    for (; row < rows; row++) {
+        const i64 a = row * stride;
+        for (i64 i = 0; i < n; i++) {
+            const float share = one(grad[a + i], kept[a + i], caps[i], out + a + i);
+            if (SUM) sums[i] += share;
+        }
+    }
 }
 
 template <typename F>
 struct Runs {
     using Int = typename F::Int;
-    using Forward = void (*)(const Int*, const Int*, Int*, i64);
-    using Backward = void (*)(const Int*, const Int*, const Int*, Int*, float*, i64);
-    Forward forward[2];    // [a cap for each]
-    Backward backward[6];  // [3 (a cap for each) + 0 gradient of x, 1 of the caps, 2 of both]
+    using Forward = void (*)(const Int*, const Int*, Int*, i64, i64, i64);
+    using Same = void (*)(const Int*, const Int*, Int, Int*, float*, i64);
+    using Each = void (*)(const Int*, const Int*, const Int*, Int*, float*, i64, i64, i64);
+    Forward forward_same, forward_each;
+    Same backward_same[3];  // the gradient of x, of the caps, of both
+    Each backward_each[3];
 };
 
 // The same code for several instruction sets.
 #define MIXAUG_RUNS(name, target)                                                                                \
-    template <typename F, bool SAME>                                                                             \
-    target void forward_##name(const typename F::Int* x, const typename F::Int* caps, typename F::Int* out, i64 n) { \
-        forward_run<F, SAME>(x, caps, out, n);                                                                   \
+    template <typename F, bool SAME, typename Int = typename F::Int>                                             \
+    target void forward_##name(const Int* x, const Int* caps, Int* out, i64 n, i64 rows, i64 stride) {           \
+        forward_run<F, SAME>(x, caps, out, n, rows, stride);                                                     \
     }                                                                                                            \
-    template <typename F, bool SAME, bool OUT, bool SUM>                                                         \
-    target void backward_##name(const typename F::Int* grad, const typename F::Int* kept,                        \
-                                const typename F::Int* caps, typename F::Int* out, float* sums, i64 n) {         \
-        backward_run<F, SAME, OUT, SUM>(grad, kept, caps, out, sums, n);                                         \
+    template <typename F, bool OUT, bool SUM, typename Int = typename F::Int>                                    \
+    target void same_##name(const Int* grad, const Int* kept, Int cap, Int* out, float* sums, i64 n) {           \
+        backward_same<F, OUT, SUM>(grad, kept, cap, out, sums, n);                                               \
+    }                                                                                                            \
+    template <typename F, bool OUT, bool SUM, typename Int = typename F::Int>                                    \
+    target void each_##name(const Int* grad, const Int* kept, const Int* caps, Int* out, float* sums, i64 n,     \
+                            i64 rows, i64 stride) {                                                              \
+        backward_each<F, OUT, SUM>(grad, kept, caps, out, sums, n, rows, stride);                                \
     }                                                                                                            \
     template <typename F>                                                                                        \
     Runs<F> runs_##name() {                                                                                      \
-        return {{forward_##name<F, true>, forward_##name<F, false>},                                             \
-                {backward_##name<F, true, true, false>, backward_##name<F, true, false, true>,                   \
-                 backward_##name<F, true, true, true>, backward_##name<F, false, true, false>,                   \
-                 backward_##name<F, false, false, true>, backward_##name<F, false, true, true>}};                \
+        return {forward_##name<F, true>, forward_##name<F, false>,                                               \
+                {same_##name<F, true, false>, same_##name<F, false, true>, same_##name<F, true, true>},          \
+                {each_##name<F, true, false>, each_##name<F, false, true>, each_##name<F, true, true>}};         \
     }
 MIXAUG_RUNS(plain, )
 #if defined(MIXAUG_X86)
@@ -151,34 +182,33 @@ void in_turns(i64 count, i64 turn, i64 threads, const Work& work) {
 // Elements that a thread takes at a time: taking a turn costs nothing beside them.
 constexpr i64 TURN = 64 * 1024;
 
-int which(const CappedReLUArgs& g) { return !g.grad_cap ? 0 : (g.out ? 2 : 1); }  // of Runs::backward
+int which(const CappedReLUArgs& g) { return !g.grad_cap ? 0 : (g.out ? 2 : 1); }  // of Runs::backward_*
 
 template <typename F, bool BACKWARD>
 void long_runs(const CappedReLUArgs& g, const Runs<F>& runs) {
     using Int = typename F::Int;
     const Int *in = static_cast<const Int*>(g.in), *kept = static_cast<const Int*>(g.kept);
-    Int* out = static_cast<Int*>(g.out);
+    Int* out = g.out ? static_cast<Int*>(g.out) : const_cast<Int*>(kept);  // then it is not written
     const i64 each = (g.inner + PIECE - 1) / PIECE, length = std::min(g.inner, PIECE), pieces = g.outer * g.caps * each;
     std::vector<float> partials(BACKWARD && g.grad_cap ? static_cast<size_t>(pieces) : 0);
-    const auto run = runs.backward[which(g)];
+    const auto backward = runs.backward_same[which(g)];
     in_turns(pieces, std::max<i64>(1, TURN / length), g.threads, [&](i64 piece) {
         const i64 row = piece / each, from = (piece - row * each) * PIECE, at = row * g.inner + from;
         const i64 n = std::min(PIECE, g.inner - from);
         const float m = g.cap[row % g.caps];
         if (!BACKWARD) {
             const Int cap = cap_bits<F>(m);
-            runs.forward[0](in + at, &cap, out + at, n);
+            runs.forward_same(in + at, &cap, out + at, n, 1, 0);
             return;
         }
-        const Int cap = active_cap_bits<F>(m);
-        alignas(64) float sums[LANES] = {};
-        run(in + at, kept + at, &cap, out ? out + at : nullptr, sums, n);
+        float sums[LANES];
+        backward(in + at, kept + at, active_cap_bits<F>(m), out + at, sums, n);
         if (partials.empty()) return;
         for (i64 half = LANES / 2; half > 0; half /= 2)
             for (i64 k = 0; k < half; k++) sums[k] += sums[k + half];
         partials[static_cast<size_t>(piece)] = sums[0];
     });
-    if (!BACKWARD || !g.grad_cap) return;
+    if (partials.empty()) return;
     for (i64 c = 0; c < g.caps; c++) {
         double sum = 0.0;
         for (i64 o = 0; o < g.outer; o++) {
@@ -193,7 +223,7 @@ template <typename F, bool BACKWARD>
 void columns(const CappedReLUArgs& g, const Runs<F>& runs) {
     using Int = typename F::Int;
     const Int *in = static_cast<const Int*>(g.in), *kept = static_cast<const Int*>(g.kept);
-    Int* out = static_cast<Int*>(g.out);
+    Int* out = g.out ? static_cast<Int*>(g.out) : const_cast<Int*>(kept);  // then it is not written
     const i64 once = g.caps * g.inner, total = g.outer * once;
     // Repeated to whole vectors where there are that many.
     const i64 whole = LANES / std::gcd(once, LANES);
@@ -201,28 +231,30 @@ void columns(const CappedReLUArgs& g, const Runs<F>& runs) {
     times = std::min((times + whole - 1) / whole * whole, g.outer);
     const i64 period = once * times, rows = (total + period - 1) / period;
     std::vector<Int> caps(static_cast<size_t>(period));
-    for (i64 c = 0, at = 0; c < g.caps; c++) {
+    for (i64 c = 0; c < g.caps; c++) {
         const Int cap = BACKWARD ? active_cap_bits<F>(g.cap[c]) : cap_bits<F>(g.cap[c]);
-        for (i64 k = 0; k < g.inner; k++) caps[static_cast<size_t>(at++)] = cap;
+        std::fill_n(caps.data() + c * g.inner, g.inner, cap);
     }
-    for (i64 at = once; at < period; at++) caps[static_cast<size_t>(at)] = caps[static_cast<size_t>(at - once)];
+    for (i64 at = once; at < period; at += once) std::copy_n(caps.data(), once, caps.data() + at);
 
-    const i64 wide = std::min(COLUMNS, period), across = (period + wide - 1) / wide;
-    const i64 tall = std::clamp<i64>(BLOCK / wide, 1, REPEATS), down = (rows + tall - 1) / tall;
+    const i64 wide = std::min(BACKWARD ? COLUMNS : 4 * COLUMNS, period), across = (period + wide - 1) / wide;
+    const i64 tall = std::clamp<i64>(BLOCK / wide, 4, REPEATS), down = (rows + tall - 1) / tall;
     const bool sum = BACKWARD && g.grad_cap;
     std::vector<float> partials(sum ? static_cast<size_t>(down * period) : 0);
-    const auto run = runs.backward[3 + which(g)];
+    const auto backward = runs.backward_each[which(g)];
     in_turns(down * across, 1, g.threads, [&](i64 piece) {
-        const i64 band = piece / across, from = (piece - band * across) * wide;
-        const i64 n = std::min(wide, period - from);
+        const i64 band = piece / across, from = (piece - band * across) * wide, n = std::min(wide, period - from);
+        const Int* cap = caps.data() + from;
         float* sums = sum ? partials.data() + band * period + from : nullptr;
-        for (i64 row = band * tall; row < std::min(rows, (band + 1) * tall); row++) {
-            const i64 at = row * period + from, here = std::min(n, total - at);
-            if (here <= 0) break;
-            const Int* cap = caps.data() + from;
-            if (BACKWARD) run(in + at, kept + at, cap, out ? out + at : nullptr, sums, here);
-            else runs.forward[1](in + at, cap, out + at, here);
-        }
+        auto some = [&](i64 row, i64 count, i64 length) {
+            const i64 at = row * period + from;
+            if (BACKWARD) backward(in + at, kept + at, cap, out + at, sums, length, count, period);
+            else runs.forward_each(in + at, cap, out + at, length, count, period);
+        };
+        // The last repetition may be cut short.
+        const i64 first = band * tall, last = std::min(rows, first + tall), cut = last == rows ? last - 1 : last;
+        some(first, cut - first, n);
+        if (cut < last) some(cut, 1, std::clamp<i64>(total - (cut * period + from), 0, n));
     });
     if (!sum) return;
     for (i64 c = 0; c < g.caps; c++) {
