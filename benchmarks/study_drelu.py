@@ -68,12 +68,12 @@ def run_locked(plan: DreluPlan, name: str, seed: int, options: argparse.Namespac
     # A run outlives a killed parent: a second one in its folder would spoil both.
     with FileLock(folder / ".lock", timeout=0):
         if name == SOURCE:
-            return run_source(job, folder, device)
+            return run_source(plan, job, folder, device)
         source = plan.source(seed)
         pairs = read_pairs(plan, options.out / source.name)
         if not pairs:
             raise RuntimeError(f"{source.name} must have its transferred images first: --one {SOURCE} {source.seed}")
-        return run_one(job, folder, pairs, device)
+        return run_one(plan, job, folder, pairs, device)
 
 
 def run_missing(plan: DreluPlan, options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,15 @@ def _shares(axis: Any, study: Study) -> None:
     for (key, label), colour in zip(
         {**shown, "zero_gradient": "images without a gradient"}.items(), (BLUE, GREEN, RED), strict=True
     ):
-        _line(axis, study, lambda rows, key=key: percent(rows, "caps", key), colour, label)
+        _line(axis, study, partial(_caps_share, key=key), colour, label)
     axis.set_title("shares in %", fontsize=9, loc="left")
     axis.set_ylim(-3, 103)
     axis.legend(fontsize=7, frameon=False)
     _lambda_axis(axis, plan_of(study))
+
+
+def _caps_share(rows: Mapping[int, Row], key: str) -> list[float]:
+    return percent(rows, "caps", key)
 
 
 def _line(axis: Any, study: Study, values: Callable[[Mapping[int, Row]], list[float]], colour: str, label: str) -> None:

@@ -130,9 +130,8 @@ def trained_model(job: Job, folder: Path, device: str) -> tuple[Any, Any, nn.Mod
     return data, trained, in_channels_last(model), info
 
 
-def run_source(job: Job, folder: Path, device: str) -> int:
+def run_source(plan: DreluPlan, job: Job, folder: Path, device: str) -> int:
     """Trains a plain model and keeps the images that are transferred from it. 130: Ctrl-C ended it."""
-    plan = job.plan
     if read_pairs(plan, folder):
         return 0
     found = trained_model(job, folder, device)
@@ -158,10 +157,9 @@ def read_pairs(plan: DreluPlan, folder: Path) -> Pairs:
     return pairs
 
 
-def run_one(job: Job, folder: Path, pairs: Pairs, device: str) -> int:
+def run_one(plan: DreluPlan, job: Job, folder: Path, pairs: Pairs, device: str) -> int:
     """Trains and measures; a run that was stopped goes on, a trained one is only measured. 130: Ctrl-C ended it."""
     started = time.perf_counter()
-    plan = job.plan
     found = trained_model(job, folder, device)
     if found is None:
         return 130

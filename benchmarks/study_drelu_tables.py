@@ -55,6 +55,11 @@ def value_at(row: Row, keys: tuple[str, ...]) -> float:
     return float(found["value"] if isinstance(found, dict) else found)
 
 
+def means(study: Study, *keys: str, sign: str = "") -> list[str]:
+    """A column: mean and standard deviation over the seeds of what the keys lead to, in percent."""
+    return column(study, lambda rows: mean_text(percent(rows, *keys), sign))
+
+
 def with_caps(study: Study) -> dict[str, Mapping[int, Row]]:
     """The rows of the models with D-ReLU."""
     return {name: rows for name, rows in study.rows.items() if "quantiles" in next(iter(rows.values()))["caps"]}
@@ -86,7 +91,7 @@ def main_table(study: Study) -> list[str]:
         f"{head} (n = {first['figures'][key]['n']:,})": bold_highest(study, key) for key, head in ACCURACIES.items()
     }
     held = first["same_images"]["all"]["n"]
-    columns[f"all attacks (n = {held:,})"] = column(study, lambda rows: mean_text(percent(rows, "same_images", "all")))
+    columns[f"all attacks (n = {held:,})"] = means(study, "same_images", "all")
     columns["final m, median"] = column(study, lambda rows: cap_cell(rows, 2))
     columns["capped"] = column(study, lambda rows: share_cell(rows, "capped_share"))
     columns["seeds"] = column(study, lambda rows: str(len(rows)))
@@ -97,14 +102,9 @@ def real_table(study: Study) -> list[str]:
     """All attacks on the same images, and what one attack alone overstates."""
     first = study.every[0]["same_images"]
     keys = {key: head for key, head in ACCURACIES.items() if key in first} | {"all": "all attacks"}
-    columns = {
-        head: column(study, lambda rows, key=key: mean_text(percent(rows, "same_images", key)))
-        for key, head in keys.items()
-    }
-    columns["PGD-20 less all"] = column(study, lambda rows: mean_text(percent(rows, "masked", "pgd-20"), "+"))
-    columns["best gradient attack less all"] = column(
-        study, lambda rows: mean_text(percent(rows, "masked", "best"), "+")
-    )
+    columns = {head: means(study, "same_images", key) for key, head in keys.items()}
+    columns["PGD-20 less all"] = means(study, "masked", "pgd-20", sign="+")
+    columns["best gradient attack less all"] = means(study, "masked", "best", sign="+")
     columns["which it was"] = column(
         study, lambda rows: ", ".join(dict.fromkeys(ACCURACIES[row["best_gradient_attack"]] for row in rows.values()))
     )
@@ -137,12 +137,12 @@ def signs_table(study: Study) -> list[str]:
         )
 
     columns = {
-        "no gradient, % of images": column(study, lambda rows: mean_text(percent(rows, "caps", "zero_gradient"))),
+        "no gradient, % of images": means(study, "caps", "zero_gradient"),
         "PGD-20 less Square": less("pgd-20", "square"),
         "FGSM less transfer": less("fgsm", "transfer"),
         "PGD-20 less margin PGD-20": less("pgd-20", "cw-20"),
-        f"PGD-20 at {largest}": column(study, lambda rows: mean_text(percent(rows, "curves", "pgd-20", largest))),
-        f"Square at {largest}": column(study, lambda rows: mean_text(percent(rows, "curves", "square", largest))),
+        f"PGD-20 at {largest}": means(study, "curves", "pgd-20", largest),
+        f"Square at {largest}": means(study, "curves", "square", largest),
     }
     return [
         "", "## Signs of masking", "",
@@ -183,19 +183,10 @@ def radius_tables(study: Study) -> list[str]:
     """Accuracy by radius, a table for each attack."""
     plan = plan_of(study)
     names = {**ACCURACIES, "square": f"Square, {plan.sizes.curve_queries} queries"}
-    lines = [
-        "",
-        "## Accuracy against the radius",
-        "",
-        f"{plan.sizes.n_curve} test images (the paper's Figs. 25 to 27).",
-    ]
+    lines = ["", "## Accuracy against the radius", ""]
+    lines.append(f"{plan.sizes.n_curve} test images (the paper's Figs. 25 to 27 are of APGD-CE).")
     for name in CURVES:
-        columns = {
-            f"{radius:g}": column(
-                study, lambda rows, name=name, radius=radius: mean_text(percent(rows, "curves", name, f"{radius:g}"))
-            )
-            for radius in plan.sizes.radii
-        }
+        columns = {f"{radius:g}": means(study, "curves", name, f"{radius:g}") for radius in plan.sizes.radii}
         lines += ["", f"### {names[name]}", "", *table(study, columns)]
     return lines
 
