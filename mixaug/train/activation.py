@@ -42,7 +42,7 @@ class Activation:
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
         >>> Activation("drelu", "head", 8).put_into(model, (1, 1, 2, 2))[1].activation
-        DReLU(8, init=100, dim=1)
+        DReLU(8, init=100, dim=-1)
     """
 
     name: str
