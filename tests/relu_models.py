@@ -72,9 +72,9 @@ class Loop(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(x)
         for conv in self.convs:
-            x = self.relu(conv(x))
-        parts = [F.relu(part.mean() - part) for part in x.split(2, 1)]
-        return torch.cat(parts, 1) - 0.01
+            y = conv(x)
+            x = self.relu(y)
+        return torch.cat([x, *[F.relu(part) for part in (y.mean((0, 2, 3), keepdim=True) - y).split(2, 1)]], 1)
 
 
 class Nested(nn.Module):

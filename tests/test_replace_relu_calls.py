@@ -45,7 +45,7 @@ def test_every_call_site_has_its_own_layer_of_its_width(name):
     report = replace_relu(model, example_input=x).relu_report
     assert (report.count, report.left) == (len(names), ())
     assert sorted(site.name for site in report.swapped) == sorted(names)
-    layers = {layer_name: layer for layer_name, layer in caps(model)}
+    layers = dict(caps(model))
     assert [layers[name].max_value.numel() for name in names] == widths
     assert [layers[name].site for name in names] == names
 
