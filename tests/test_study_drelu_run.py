@@ -83,41 +83,55 @@ def test_noise_is_of_the_whole_radius_and_the_same_for_all():
     assert study_drelu_run.noise(torch.nn.Identity(), images * 2, torch.zeros(4), eps=0.1).max() == 1
 
 
+class Dark(torch.nn.Module):
+    """Says class 0 of an image whose first pixel is bright."""
+
+    def forward(self, images):
+        bright = images[:, 0, 0, 0]
+        return torch.stack([bright, 0.5 - bright], 1)
+
+
+def darkens(kept):
+    """An attack that fools Dark on the images whose number, their second pixel, is not kept."""
+
+    def attack(model, images, labels):
+        numbers = (images[:, 0, 0, 1] * 255).round()
+        images = images.clone()
+        images[~kept(numbers), 0, 0, 0] = 0
+        return images
+
+    return attack
+
+
 def test_all_attacks_are_of_the_same_images_and_radius(tmp_path):
     _, plan, _ = study_of(tmp_path)
-    torch.manual_seed(0)
-    images, labels = torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8), torch.arange(12) % 3
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
-    given = []
-
-    def moved(model, clean, labels):
-        given.append(len(clean))
-        return (clean + 0.3 * torch.rand(clean.shape, generator=torch.Generator().manual_seed(len(given)))).clamp(0, 1)
-
-    def black(model, clean, labels):
-        return torch.zeros_like(clean)
-
+    images = torch.full((24, 1, 2, 3), 255, dtype=torch.uint8)
+    images[:, 0, 0, 1] = torch.arange(24)
     within = {*study_drelu_plan.GRADIENT_ATTACKS, *study_drelu_plan.OTHER_ATTACKS}
-    counts = {name: 4 if plan.sizes.n[name] == 4 else 9 for name in (*within, "cw-l2")}
-    attacks = dict.fromkeys(within, moved) | {"cw-l2": black}
+    attacks = dict.fromkeys(within, darkens(lambda numbers: numbers >= 0)) | {
+        "fgsm": darkens(lambda numbers: numbers % 8 != 0),
+        "pgd-20": darkens(lambda numbers: numbers % 4 != 0),
+        "square": darkens(lambda numbers: numbers % 4 != 1),
+        "cw-l2": darkens(lambda numbers: numbers < 0),  # another radius
+    }
+    counts = {name: 12 if plan.sizes.n[name] == 4 else 20 for name in attacks}
     for name in study_drelu_plan.CURVES:
         for radius in plan.sizes.radii:
-            attacks[study_drelu_run.at(name, radius)], counts[study_drelu_run.at(name, radius)] = black, 4
-    report = study_drelu_run.evaluate_model(model, (images, labels), attacks=attacks, corruptions=None, n_attack=counts)
+            at = study_drelu_run.at(name, radius)
+            attacks[at], counts[at] = attacks["cw-l2"], 12
+    report = study_drelu_run.evaluate_model(
+        Dark(), (images, torch.zeros(24, dtype=torch.int64)), attacks=attacks, corruptions=None, n_attack=counts
+    )
     found = study_drelu_run.measured(report, plan)
-    outcomes = report.outcomes
-    index = outcomes.attack_index["autoattack"]
-    held = outcomes.correct[index].clone()
-    for name in within:
-        places = outcomes.attack_index[name].tolist()
-        held &= outcomes.attacked[name][[places.index(at) for at in index.tolist()]]
-    assert found["same_images"]["all"]["value"] == held.double().mean()
-    assert {entry["n"] for entry in found["same_images"].values()} == {4} and "cw-l2" not in found["same_images"]
-    lowest = min(found["same_images"][name]["value"] for name in study_drelu_plan.GRADIENT_ATTACKS)
-    assert found["same_images"][found["best_gradient_attack"]]["value"] == lowest
-    assert found["masked"]["best"]["value"] == pytest.approx(lowest - found["same_images"]["all"]["value"])
-    assert found["figures"]["fgsm"]["n"] == 9 and set(found["figures"]) == {"clean", *within, "cw-l2"}
-    assert set(found["curves"]["square"]) == set(RADII)
+    rest = report.outcomes.attack_index["autoattack"] % 4
+    left, under_pgd = (rest > 1).double().mean(), (rest > 0).double().mean()
+    assert 0 < left < under_pgd < 1
+    assert {entry["n"] for entry in found["same_images"].values()} == {12} and "cw-l2" not in found["same_images"]
+    assert found["same_images"]["all"]["value"] == left and found["same_images"]["pgd-20"]["value"] == under_pgd
+    assert found["best_gradient_attack"] == "pgd-20"
+    assert found["masked"]["best"]["value"] == pytest.approx(float(under_pgd - left))
+    assert found["figures"]["fgsm"]["n"] == 20 and set(found["figures"]) == {"clean", *within, "cw-l2"}
+    assert set(found["curves"]["square"]) == set(RADII) and found["curves"]["square"]["0.5"]["value"] == 0
 
 
 def test_images_without_a_gradient_are_counted_with_and_without_caps():
