@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import relu as plain_relu
 from torch.utils.checkpoint import checkpoint
 
+from mixaug import DReLU
+from mixaug.nn import caps
+
 
 def outputs(model: nn.Module, x: Tensor, training: bool) -> list[Tensor]:
     """The outputs of a pass with fixed random numbers."""
@@ -17,6 +20,23 @@ def outputs(model: nn.Module, x: Tensor, training: bool) -> list[Tensor]:
     torch.manual_seed(3)
     out = model(x.clone())
     return [out] if isinstance(out, Tensor) else [value for value in out if value is not None]
+
+
+def caps_at_medians(model: nn.Module, x: Tensor) -> set[str]:
+    """Sets each cap just before its layer runs, so that the caps before it count; the names of the reached layers."""
+    reached: set[str] = set()
+
+    def note(layer: DReLU, args: tuple[Tensor], name: str) -> None:
+        rows = args[0].detach().movedim(layer.dim, -1).flatten(0, -2)
+        found = rows.where(rows > 0, torch.nan).nanmedian(0).values
+        layer.max_value.data.copy_(torch.where(found > 0, found, layer.max_value))
+        reached.update([name] if (found > 0).any() else [])
+
+    hooks = [layer.register_forward_pre_hook(lambda m, a, name=name: note(m, a, name)) for name, layer in caps(model)]
+    model(x.clone())
+    for hook in hooks:
+        hook.remove()
+    return reached
 
 
 class Shared(nn.Module):
