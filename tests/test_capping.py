@@ -167,6 +167,14 @@ def test_a_cap_of_several_dimensions_and_one_for_the_layer():
     assert (figures.capped_share, figures.capped_units) == (0.25, 1.0)
 
 
+def test_caps_of_the_last_dimension():
+    model = nn.Sequential(nn.Flatten(1, 2), DReLU(4, init=0.5, dim=-1), nn.Flatten(), nn.Linear(16, 2))
+    images = torch.zeros(1, 2, 2, 4)
+    images[..., 1] = 0.9  # one feature of all tokens; dimension 1 has the same size
+    figures = cap_figures(model, images, torch.tensor([0]))
+    assert (figures.capped_share, figures.capped_units) == (0.25, 0.25)
+
+
 def test_all_calls_of_a_layer_count_and_its_caps_once():
     class Twice(nn.Module):
         def __init__(self) -> None:
