@@ -255,7 +255,7 @@ def test_a_cap_that_is_not_above_zero_is_refused(value: float) -> None:
         (lambda: DReLU(0), ValueError, "num_features must be at least 1, got 0"),
         (lambda: DReLU(-2), ValueError, "num_features must be at least 1, got -2"),
         (lambda: DReLU(()), ValueError, "num_features must be at least 1, got ()"),
-        (lambda: DReLU((-2, -3)), ValueError, "num_features must be at least 1, got (-2, -3)"),
+        (lambda: DReLU((-2, 3)), ValueError, "num_features must be at least 1, got (-2, 3)"),
         (lambda: DReLU(True), TypeError, "num_features must be an int, a shape or None, got True"),
         (lambda: DReLU((2, True)), TypeError, "num_features must be an int, a shape or None, got (2, True)"),
         (lambda: DReLU(2.0), TypeError, "num_features must be an int, a shape or None, got 2.0"),

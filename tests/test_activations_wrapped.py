@@ -154,8 +154,9 @@ def test_checkpointed_accumulated_and_averaged() -> None:
 
 
 def test_a_compiled_model_gets_its_caps_too() -> None:
+    torch.compiler.reset()  # after too many graphs of other tests it would run uncompiled
     model, x = network(), batch()
-    compiled, plain = torch.compile(model, backend="eager"), copy.deepcopy(model)
+    compiled, plain = torch.compile(model, backend="eager", fullgraph=True), copy.deepcopy(model)
     with torch.no_grad():
         compiled.eval()(x)  # compiled code does not look for hooks that come later
     set_caps(compiled, x, 0.5)

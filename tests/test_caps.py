@@ -32,7 +32,7 @@ class SmallCNN(nn.Module):
         self.conv, self.norm, self.drop = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)
         self.channel, self.neuron = DReLU(4, inplace=True), DReLU((4, 6, 6), inplace=True)
         self.layer, self.last = DReLU(1, inplace=True), DReLU(5, dim=-1)
-        self.unused = DReLU(7, init=3.0)
+        self.unused = DReLU(7)
         self.dense = nn.Linear(144, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -262,6 +262,8 @@ def test_caps_are_quantiles_of_the_positive_pre_activations(quantile: float) -> 
     torch.manual_seed(0)
     model = SmallCNN()
     model.norm.running_mean.uniform_(-0.5, 0.5)
+    for _, layer in caps(model):
+        layer.max_value.data.fill_(0.125)  # must not cap what comes later
     plain = copy.deepcopy(model).eval()
     for _, layer in caps(plain):
         layer.max_value.data.fill_(math.inf)
@@ -276,7 +278,7 @@ def test_caps_are_quantiles_of_the_positive_pre_activations(quantile: float) -> 
         plain(pictures())
     set_caps(model, pictures(), quantile)
 
-    def expected(values: np.ndarray, default: float = 100.0) -> float:
+    def expected(values: np.ndarray, default: float = 0.125) -> float:
         positive = values[values > 0].astype(np.float64)
         return np.quantile(positive, quantile) if len(positive) else default
 
@@ -286,8 +288,8 @@ def test_caps_are_quantiles_of_the_positive_pre_activations(quantile: float) -> 
         wanted = np.apply_along_axis(expected, -1, columns)
         found = getattr(model, name).max_value.detach().numpy()
         np.testing.assert_allclose(found, wanted.reshape(found.shape), rtol=1e-6)
-    assert (model.neuron.max_value == 100).any() and (model.neuron.max_value < 100).any()
-    assert model.unused.max_value.tolist() == [3.0] * 7
+    assert (model.neuron.max_value == 0.125).any() and (model.neuron.max_value != 0.125).any()
+    assert model.unused.max_value.tolist() == [0.125] * 7
 
 
 def test_a_layer_called_twice_takes_both_calls() -> None:
@@ -304,6 +306,7 @@ def test_a_layer_called_twice_takes_both_calls() -> None:
 def test_infinite_and_missing_values_do_not_count(dtype: torch.dtype) -> None:
     model = nn.Sequential(DReLU(4, init=9.0)).to(dtype)
     x = torch.tensor([[1.0, -1.0, math.nan, math.inf], [2.0, 0.0, math.nan, 4.0], [4.0, -9.0, 3.0, -math.inf]])
+    x = torch.cat([x, torch.zeros(1, 4)])
     set_caps(model, x.to(dtype), 0.5)
     assert model[0].max_value.tolist() == [2.0, 9.0, 3.0, 4.0] and model[0].max_value.dtype == dtype
     set_caps(model, x[:0].to(dtype), 0.5)
