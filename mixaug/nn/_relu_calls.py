@@ -128,7 +128,7 @@ class Recorder(TorchFunctionMode):
             inplace, six = module.inplace, module.six
         elif module is not None:
             inplace, six = bool(module.inplace), isinstance(module, nn.ReLU6)
-        else:
+        elif kind.startswith(("F.", "torch.")):
             inplace = bool(kwargs.get("inplace", more[0] if more else inplace))
         if module is not None:
             kind = "nn.ReLU6" if six else "nn.ReLU"

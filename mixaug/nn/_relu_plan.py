@@ -14,6 +14,7 @@ from mixaug.nn._relu_calls import Call, Line, Recorder
 from mixaug.nn._relu_report import ReLUSite
 from mixaug.nn._relu_sites import ReLUSites
 from mixaug.nn._rewrite import Edit, edits_of, original_class, place, why_not
+from mixaug.nn.activations import DReLU, SReLU
 
 __all__ = ["Group", "Plan", "passes", "plan"]
 
@@ -138,9 +139,13 @@ class _Finder:
         self.home: dict[int, tuple[nn.Module, str]] = {}  # of every ReLU: its owner and attribute
         self.swapped: dict[int, str] = {}
         self.unreached: dict[int, nn.Module] = {}
+        self.scripts: list[str] = []
         self.done = done
         for owner in list(view.modules()):
             if isinstance(owner, torch.jit.ScriptModule):
+                name = self.names[id(owner)]
+                if not any(name.startswith(f"{outer}.") for outer in self.scripts) and _scripted_relu(owner):
+                    self.scripts.append(name)
                 continue
             owner.__class__ = original_class(owner)
             for attribute, child in list(owner._modules.items()):
@@ -166,9 +171,10 @@ class _Finder:
     def find(self, runs: list[list[Call]]) -> Plan:
         """The sites of what was recorded."""
         # The training pass, the last one, has the auxiliary heads at their places.
-        order = [call for run in reversed(runs) for call in run]
+        order = [call for run in reversed(runs) for call in run if not self._in_capped(call)]
         by_module: dict[int, list[Call]] = {}
         by_owner: dict[int, list[Call]] = {}
+        by_place: dict[Any, list[Call]] = {}  # of those without a line
         self.plan = Plan(kinds=self.kinds)
         self.order: dict[int, int] = {id(call): i for i, call in enumerate(order)}
         for call in order:
@@ -178,15 +184,23 @@ class _Finder:
             elif isinstance(call.line, Line):
                 by_owner.setdefault(id(call.line.owner), []).append(call)
             else:
-                self._leave([call], "", call.line)
+                by_place.setdefault((id(call.caller), call.position), []).append(call)
+        for calls in by_place.values():
+            self._leave(calls, "", str(calls[0].line))
         for calls in by_module.values():
             self._module(calls)
         for calls in by_owner.values():
             self._functional(calls)
         for child in self.unreached.values():
             self._never(child)
+        for script in self.scripts:
+            self.plan.left.append((ReLUSite(script, "TorchScript", (), 1, -1, False), "it is TorchScript"))
         self._number()
         return self.plan
+
+    def _in_capped(self, call: Call) -> bool:
+        """Whether it is a capped layer's own operation."""
+        return isinstance(call.caller, (DReLU, SReLU)) or (call.caller is not None and self._in_done(call.caller))
 
     # One nn.ReLU, the container of one, or a layer of an earlier swap.
 
@@ -384,6 +398,13 @@ class _Finder:
             group.sites = [(key, numbered(site)) for key, site in group.sites]
         self.plan.swapped = sorted(map(numbered, self.plan.swapped), key=lambda site: site.order)
         self.plan.left = [(numbered(site), reason) for site, reason in self.plan.left]
+
+
+def _scripted_relu(module: torch.jit.ScriptModule) -> bool:
+    try:
+        return "aten::relu" in str(module.inlined_graph)
+    except (AttributeError, RuntimeError):  # a list of modules has no graph
+        return False
 
 
 class _Recorder(Recorder):
