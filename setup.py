@@ -103,7 +103,7 @@ if FORCED or (find_nvcc() is not None and gpu_visible()):
     extensions.append(
         Extension(
             "mixaug_ext._cuda",
-            sources=[f"{CSRC}/composite.cu", f"{CSRC}/ipmix.cu", f"{CSRC}/cuda_info.cu"],
+            sources=[f"{CSRC}/{name}.cu" for name in ("capped_relu", "composite", "ipmix", "cuda_info")],
             depends=HEADERS,
             extra_compile_args=[*options, "-Xcompiler", host],
         )

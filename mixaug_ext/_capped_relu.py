@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import struct
 from typing import NoReturn
@@ -79,7 +80,7 @@ def backward(
         MemoryError: no memory for the partial sums (CPU).
         RuntimeError: the kernel could not be launched (GPU).
     """
-    if sizes is None or grad.dtype != out.dtype:
+    if sizes is None or grad.dtype != out.dtype or not _has_memory(grad):
         return backward_torch(grad, out, max_value, dim)
     of_x = torch.empty_like(out) if wants_x else None
     if grad.stride() != out.stride():
@@ -132,6 +133,14 @@ def _sizes(x: Tensor, max_value: Tensor, dim: int) -> Sizes | None:
     return (total // count if count else 0, count, 1, code) if dim == 1 and max_value.ndim == 1 else None
 
 
+def _has_memory(grad: Tensor) -> bool:
+    try:
+        grad.data_ptr()
+    except RuntimeError:  # of a batch of gradients (is_grads_batched=True) no other mark can be seen
+        return False
+    return True
+
+
 def _readable(max_value: Tensor) -> Tensor:
     return max_value.detach().to(torch.float32).contiguous()
 
@@ -140,6 +149,7 @@ def _on_gpu(name: str, values: Tensor, pointers: tuple[int, ...], of_cap: Tensor
     lib = mixaug_ext.cuda_library()
     room = 0
     if of_cap is not None:
+        lib.mixaug_capped_relu_partials.restype = ctypes.c_int64  # type: ignore[union-attr]
         count = lib.mixaug_capped_relu_partials(_pack(*(0,) * 6, *sizes, 0, 0, 0))  # type: ignore[union-attr]
         partials = values.new_empty(count, dtype=torch.float32)
         room = partials.data_ptr()

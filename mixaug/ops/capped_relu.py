@@ -81,8 +81,8 @@ def cap_checked(x: Tensor, max_value: Tensor, dim: int, inplace: bool, name: str
         out = capped_relu_torch(x, max_value, start)
         return x.copy_(out) if inplace else out
     if torch.is_grad_enabled() and (x.requires_grad or max_value.requires_grad):
-        if inplace and x.requires_grad and x.is_leaf:
-            raise RuntimeError("inplace=True cannot write to x: it is a leaf that requires a gradient")
+        if inplace and x.requires_grad and (x if x._base is None else x._base).is_leaf:  # before anything is written
+            raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation (inplace=True)")
         return _apply(x, max_value, start, inplace)  # type: ignore[no-any-return]
     return _capped_relu.forward(x, max_value, start, inplace)[0]
 
