@@ -138,7 +138,8 @@ def test_images_without_a_gradient_are_counted_with_and_without_caps():
     test = (torch.full((6, 1, 2, 2), 200, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64))
     layers = [torch.nn.Flatten(), torch.nn.Linear(4, 3)]
     plain = study_drelu_run.caps_of(torch.nn.Sequential(*layers), test, 5)
-    assert plain["zero_gradient"]["value"] == 0 and plain["n"] == 5 and "quantiles" not in plain
+    assert plain["zero_gradient"]["value"] == 0 and plain["zero_gradient"]["n"] == plain["n"] == 5
+    assert "quantiles" not in plain
     closed = study_drelu_run.caps_of(torch.nn.Sequential(layers[0], DReLU(4, init=0.1), layers[1]), test, 5)
     assert closed["zero_gradient"]["value"] == 1 and closed["capped_share"] == 1 and closed["capped_units"] == 1
     assert closed["quantiles"] == pytest.approx([0.1] * 5)
