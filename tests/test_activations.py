@@ -224,7 +224,7 @@ def test_in_place_as_relu_does_it(layer: nn.Module) -> None:
         assert layer(leaf) is leaf and torch.equal(leaf, plain(values))
     leaf = values.clone().requires_grad_()
     for refused in (leaf, leaf[1:]):
-        with pytest.raises(RuntimeError, match="leaf Variable that requires grad is being used in an in-place"):
+        with pytest.raises(RuntimeError, match=r"leaf .*requires"):
             layer(refused)
     assert torch.equal(leaf, values)  # refused before anything is written
     power = (leaf * 1).exp()
