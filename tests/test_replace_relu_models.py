@@ -31,10 +31,10 @@ TORCHVISION = {
     "vgg11": (32, 10, 1),
 }
 TIMM = {
-    "legacy_seresnet18": (64, 25),
+    "legacy_seresnet18": (64, 33),
     "mobilevitv2_050": (64, 9),
     "res2net50_26w_4s": (64, 81),
-    "tf_mobilenetv3_small_minimal_100": (64, 20),
+    "tf_mobilenetv3_small_minimal_100": (64, 24),
 }
 
 

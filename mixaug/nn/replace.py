@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -72,7 +73,8 @@ def replace_relu(
     Note:
         Classes whose source calls ReLU several times are replaced by subclasses of the same name with edited source.
         What cannot be changed safely is left, with the reason in the report: TorchScript, calls in functions that are
-        no methods, subclasses of ReLU. A block whose weights are shared has one ``m`` for all its runs.
+        no methods, subclasses of ReLU. A block whose weights are shared, and a method that runs several times in a
+        pass, have one ``m`` a line for all their runs.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -297,7 +299,8 @@ class _Swap:
 
 def _device_and_dtype(owner: nn.Module, model: nn.Module) -> dict[str, Any]:
     """Where a cap of the owner belongs; it is float32 beside half precision too."""
-    tensors = [t for m in (owner, model) for t in (*m.parameters(), *m.buffers()) if t.is_floating_point()]
-    if not tensors:
+    values = itertools.chain(owner.parameters(), owner.buffers(), model.parameters(), model.buffers())
+    first = next((value for value in values if value.is_floating_point()), None)
+    if first is None:
         return {}
-    return {"device": tensors[0].device, "dtype": torch.float64 if tensors[0].dtype == torch.float64 else torch.float32}
+    return {"device": first.device, "dtype": torch.float64 if first.dtype == torch.float64 else torch.float32}
