@@ -153,6 +153,20 @@ def test_a_swapped_model_is_returned_as_it_is():
     assert replace_relu(nn.Sequential(nn.Linear(3, 4), DReLU(4))).relu_report == ReLUReport((), (), 0)
 
 
+def test_a_layer_that_was_put_back_is_swapped_again():
+    model = replace_relu(Twice(), example_input=ROWS)
+    model[1] = nn.ReLU()
+    replace_relu(model, example_input=ROWS)
+    assert (model.relu_report.count, names(model)) == (1, ["1", "3"])
+
+
+def test_a_swapped_part_of_a_larger_model_stays_as_it_is():
+    part = replace_relu(Shared(), init=0.5, example_input=IMAGES, names="relu.0")
+    model = replace_relu(nn.Sequential(part, nn.ReLU()), example_input=IMAGES)
+    assert names(model) == ["0.relu.1", "0.relu.2", "1"]
+    assert [layer.init for _, layer in caps(model)] == [0.5, 100.0, 100.0, 100.0]
+
+
 def test_a_relu_alone():
     x = torch.zeros(2, 5)
     assert isinstance(replace_relu(nn.ReLU(), example_input=x), DReLU)

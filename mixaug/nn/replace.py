@@ -90,8 +90,7 @@ def replace_relu(
     _check_example(example_input)
     if type(model) in (nn.ReLU, nn.ReLU6):
         return _itself(model, make, activation, granularity, init, example_input)
-    report = getattr(model, "relu_report", None)
-    done = {site.name: site for site in report.swapped} if isinstance(report, ReLUReport) else {}
+    done = _done(model)
     lost: set[str] = set()
     while True:
         found = _look(model, example_input, granularity, done, lost)
@@ -117,6 +116,16 @@ def replace_relu(
     left = sorted([*found.left, *unchosen], key=lambda pair: pair[0].order)
     model.relu_report = ReLUReport(tuple(names_now.values()), tuple(left), len(chosen))  # type: ignore[assignment]
     return model
+
+
+def _done(model: nn.Module) -> dict[str, ReLUSite]:
+    """The sites of earlier calls whose layers are still there."""
+    report = getattr(model, "relu_report", None)
+    if not isinstance(report, ReLUReport):
+        return {}
+    kinds = {name: type(module) for name, module in model.named_modules(remove_duplicate=False)}
+    there = (site for site in report.swapped if kinds.get(site.name, nn.ReLU) not in (nn.ReLU, nn.ReLU6))
+    return {site.name: site for site in there}
 
 
 def _order(site: ReLUSite) -> int:
