@@ -16,7 +16,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from mixaug.nn import DReLU, SReLU, add_drelu_head, add_drelu_stem
 from mixaug.nn._trace import look_at
-from mixaug.train.models import MODELS, build_model
+from mixaug.train.models import MODELS, Normalize, build_model
 
 PARTS = ("dense", "activation", "output")
 FAMILIES = (
@@ -189,6 +189,13 @@ def test_timm(name: str, places: list[str] | None):
     assert all(head.output.out_features == 6 for head in heads_of(model).values())
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_a_dense_network_are_guessed_from_its_width(channels: int):
+    normalise = Normalize([0.5] * channels, [0.5] * channels)  # takes (B, C, H, W) alone
+    model = nn.Sequential(normalise, nn.Flatten(), nn.Linear(channels * 26**2, 9), nn.ReLU(), nn.Linear(9, 5))
+    assert list(heads_of(add_drelu_head(model, 4))) == ["4"]
+
+
 def test_a_model_that_cannot_run_on_meta_is_run_and_left_as_it_was():
     class Reads(nn.Module):
         def __init__(self) -> None:
@@ -199,7 +206,7 @@ def test_a_model_that_cannot_run_on_meta_is_run_and_left_as_it_was():
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             self.calls += 1
-            shift = float(x.mean())  # needs data
+            shift = float(x.mean()) * float(torch.rand(()))  # needs data
             return self.fc(self.norm(x).mean((2, 3)) + shift)
 
     model = Reads()
@@ -297,6 +304,21 @@ def test_the_layer_on_the_way_to_the_outputs_is_taken_not_the_last_that_ran():
             return logits
 
     assert list(heads_of(add_drelu_head(Beside(), 2))) == ["fc"]
+
+
+@pytest.mark.parametrize("add", [add_drelu_head, add_drelu_stem])
+def test_a_layer_that_runs_first_and_last(add: Callable):
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.outer, self.inner = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.outer(self.inner(self.outer(x))).mean((2, 3))
+
+    model = add(Around(), 3)
+    assert isinstance(model.outer, nn.Sequential)
+    assert isinstance(model.inner, nn.Conv2d)
 
 
 def test_a_layer_of_two_names_is_replaced_at_both():

@@ -176,13 +176,12 @@ def _output_layers(model: nn.Module, example_input: Any) -> dict[str, nn.Module]
 
 
 def _calls(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[list[str], list[Tensor]]:
-    """Names of the modules in the order of their last calls, and the outputs that a gradient may come from."""
-    names: dict[str, None] = {}
+    """Names of the modules as they are called, and the outputs that a gradient may come from."""
+    names: list[str] = []
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
-            names.pop(name, None)
-            names[name] = None
+            names.append(name)
 
         return hook
 
@@ -192,7 +191,7 @@ def _calls(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[list[str], lis
     finally:
         for hook in hooks:
             hook.remove()
-    return list(names), [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    return names, [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.requires_grad]
 
 
 def _last(modules: dict[str, nn.Module], names: list[str], outputs: list[Tensor]) -> str | None:
