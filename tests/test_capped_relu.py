@@ -55,6 +55,11 @@ def same_bits(a, b):
     return torch.equal(a.signbit() & number, b.signbit() & number)
 
 
+def formats(tensor):
+    """Whether it is contiguous, and channels_last: strides of dimensions of size 1 say nothing."""
+    return tensor.is_contiguous(), tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
 def same_values(a, b):
     return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
@@ -108,7 +113,7 @@ def test_any_shape_and_run_of_dimensions(shape, data, seed, dtype, vectors):
         patch.setattr(_capped_relu, "_VECTORS", vectors)
         out, of_x, of_m = both_ways(capped_relu, x, m, dim, grad)
     assert same_bits(out, expected) and same_bits(of_x, wanted_x) and close_sums(of_m, sums, grad, m.dtype)
-    assert out.stride() == x.relu().stride() or x.numel() == 0
+    assert formats(out) == formats(x.relu())
 
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, INF, -INF, NAN, 1e-30, -1e-30, 6.1e-5, 3e-8, 65504.0, 65519.0, 65520.0, 1e38, 0.3]

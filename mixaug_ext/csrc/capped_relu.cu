@@ -45,7 +45,7 @@ Cut cut_of(const CappedReLUArgs& g, i64 n) {
         while (times < g.outer && once * times % n != 0) times++;
         if (times > g.outer) times = g.outer;
         c.period = once * times;
-        c.across = c.period / n;
+        c.across = c.period < n ? 1 : c.period / n;  // a width that does not fit is only asked for its room
     }
     c.rows = (c.total + c.period - 1) / c.period;
     const i64 wanted = (RUNNING + c.across - 1) / c.across, most = (c.rows + 7) / 8;
