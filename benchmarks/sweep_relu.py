@@ -5,7 +5,7 @@
 For each model with random weights: do outputs stay bit-identical with caps out of the way, in evaluation and in
 training mode (heads and running statistics too)? And with each cap at the median of its positive pre-activations, does
 one training step move the caps of every site that was reached? One JSON line for each finished model: a second run goes
-on where the first stopped. It takes about 20 minutes on one core and 12 GB, most of both for the largest RegNet.
+on where the first stopped. It takes about half an hour on one core, and 12 GB for the largest RegNet.
 """
 
 from __future__ import annotations
@@ -203,8 +203,9 @@ def page(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# The swap of ReLU over torchvision and timm",
         "",
-        f"{datetime.date.today()}, Python {platform.python_version()}, {', '.join(versions)}, CPU, one thread. Made by",
-        "`python benchmarks/sweep_relu.py`. Random weights, two images of the smallest size that the model takes.",
+        f"{datetime.date.today()}, Python {platform.python_version()}, {', '.join(versions)}, CPU, one thread, made by"
+        " `python benchmarks/sweep_relu.py`. Random weights; two images of the smallest side of"
+        f" {', '.join(map(str, SIDES))} that the model takes.",
         "",
         f"`replace_relu(model, DReLU, init=1e30)` on {len(with_relu) - len(timm_rows)} torchvision classifiers, all"
         f" that have a ReLU, and {len(timm_rows)} timm models. Outputs in evaluation and training mode, auxiliary"
@@ -212,19 +213,20 @@ def page(rows: list[dict[str, Any]]) -> str:
         f" {len(with_relu)}; of {sum(row['sites'] for row in with_relu)} call sites"
         f" {sum(len(row['left']) for row in with_relu)} are left.",
         "",
-        "The last two columns are another run: penalty 0, each cap at the median of its positive pre-activations, one"
-        f" training step. It moves caps at every site that was reached in {len(with_relu) - len(still)} of"
+        "The last column is another run: penalty 0, all caps of a site at the median of its positive pre-activations,"
+        " one training step (layers that drop switched off, branches that begin at weight 0 switched on). "
+        f"It moves caps at every site that was reached in {len(with_relu) - len(still)} of"
         f" {len(with_relu)} models.",
         "",
-        "| model | side | sites | kinds | left | eval identical | train identical | moved / reached | seconds |",
-        "|---|---:|---:|---|---:|---|---|---:|---:|",
+        "| model | side | sites | kinds | left | eval identical | train identical | moved / reached |",
+        "|---|---:|---:|---|---:|---|---|---:|",
     ]
     for row in with_relu:
         heads = f" ({row['heads']} heads)" if row["heads"] > 1 else ""
         lines.append(
             f"| {row['model']} | {row['side']} | {row['sites']} | {', '.join(row['kinds'])} | {len(row['left'])} "
             f"| {'yes' if row['eval'] else '**no**'} | {'yes' if row['train'] else '**no**'}{heads} "
-            f"| {row['moved']} / {row['reached']} | {row['seconds']} |"
+            f"| {row['moved']} / {row['reached']} |"
         )
     reasons: dict[str, list[str]] = {}
     for row in with_relu:
