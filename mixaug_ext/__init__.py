@@ -60,6 +60,7 @@ def _load_cuda() -> tuple[ctypes.CDLL | None, str]:
     if not torch.cuda.is_available():
         return None, "built, but torch sees no GPU here"
     lib.mixaug_cuda_error.restype = ctypes.c_char_p
+    lib.mixaug_capped_relu_partials.restype = ctypes.c_int64
     code = lib.mixaug_cuda_probe(ctypes.c_int(torch.cuda.current_device()))
     if code:
         return None, f"the CUDA kernels do not run here: {lib.mixaug_cuda_error(ctypes.c_int(code)).decode()}"

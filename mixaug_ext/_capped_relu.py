@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 import struct
 from typing import NoReturn
@@ -51,8 +50,8 @@ def forward(x: Tensor, max_value: Tensor, dim: int, inplace: bool) -> tuple[Tens
     caps = max_value if max_value.dtype == torch.float32 and max_value.is_contiguous() else _readable(max_value)
     pointers = (x.data_ptr(), 0, caps.data_ptr(), out.data_ptr(), 0)
     if x.is_cpu:
-        threads = 1 if x.nbytes < 2 * _BYTES_PER_THREAD else min(torch.get_num_threads(), x.nbytes // _BYTES_PER_THREAD)
-        code = mixaug_ext.library().mixaug_capped_relu(_pack(*pointers, 0, *sizes, threads, _VECTORS, 0))  # type: ignore[union-attr]
+        lib = mixaug_ext.library()
+        code = lib.mixaug_capped_relu(_pack(*pointers, 0, *sizes, _threads(x), _VECTORS, 0))  # type: ignore[union-attr]
     else:
         code = _on_gpu("mixaug_capped_relu_cuda", x, pointers, None, sizes)
     if code:
@@ -95,9 +94,8 @@ def backward(
         0 if of_cap is None else of_cap.data_ptr(),
     )
     if out.is_cpu:
-        size = out.nbytes
-        threads = 1 if size < 2 * _BYTES_PER_THREAD else min(torch.get_num_threads(), size // _BYTES_PER_THREAD)
-        code = mixaug_ext.library().mixaug_capped_relu_backward(_pack(*pointers, 0, *sizes, threads, _VECTORS, 0))  # type: ignore[union-attr]
+        words = _pack(*pointers, 0, *sizes, _threads(out), _VECTORS, 0)
+        code = mixaug_ext.library().mixaug_capped_relu_backward(words)  # type: ignore[union-attr]
     else:
         code = _on_gpu("mixaug_capped_relu_backward_cuda", out, pointers, of_cap, sizes)
     if code:
@@ -133,6 +131,10 @@ def _sizes(x: Tensor, max_value: Tensor, dim: int) -> Sizes | None:
     return (total // count if count else 0, count, 1, code) if dim == 1 and max_value.ndim == 1 else None
 
 
+def _threads(x: Tensor) -> int:
+    return min(torch.get_num_threads(), x.nbytes // _BYTES_PER_THREAD)
+
+
 def _has_memory(grad: Tensor) -> bool:
     try:
         grad.data_ptr()
@@ -149,7 +151,6 @@ def _on_gpu(name: str, values: Tensor, pointers: tuple[int, ...], of_cap: Tensor
     lib = mixaug_ext.cuda_library()
     room = 0
     if of_cap is not None:
-        lib.mixaug_capped_relu_partials.restype = ctypes.c_int64  # type: ignore[union-attr]
         count = lib.mixaug_capped_relu_partials(_pack(*(0,) * 6, *sizes, 0, 0, 0))  # type: ignore[union-attr]
         partials = values.new_empty(count, dtype=torch.float32)
         room = partials.data_ptr()

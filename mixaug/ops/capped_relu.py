@@ -82,7 +82,9 @@ def cap_checked(x: Tensor, max_value: Tensor, dim: int, inplace: bool, name: str
         return x.copy_(out) if inplace else out
     if torch.is_grad_enabled() and (x.requires_grad or max_value.requires_grad):
         if inplace and x.requires_grad and (x if x._base is None else x._base).is_leaf:  # before anything is written
-            raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation (inplace=True)")
+            raise RuntimeError(
+                "a leaf Variable that requires grad is being used in an in-place operation (inplace=True)"
+            )
         return _apply(x, max_value, start, inplace)  # type: ignore[no-any-return]
     return _capped_relu.forward(x, max_value, start, inplace)[0]
 

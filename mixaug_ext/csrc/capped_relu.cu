@@ -1,10 +1,10 @@
 // ReLU with a cap on a GPU: one launch forward, one backward, and one that adds up the gradient of the caps.
 //
-// The caps repeat in memory with a period of `caps * inner` elements, itself repeated where it is short. A thread keeps a
-// vector of columns of that period, 16 bytes where the addresses allow it, and goes down some of its rows: the caps are
-// read once, neighbouring threads read neighbouring vectors, and the gradients of the caps are summed in registers. Each
-// thread leaves its sums in a place of its own, and a second kernel adds them in a fixed order: no atomics, so the same
-// bits every time.
+// The caps repeat in memory with a period of `caps * inner` elements, itself repeated where it is short. A thread keeps
+// a vector of columns of that period, 16 bytes where the addresses allow it, and goes down some of its rows: the caps
+// are read once, neighbouring threads read neighbouring vectors, and the gradients of the caps are summed in registers.
+// Each thread leaves its sums in a place of its own, and a second kernel adds them in a fixed order: no atomics, so the
+// same bits every time.
 
 #include "capped_relu.h"
 #include "cuda_common.h"
@@ -56,7 +56,7 @@ Cut cut_of(const CappedReLUArgs& g, i64 n) {
     return c;
 }
 
-// One cap of a single value, and the first stage of the sum of its gradient: 32-bit arithmetic where it is enough.
+// One pass over the tensors, and the first stage of the sum: `Index` is of 32 bits where they are enough.
 template <typename F, int N, bool BACKWARD, typename Index>
 __global__ void __launch_bounds__(THREADS) capped_relu_kernel(CappedReLUArgs g, Cut c) {
     using Int = typename F::Int;
@@ -149,7 +149,8 @@ int launch(const CappedReLUArgs& g) {
     // Room for the index that leaves the loops, too.
     const bool small = c.total + c.period * IN_FLIGHT < (i64{1} << 30) && g.caps * g.inner < (i64{1} << 30);
     int error = 0;
-    if (small) error = MIXAUG_LAUNCH((capped_relu_kernel<F, N, BACKWARD, std::uint32_t>), blocks, THREADS, g.stream, g, c);
+    using Small = std::uint32_t;
+    if (small) error = MIXAUG_LAUNCH((capped_relu_kernel<F, N, BACKWARD, Small>), blocks, THREADS, g.stream, g, c);
     else error = MIXAUG_LAUNCH((capped_relu_kernel<F, N, BACKWARD, i64>), blocks, THREADS, g.stream, g, c);
     if (error || !BACKWARD || !g.grad_cap) return error;
     const i64 width = c.across * c.sums, run = g.caps == 1 ? width : g.inner / (c.sums == 1 ? N : 1);
@@ -178,8 +179,9 @@ int dispatch(const CappedReLUArgs& g) {
     if (g.caps <= 0 || g.outer * g.inner < 0) return MIXAUG_DONE;
     int error = 0;
     if (g.outer * g.inner == 0) {
+        const i64 blocks = g.caps < BLOCKS ? g.caps : BLOCKS, none = 0, one = 1;
         if (BACKWARD && g.grad_cap)
-            error = MIXAUG_LAUNCH((sum_kernel), g.caps < BLOCKS ? g.caps : BLOCKS, THREADS, g.stream, g, i64{0}, i64{0}, i64{1});
+            error = MIXAUG_LAUNCH((sum_kernel), blocks, THREADS, g.stream, g, none, none, one);
         return error ? MIXAUG_CUDA_ERROR + error : MIXAUG_DONE;
     }
     switch (g.dtype) {

@@ -61,12 +61,15 @@ MIXAUG_BOTH std::uint32_t as_bits(float value) {
 }
 
 MIXAUG_BOTH float widen(F32, std::int32_t v) { return as_float(static_cast<std::uint32_t>(v)); }
-MIXAUG_BOTH float widen(BF16, std::int16_t v) { return as_float(static_cast<std::uint32_t>(static_cast<std::uint16_t>(v)) << 16); }
+MIXAUG_BOTH float widen(BF16, std::int16_t v) {
+    return as_float(static_cast<std::uint32_t>(static_cast<std::uint16_t>(v)) << 16);
+}
 MIXAUG_BOTH float widen(F16, std::int16_t v) {  // branch-free, so that the compiler uses vectors
     const std::uint32_t bits = static_cast<std::uint16_t>(v), magnitude = bits & 0x7fffu, sign = (bits & 0x8000u) << 16;
     const std::uint32_t normal = (magnitude << 13) + (112u << 23), special = (magnitude << 13) | 0x7f800000u;
     // Subnormal: times 2^-24.
-    const std::uint32_t small = as_bits(static_cast<float>(static_cast<std::int32_t>(magnitude)) * 5.9604644775390625e-8f);
+    const float number = static_cast<float>(static_cast<std::int32_t>(magnitude));
+    const std::uint32_t small = as_bits(number * 5.9604644775390625e-8f);
     return as_float((magnitude >= 0x7c00u ? special : (magnitude < 0x0400u ? small : normal)) | sign);
 }
 
