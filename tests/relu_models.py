@@ -190,6 +190,18 @@ class ViaParent(nn.Module):
         return self.blocks[0].act(self.blocks[0].fc(x))
 
 
+class Private(nn.Module):
+    """Names that Python mangles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+        self.__relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.__relu(self.fc(x)) + self.__relu(self.fc(x) - 0.1)
+
+
 class WithClosure(nn.Module):
     """Made by :func:`with_closure`."""
 
@@ -226,5 +238,6 @@ SMALL = {
     "modes": (Modes, ROWS, ["relu.0", "relu.1", "relu.2"], [4, 5, 2]),
     "overwrites": (Overwrites, IMAGES, ["relu", "relu_calls.0"], [4, 2]),
     "via_parent": (ViaParent, ROWS, ["blocks.0.act.0", "blocks.0.act.1"], [3, 3]),
+    "private": (Private, ROWS, ["_Private__relu.0", "_Private__relu.1"], [4, 4]),
     "closure": (with_closure, ROWS, ["relu_calls.0", "relu_calls.1"], [4, 4]),
 }

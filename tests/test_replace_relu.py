@@ -312,6 +312,20 @@ def test_without_source_nothing_is_guessed():
     assert torch.equal(model(ROWS), original(ROWS))
 
 
+def test_a_function_in_a_method_that_runs_several_times_is_left():
+    class Inner(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            def act(x: Tensor) -> Tensor:
+                return F.relu(x)
+
+            return act(act(x) - 0.1)
+
+    model = replace_relu(Inner(), example_input=ROWS)
+    reason = "a function in test_a_function_in_a_method_that_runs_several_times_is_left.<locals>.Inner.forward"
+    assert [why for _, why in model.relu_report.left] == [f"{reason} runs several times"]
+    assert type(model) is Inner
+
+
 def test_widths_that_differ_in_one_place_are_left():
     class Helper(nn.Module):
         def __init__(self) -> None:
