@@ -23,10 +23,12 @@ step build env FORCE_CUDA=1 MIXAUG_CUDA_ARCH=native "$python" setup.py -q build_
 step info "$python" -m mixaug info
 step tests "$python" -m pytest -q -m gpu tests
 command -v compute-sanitizer > /dev/null && step races compute-sanitizer --tool racecheck --error-exitcode 9 \
-    "$python" -m pytest -q -m gpu tests/test_ipmix_cuda.py -k "equal"
+    "$python" -m pytest -q -m gpu tests/test_ipmix_cuda.py tests/test_capped_relu_cuda.py -k "equal"
 command -v compute-sanitizer > /dev/null && step memory compute-sanitizer --tool memcheck --error-exitcode 9 \
-    "$python" -m pytest -q -m gpu tests/test_composite.py tests/test_ipmix_cuda.py -k "equal"
+    "$python" -m pytest -q -m gpu tests/test_composite.py tests/test_ipmix_cuda.py tests/test_capped_relu_cuda.py \
+    -k "equal"
 step bench_mixcut "$python" benchmarks/bench_mixcut.py --device cuda --only speed
+step bench_drelu "$python" benchmarks/bench_drelu.py --device cuda
 step bench_ipmix "$python" benchmarks/bench_ipmix.py --device cuda
 step bench_training "$python" benchmarks/bench_training.py --device cuda
 step bench_attacks "$python" benchmarks/bench_attacks.py --device cuda
