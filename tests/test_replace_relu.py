@@ -54,10 +54,18 @@ def test_channels_of_layers_on_the_last_dimension():
             x = F.relu(self.conv(x).flatten(2)).transpose(1, 2)  # (B, 7, L), then (B, L, 7)
             x = F.relu(x + 1)
             x = F.relu(self.fc(x) + 1)  # (B, L, 5)
-            return F.relu(self.fc.weight.new_ones(2, 3, 3, 7).clone() @ self.fc.weight.T + x.sum())  # by the rule
+            y = x.new_ones(2, 3, 3, 7)
+            y = F.relu(self.fc(y) + x.sum())  # (2, 3, 3, 5)
+            return F.relu(x.new_ones(2, 4, 3, 3) + y.sum())  # nothing is known: dimension 1
 
     model = replace_relu(Tokens(), example_input=IMAGES)
-    assert [(site.channels, site.dim) for site in model.relu_report.swapped] == [(7, 1), (7, -1), (5, -1), (3, 1)]
+    assert [(site.channels, site.dim) for site in model.relu_report.swapped] == [
+        (7, 1),
+        (7, -1),
+        (5, -1),
+        (5, -1),
+        (4, 1),
+    ]
 
 
 def test_srelu_and_functions():
