@@ -71,7 +71,7 @@ def study_of(tmp_path, *arguments):
 
 @pytest.fixture
 def finished(tmp_path):
-    """Two seeds. With lambda 10 PGD-20 leaves 60%, 50 more than with ReLU, and all attacks 5% on average, as ReLU."""
+    """Two seeds. With lambda 10 PGD-20 leaves 60%, 50 more than with ReLU, and all attacks 7% on average, ReLU's 5%."""
     options, plan, jobs = study_of(tmp_path)
     plain = {"pgd_20": 0.1, "all": 0.05, "fgsm": 0.2, "clean": 0.9}
     chosen = {
@@ -83,7 +83,7 @@ def finished(tmp_path):
     for job in jobs:
         values = dict(chosen[job.variant])
         if job.variant.endswith("10"):
-            values["all"] = 0.1 * job.seed
+            values["all"] = 0.02 + 0.1 * job.seed
         write(job, options, result(job, **values))
     return options, plan, jobs
 
@@ -96,7 +96,7 @@ def test_the_page_says_what_the_figures_say(finished):
     options, plan, _ = finished
     lines = lines_of(options, plan)
     half = "50.0 ± 0.0"
-    expected = f"80.0 ± 0.0 | **70.0 ± 0.0** | **60.0 ± 0.0** | {' | '.join([half] * 8)} | 5.0 ± 7.1"
+    expected = f"80.0 ± 0.0 | **70.0 ± 0.0** | **60.0 ± 0.0** | {' | '.join([half] * 8)} | 7.0 ± 7.1"
     assert f"| D-ReLU head, lambda 10 | {expected} | 0.03 ± 0 | 25.0 ± 0.0 | 2 |" in lines
     heads = next(line for line in lines if "clean (n = 1,000)" in line)
     assert "PGD-20 (n = 8)" in heads and "AutoAttack (n = 4)" in heads and "all attacks (n = 4)" in heads
@@ -111,7 +111,7 @@ def test_the_page_says_what_the_figures_say(finished):
 def test_what_one_attack_overstates_is_shown(finished):
     options, plan, _ = finished
     lines = lines_of(options, plan)
-    masked = [line for line in lines if line.endswith("| 5.0 ± 7.1 | +55.0 ± 7.1 | +45.0 ± 7.1 | APGD-CE |")]
+    masked = [line for line in lines if line.endswith("| 7.0 ± 7.1 | +53.0 ± 7.1 | +43.0 ± 7.1 | APGD-CE |")]
     assert len(masked) == 1 and masked[0].startswith("| D-ReLU head, lambda 10 |")
     assert any(line.endswith("| 5.0 ± 0.0 | +5.0 ± 0.0 | +45.0 ± 0.0 | APGD-CE |") for line in lines)
     same = "+10.0 ± 0.0 | +20.0 ± 0.0 | +10.0 ± 0.0 | 25.0 ± 0.0 | 25.0 ± 0.0"
@@ -138,12 +138,12 @@ def test_the_reading_is_two_sentences_of_the_figures(finished):
     assert first.startswith(
         "With lambda 10 the model seems robust, 70.0% under FGSM (20.0%), 60.0% under PGD-20 (10.0%)"
     )
-    assert "leaves 5.0 ± 7.1% of the same 4 images (5.0 ± 0.0%)" in first
+    assert "leaves 7.0 ± 7.1% of the same 4 images (5.0 ± 0.0%)" in first
     assert first.endswith("of the 50.0 points gained under PGD-20 none is left beyond the spread of the seeds.")
     assert second.startswith(
         "The rest is gradient masking: 40.0% of the test images have a gradient that is exactly zero"
     )
-    assert "by 45.0 points, and the clean accuracy is 80.0% (90.0%)." in second
+    assert "by 43.0 points, and the clean accuracy is 80.0% (90.0%)." in second
 
 
 @pytest.mark.parametrize(
