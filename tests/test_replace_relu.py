@@ -234,13 +234,15 @@ class Left(nn.Module):
         self.through = Through()
         self.replaced = Base()
         self.replaced.forward = lambda x: F.relu(x)  # type: ignore[method-assign]
+        self.own = Base()
+        self.own.forward = self.own.forward  # type: ignore[method-assign]
         self.hidden = [nn.ReLU()]
         self.inplace = False
         self.recurrent = nn.RNN(3, 3, nonlinearity="relu", batch_first=True)
         self.other = lambda x: F.relu(x) + 1
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fine(x) + self.mine(x) + self.through(x) + self.replaced(x) + self.hidden[0](x)
+        x = self.fine(x) + self.mine(x) + self.through(x) + self.replaced(x) + self.own(x) + self.hidden[0](x)
         x = x + only_functions(x) + F.relu(x, inplace=self.inplace) + self.other(x)
         x = x + sum(map(F.relu, [x])) + self.recurrent(x[:, None])[0][:, 0]
         relu = F.relu
@@ -259,6 +261,7 @@ def test_what_cannot_be_swapped_is_left_with_the_reason():
         "never": "not reached in the recording pass",
         "through.torch.relu": "Base.forward runs through super()",
         "replaced.F.relu": "it is in Left.__init__.<locals>.<lambda>, which is not a method of a module",
+        "own.torch.relu": "Base.forward was replaced in this instance",
         "ReLU": "this ReLU is not registered in a module",
         "F.relu": "it is in only_functions, which is not a method of a module",
         "F.relu#1": "it is in Left.__init__.<locals>.<lambda>, which is not a method of a module",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,37 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from mixaug.nn._relu_calls import Call, Line, Recorder
+from mixaug.nn._relu_passes import passes
 from mixaug.nn._relu_report import ReLUSite
 from mixaug.nn._relu_sites import ReLUSites
+from mixaug.nn._relu_swap import Group
 from mixaug.nn._rewrite import Edit, edits_of, original_class, place, why_not
 from mixaug.nn.activations import DReLU, SReLU
 
-__all__ = ["Group", "Plan", "passes", "plan"]
+__all__ = ["Plan", "plan"]
 
 _FUNCTIONAL = "relu_calls"
-
-
-@dataclass
-class Group:
-    """Sites whose layers are put in together.
-
-    Args:
-        owner: name of the module that holds them.
-        attribute: of the owner: the ReLU, or what holds one layer a site.
-        sites: with the name of the site's layer in that container, None for the ReLU itself.
-        edits: of source, each with the name of the module that it belongs to; what the container needs to be used.
-        fresh: whether the container is to be made.
-        six: of the ReLU that was there, for the container.
-        inplace: of the same.
-    """
-
-    owner: str
-    attribute: str
-    sites: list[tuple[str | None, ReLUSite]] = field(default_factory=list)
-    edits: list[tuple[str, Edit]] = field(default_factory=list)
-    fresh: bool = False
-    six: bool = False
-    inplace: bool = False
 
 
 @dataclass
@@ -67,46 +46,6 @@ class Plan:
         left = {site.name for site, _ in self.left}
         sites = (site for group in self.groups for _, site in group.sites if site.name not in left)
         return sorted(sites, key=lambda site: site.order)
-
-
-def passes(view: nn.Module, inputs: tuple[Tensor, ...], run: Callable[[], Any], strict: bool) -> list[Any]:
-    """What ``run()`` gives in an evaluation and in a training pass of a model.
-
-    The two have batches of 2 and 3, so that what depends on the batch shows; of the given one where no other works.
-
-    Args:
-        view: a copy that may be changed.
-        inputs: for it.
-        run: a context manager around each pass.
-        strict: whether an error in the training pass counts; a model may ask for targets there.
-    """
-    error: Exception | None = None
-    for sizes in ((2, 3), (None, None)):
-        results = []
-        try:
-            for training, size in zip((False, True), sizes, strict=True):
-                for module in view.modules():
-                    module.training = training
-                values = inputs if size is None else tuple(_batch(value, size) for value in inputs)
-                try:
-                    with run() as result:
-                        view(*(value.clone() for value in values))
-                except Exception:
-                    if training and not strict:
-                        continue
-                    raise
-                results.append(result)
-            return results
-        except Exception as now:
-            error = error or now
-    assert error is not None
-    raise error
-
-
-def _batch(value: Tensor, size: int) -> Tensor:
-    if not value.ndim or not len(value):
-        return value
-    return torch.cat([value] * size)[:size]
 
 
 def plan(

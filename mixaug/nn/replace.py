@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mixaug.nn._relu_choice import check_choice, choose
-from mixaug.nn._relu_plan import Group, Plan, passes, plan
+from mixaug.nn._relu_passes import Watch, passes
+from mixaug.nn._relu_plan import Plan, plan
 from mixaug.nn._relu_report import ReLUReport, ReLUSite
-from mixaug.nn._relu_sites import ReLUSites, take_over
-from mixaug.nn._rewrite import Edit, edits_of, original_class, rewritten
+from mixaug.nn._relu_sites import take_over
+from mixaug.nn._relu_swap import Swap
 from mixaug.nn._trace import check_plain, look_at
 from mixaug.nn.activations import DReLU, SReLU
 
@@ -98,9 +97,9 @@ def replace_relu(
         if not sites and not others and not done and not any(isinstance(m, (DReLU, SReLU)) for m in model.modules()):
             raise ValueError(f"model must have a ReLU, got a {type(model).__name__} without one")
         chosen = choose(sites, others, found.kinds, patterns, last, where)
-        swap = _Swap(model, found)
+        swap = Swap(model, found.groups)
         try:
-            swap.apply({site.name: make(site) for site in chosen}, chosen)
+            swap.apply({site.name: make(site) for site in chosen})
             unreached = _unreached(model, found.inputs, chosen) if chosen else set()
         except BaseException:
             swap.undo()
@@ -208,108 +207,12 @@ def _look(model: nn.Module, example_input: Any, granularity: str, done: dict[str
     return found
 
 
-class _Watch:
-    """Notes which layers run."""
-
-    def __init__(self, layers: dict[str, nn.Module]) -> None:
-        self.reached: set[str] = set()
-        self._layers = layers
-
-    def __enter__(self) -> _Watch:
-        self._handles = [
-            layer.register_forward_pre_hook(lambda *_, name=name: self.reached.add(name))
-            for name, layer in self._layers.items()
-        ]
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-
 def _unreached(model: nn.Module, inputs: tuple[Tensor, ...], chosen: list[ReLUSite]) -> set[str]:
     """The sites whose new layers the same passes do not run."""
 
     def look(view: nn.Module, values: tuple[Tensor, ...]) -> set[str]:
         layers = {site.name: view.get_submodule(site.name) for site in chosen}
-        watches = passes(view, values, lambda: _Watch(layers), strict=False)
+        watches = passes(view, values, lambda: Watch(layers), strict=False)
         return set(layers) - {name for watch in watches for name in watch.reached}
 
     return look_at(model, inputs, look)
-
-
-class _Swap:
-    """The changes of one call, which can be taken back."""
-
-    def __init__(self, model: nn.Module, found: Plan) -> None:
-        self._found = found
-        self._modules = dict(model.named_modules())
-        self._model = model
-        self._before: list[tuple[nn.Module, type[nn.Module], dict[str, Any], Any]] = []
-
-    def apply(self, layers: dict[str, nn.Module], chosen: list[ReLUSite]) -> None:
-        """Puts the layers in."""
-        edits: dict[str, set[Edit]] = {}
-        for group in self._found.groups:
-            if any(site.name in layers for _, site in group.sites):
-                self._group(group, layers)
-                for owner, edit in group.edits:
-                    edits.setdefault(owner, set()).add(edit)
-        for name, more in edits.items():
-            module = self._modules[name]
-            self._note(module)
-            module.__class__ = rewritten(original_class(module), edits_of(module) | more)
-
-    def undo(self) -> None:
-        """Makes the model what it was."""
-        for module, kind, children, flag in reversed(self._before):
-            module.__class__ = kind
-            module._modules.clear()
-            module._modules.update(children)
-            if flag is not None:
-                module.activation_relu_or_gelu = flag
-
-    def _note(self, module: nn.Module) -> None:
-        flag = getattr(module, "activation_relu_or_gelu", None)
-        self._before.append((module, type(module), dict(module._modules), flag))
-
-    def _group(self, group: Group, layers: dict[str, nn.Module]) -> None:
-        owner = self._modules[group.owner]
-        self._note(owner)
-        before = owner._modules.get(group.attribute)
-        where = _device_and_dtype(owner, self._model)
-        new: dict[str | None, nn.Module] = {}
-        for key, site in group.sites:
-            layer = layers.get(site.name)
-            if layer is None:
-                layer = nn.ReLU6(site.inplace) if site.six else nn.ReLU(site.inplace)
-            elif isinstance(layer, (DReLU, SReLU)):
-                layer.site = site.name
-                layer.to(**where)
-            if group.fresh or site.name in layers:
-                new[key] = layer
-        if None in new:
-            assert before is not None
-            owner._modules[group.attribute] = take_over(new[None], before)
-        elif group.fresh:
-            sites = ReLUSites(group.six, group.inplace)
-            for key, layer in new.items():
-                sites[str(key)] = layer.train(owner.training) if before is None else take_over(layer, before)
-            sites.train(owner.training)
-            owner._modules[group.attribute] = sites
-        else:
-            assert isinstance(before, ReLUSites)
-            self._note(before)
-            for key, layer in new.items():
-                before._modules[str(key)] = take_over(layer, before[str(key)])
-        if getattr(owner, "activation_relu_or_gelu", 0):
-            owner.activation_relu_or_gelu = 0  # or TransformerEncoderLayer calls a kernel with a ReLU of its own
-
-
-def _device_and_dtype(owner: nn.Module, model: nn.Module) -> dict[str, Any]:
-    """Where a cap of the owner belongs; it is float32 beside half precision too."""
-    values = itertools.chain(owner.parameters(), owner.buffers(), model.parameters(), model.buffers())
-    first = next((value for value in values if value.is_floating_point()), None)
-    if first is None:
-        return {}
-    return {"device": first.device, "dtype": torch.float64 if first.dtype == torch.float64 else torch.float32}
