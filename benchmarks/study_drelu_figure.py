@@ -98,8 +98,9 @@ def _shares(axis: Any, study: Study) -> None:
     ):
         _line(axis, study, partial(_caps_share, key=key), colour, label)
     axis.set_title("shares in %", fontsize=9, loc="left")
-    axis.set_ylim(-3, 103)
-    axis.legend(fontsize=7, frameon=False)
+    axis.set_ylim(-3, 140)  # room for the legend
+    axis.set_yticks(range(0, 101, 20))
+    axis.legend(fontsize=7, frameon=False, loc="upper left")
     _lambda_axis(axis, plan_of(study))
 
 

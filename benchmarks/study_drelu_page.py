@@ -64,9 +64,9 @@ def reading(study: Study) -> list[str]:
     if of_pgd <= 0:
         verdict = "there is no gain to speak of, under PGD-20 neither"
     elif of_all <= 0 or unclear:
-        verdict = f"of the {of_pgd:.1f} points gained under PGD-20 none is left beyond the spread of the seeds"
+        verdict = f"of the {of_pgd:.1f} points gained under PGD-20, none is left beyond the spread of the seeds"
     else:
-        verdict = f"of the {of_pgd:.1f} points gained under PGD-20 {of_all:.1f} are left"
+        verdict = f"of the {of_pgd:.1f} points gained under PGD-20, {of_all:.1f} are left"
     n = study.every[0]["same_images"]["all"]["n"]
     names = {"fgsm": "FGSM", "pgd-20": "PGD-20", "apgd-dlr": "APGD-DLR"}
     seems = ", ".join(
@@ -147,7 +147,7 @@ def made_of(study: Study) -> list[str]:
     start = (
         f"the {capped['drelu_quantile']:g} quantile of the pre-activations"
         if capped.get("drelu_quantile") is not None
-        else f"{capped.get('drelu_init') or 100:g}" + (", the paper's value" if not capped.get("drelu_init") else "")
+        else f"{capped.get('drelu_init') or 100:g}" + (", the paper's value," if not capped.get("drelu_init") else "")
     )
     rate = "the weights' rate" if capped.get("drelu_m_lr") is None else f"a rate of {capped['drelu_m_lr']:g}"
     layer = f" ({capped['extra_features']} features)" if "extra_features" in capped else ""
@@ -199,6 +199,10 @@ def summary(study: Study) -> dict[str, Any]:
         "planned": study.planned,
         "missing": list(study.missing),
         "reading": reading(study),
+        "attacks": study.every[0]["attacks"],  # the same of all runs
         "means": means,
-        "results": {name: [without_places(row) for row in rows.values()] for name, rows in study.rows.items()},
+        "results": {
+            name: [without_places({key: row[key] for key in row if key != "attacks"}) for row in rows.values()]
+            for name, rows in study.rows.items()
+        },
     }

@@ -65,9 +65,9 @@ def with_caps(study: Study) -> dict[str, Mapping[int, Row]]:
     return {name: rows for name, rows in study.rows.items() if "quantiles" in next(iter(rows.values()))["caps"]}
 
 
-def same(value: float) -> str:
-    """``0.0312``, with three digits and never more than needed."""
-    return f"{value:.3g}" if abs(value) >= 5e-4 else "0"
+def short(value: float, digits: int = 3) -> str:
+    """``0.0312``, with so many digits; what is below a two-thousandth is 0."""
+    return f"{value:.{digits}g}" if abs(value) >= 5e-4 else "0"
 
 
 def cap_cell(rows: Mapping[int, Row], place: int) -> str:
@@ -75,7 +75,7 @@ def cap_cell(rows: Mapping[int, Row], place: int) -> str:
     if "quantiles" not in next(iter(rows.values()))["caps"]:
         return "-"
     values = [row["caps"]["quantiles"][place] for row in rows.values()]
-    return same(statistics.mean(values)) + (f" ± {same(statistics.stdev(values))}" if len(values) > 1 else "")
+    return short(statistics.mean(values)) + (f" ± {short(statistics.stdev(values), 2)}" if len(values) > 1 else "")
 
 
 def share_cell(rows: Mapping[int, Row], key: str) -> str:
@@ -113,8 +113,8 @@ def real_table(study: Study) -> list[str]:
         "", "## How much of it is real", "",
         f"The same {first['all']['n']} images under every attack of the radius (CW-L2 has another one). An image "
         'counts under "all attacks" if none of them fooled the model: that is what is left. Best gradient attack: the '
-        f"one of {', '.join(names[:-1])} and {names[-1]} that fools most images. What all attacks take beyond it is "
-        "masked: it is not there for an attacker who does not follow the gradient.", "",
+        f"one of {', '.join(names[:-1])} and {names[-1]} that fools most images. What all attacks together take beyond "
+        "it was never robust: the gradient that the attack followed did not show the way.", "",
         *table(study, columns),
     ]  # fmt: skip
 
