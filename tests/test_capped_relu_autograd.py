@@ -56,8 +56,10 @@ def test_only_what_is_asked_for(form):
     alone = x.clone().requires_grad_()
     (of_x,) = torch.autograd.grad(capped_relu(alone, m), alone, grad)
     learnt = m.clone().requires_grad_()
-    (of_m,) = torch.autograd.grad(capped_relu(x, learnt), learnt, grad)
-    assert torch.equal(of_x, wanted_x) and torch.equal(of_m, wanted_m)
+    out = capped_relu(x, learnt)
+    before = out.detach().clone()
+    (of_m,) = torch.autograd.grad(out, learnt, grad)
+    assert torch.equal(of_x, wanted_x) and torch.equal(of_m, wanted_m) and torch.equal(out, before)
     wide = x[:, :, None].repeat(1, 1, 600)  # the walk of long runs
     (of_m,) = torch.autograd.grad(capped_relu(wide, learnt), learnt, torch.ones(70, 6, 600))
     assert torch.equal(of_m, ((m > 0) & (x >= m)).sum(0) * 600.0)

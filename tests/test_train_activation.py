@@ -276,7 +276,7 @@ def test_defaults_are_decided():
         "head",
         256,
         100.0,
-        0.01,
+        0.1,
     )
     assert (chosen.lr, chosen.weight_decay) == (0.1, 5e-4)
     adam = TrainSettings(optimizer="adam")

@@ -84,7 +84,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(drelu, "granularity", f"all, last-block: {', '.join(GRANULARITIES)} (default channel)", metavar="NAME")
     add(drelu, "drelu_init", "first value of every cap (default 100)", type=float)
     add(drelu, "drelu_quantile", "start caps at this quantile of their positive pre-activations instead", type=float)
-    add(drelu, "drelu_lambda", "weight of the sum of the squared caps (default 0.01)", type=float)
+    add(drelu, "drelu_lambda", "weight of the sum of the squared caps (default 0.1)", type=float)
     add(drelu, "drelu_m_lr", "learning rate of the caps (default: that of the weights)", type=float)
 
     mixing = parser.add_argument_group("mixing")

@@ -27,7 +27,7 @@ OPTIMIZERS = ("sgd", "adam")
 #: Default learning rate and weight decay of each: Adam's are those of the D-ReLU paper.
 _WEIGHTS = {"sgd": (0.1, 5e-4), "adam": (1e-3, 0.0)}
 #: Settings that only runs with D-ReLU have, with their defaults there.
-_DRELU = {"drelu_init": 100.0, "drelu_quantile": None, "drelu_lambda": 0.01, "drelu_m_lr": None}
+_DRELU = {"drelu_init": 100.0, "drelu_quantile": None, "drelu_lambda": 0.1, "drelu_m_lr": None}
 _EXTRA_SHARE = 0.7  # of the D-ReLU paper's runs with generated images
 
 

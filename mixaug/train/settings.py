@@ -77,7 +77,7 @@ class TrainSettings:
         drelu_init: first value of every cap, above 0; None: 100 for drelu.
         drelu_quantile: start each cap at this quantile of its positive pre-activations on the first training images
             instead, in [0, 1]; None: at ``drelu_init``.
-        drelu_lambda: weight of the sum of the squared caps, 0 or more; None: 0.01 for drelu.
+        drelu_lambda: weight of the sum of the squared caps, 0 or more; None: 0.1 for drelu.
         drelu_m_lr: learning rate of the caps at the start, 0 or more; None: ``lr``.
         extra_data: folder of pictures in folders of the same class names, such as generated ones, that training is
             mixed with; None: none.
