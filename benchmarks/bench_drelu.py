@@ -10,6 +10,9 @@ what is written into must not be a leaf. *PyTorch form* is D-ReLU in plain opera
 the compiled library's help; *compiled* is ``torch.compile(fullgraph=True)``. The caps start at the median of the
 positive inputs, so that a quarter of the units is capped; *no unit capped* starts at 100, the paper's value.
 
+Run it with MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000: else glibc gives the memory of large
+results back after each call, and fetching it again takes several times as long as any of the layers, or not, by chance.
+
 With a GPU every table is made there too, the device waited for inside each timed call.
 """
 
@@ -140,15 +143,14 @@ def speed_tables(device: str, threads: list[int], quick: bool, compiled: bool) -
 def timings(
     shape: tuple[int, ...], dtype: torch.dtype, device: str, threads: int, quick: bool, compiled: bool
 ) -> dict[str, measure.Timing]:
-    """All cases of a shape; the slow ones in turns of their own, which would empty the caches for the others."""
+    """All cases of a shape; the slow and the compiled ones in turns of their own: they would empty the caches."""
     torch.compiler.reset()  # each shape is compiled for itself, and there is a limit to how often
     elements = torch.Size(shape).numel()
     rounds = 5 if quick else (400 if elements < 1 << 20 else 40)
-    named = [name for name in CASES if name not in SLOW] + list(COMPILED if compiled else ())
-    fast = {name: case(name, shape, dtype, device) for name in named}
-    got = measure.interleaved(fast, rounds, threads=threads, device=device, reference=RELU, at_most=60)
-    slow = {name: case(name, shape, dtype, device) for name in SLOW}
-    return got | measure.interleaved(slow, max(3, rounds // 20), threads=threads, device=device)
+    fast = {name: case(name, shape, dtype, device) for name in CASES if name not in SLOW}
+    got = measure.interleaved(fast, rounds, threads=threads, device=device, reference=RELU, at_most=40)
+    other = {name: case(name, shape, dtype, device) for name in (*SLOW, *(COMPILED if compiled else ()))}
+    return got | measure.interleaved(other, max(3, rounds // 10), threads=threads, device=device, at_most=10)
 
 
 def memory_table() -> Iterator[str]:
