@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -188,8 +188,8 @@ def cap_figures(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size:
     counters = {id(layer.max_value): _Counter(layer.max_value) for layer in layers}
 
     def count(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        assert isinstance(layer, DReLU)  # for the type checker
-        counters[id(layer.max_value)].note(layer, args[0] if args else kwargs["x"])
+        found = cast(DReLU, layer)
+        counters[id(found.max_value)].note(found, args[0] if args else kwargs["x"])
 
     with ExitStack() as stack:
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it would take seconds

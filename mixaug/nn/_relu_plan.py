@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -144,8 +144,7 @@ class _Finder:
     # One nn.ReLU, the container of one, or a layer of an earlier swap.
 
     def _module(self, calls: list[Call]) -> None:
-        module = calls[0].module
-        assert module is not None
+        module = cast(nn.Module, calls[0].module)  # these calls are of modules
         owner, attribute = self.home.get(id(module), (None, ""))
         if id(module) in self.swapped:
             self._done(calls, self.swapped[id(module)])
@@ -201,9 +200,7 @@ class _Finder:
     # The functional calls in the methods of one module.
 
     def _functional(self, calls: list[Call]) -> None:
-        line = calls[0].line
-        assert isinstance(line, Line)
-        owner = line.owner
+        owner = cast(Line, calls[0].line).owner  # only calls of known lines are here
         if self._in_done(owner):
             return
         known = {edit for edit in self.edits.get(id(owner), ()) if edit.container}
@@ -213,12 +210,10 @@ class _Finder:
         index = max((edit.first + edit.count for edit in known), default=0)
         for runs in self._lines(calls):
             call = runs[0][0]
-            assert isinstance(call.line, Line)
-            edit = self._known(call.line)
+            edit = self._known(cast(Line, call.line))
             reason = "" if edit else self._functional_reason(call, len(runs) > 1)
             if edit is not None:
-                container = owner._modules[attribute]
-                assert isinstance(container, ReLUSites)
+                container = cast(ReLUSites, owner._modules[attribute])  # an edit goes to nothing else
                 self._again(again, edit, runs, container, self._join(owner, attribute))
             elif reason:
                 self._leave([c for run in runs for c in run], call.kind, reason, owner)
@@ -231,11 +226,11 @@ class _Finder:
         self.plan.groups += [group for group in (fresh, again) if group.sites]
 
     def _functional_reason(self, call: Call, looped: bool) -> str:
-        assert isinstance(call.line, Line)
+        owner = cast(Line, call.line).owner
         if call.kind.startswith("nn.RNN"):
             return "it is within a fused recurrent layer"
-        if id(call.line.owner) not in self.names:
-            return f"this {type(call.line.owner).__name__} is not registered in a module"
+        if id(owner) not in self.names:
+            return f"this {type(owner).__name__} is not registered in a module"
         return why_not(call, looped)
 
     @staticmethod
@@ -261,10 +256,9 @@ class _Finder:
         return list(places.values())
 
     def _edit(self, call: Call, container: str, first: int, count: int) -> tuple[str, Edit]:
-        assert isinstance(call.line, Line)
-        number = place(call.line)
-        assert number is not None
-        return self.names[id(call.line.owner)], Edit(call.line.method, number, container, first, count)
+        line = cast(Line, call.line)
+        number = cast(int, place(line))  # else there would be a reason to leave the call
+        return self.names[id(line.owner)], Edit(line.method, number, container, first, count)
 
     def _known(self, line: Line) -> Edit | None:
         number = place(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -100,8 +100,7 @@ class Swap:
             if group.fresh or site.name in layers:
                 new[key] = layer
         if None in new:
-            assert before is not None
-            owner._modules[group.attribute] = take_over(new[None], before)
+            owner._modules[group.attribute] = take_over(new[None], cast(nn.Module, before))
         elif group.fresh:
             sites = ReLUSites(group.six, group.inplace)
             for key, layer in new.items():
@@ -109,10 +108,10 @@ class Swap:
             sites.train(owner.training)
             owner._modules[group.attribute] = sites
         else:
-            assert isinstance(before, ReLUSites)
-            self._note(before)
+            sites = cast(ReLUSites, before)
+            self._note(sites)
             for key, layer in new.items():
-                before._modules[str(key)] = take_over(layer, before[str(key)])
+                sites._modules[str(key)] = take_over(layer, sites[str(key)])
         if getattr(owner, "activation_relu_or_gelu", 0):
             owner.activation_relu_or_gelu = 0  # or TransformerEncoderLayer calls a kernel with a ReLU of its own
 

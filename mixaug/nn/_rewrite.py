@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, fx, nn
 
@@ -97,8 +97,7 @@ def why_not(call: Call, looped: bool) -> str:
     number = place(line)
     if number is None:
         return f"the source of {name} cannot be read"
-    definition = _definition(line.function)
-    assert definition is not None
+    definition = cast(ast.FunctionDef, _definition(line.function))  # where the place was found
     node = _calls(definition)[number]
     inner = _path(definition, node)
     if any(_self_name(definition) in {a.arg for a in ast.walk(f.args) if isinstance(a, ast.arg)} for f in inner):
@@ -193,8 +192,7 @@ def _edited(original: type[nn.Module], method: str, edits: set[Edit]) -> Functio
     definition = _definition(function)
     if definition is None:
         raise ValueError(f"the source of {original.__qualname__}.{method} must be there, got none")
-    definition = ast.parse(ast.unparse(definition)).body[0]  # type: ignore[assignment]  # a copy
-    assert isinstance(definition, ast.FunctionDef)
+    definition = cast(ast.FunctionDef, ast.parse(ast.unparse(definition)).body[0])  # a copy
     own = _self_name(definition)
     definition.decorator_list = []
     calls = _calls(definition)
@@ -211,8 +209,7 @@ def _edited(original: type[nn.Module], method: str, edits: set[Edit]) -> Functio
         else:
             counters.append(f"_relu_call_{number}")
             pick = f"pick({edit.first}, {edit.first + edit.count - 1}, ({counters[-1]} := {counters[-1]} + 1))"
-            node.func = ast.parse(pick, mode="eval").body
-            assert isinstance(node.func, ast.Call)
+            node.func = cast(ast.Call, ast.parse(pick, mode="eval").body)
             node.func.func = ast.Attribute(target, "pick", ast.Load())
     start = int(ast.get_docstring(definition) is not None)
     definition.body[start:start] = ast.parse("".join(f"{name} = -1\n" for name in counters)).body
@@ -253,8 +250,7 @@ def _input(node: ast.Call) -> ast.expr:
     if node.args:
         return node.args[0]
     given = [k.value for k in node.keywords if k.arg == "input"]
-    assert given or isinstance(node.func, ast.Attribute)
-    return given[0] if given else node.func.value  # type: ignore[attr-defined]
+    return given[0] if given else cast(ast.Attribute, node.func).value
 
 
 def _calls(definition: ast.AST) -> list[ast.Call]:
