@@ -64,7 +64,10 @@ def reading(study: Study) -> list[str]:
     if of_pgd <= 0:
         verdict = "there is no gain to speak of, under PGD-20 neither"
     elif of_all <= 0 or unclear:
-        verdict = f"of the {of_pgd:.1f} points gained under PGD-20, none is left beyond the spread of the seeds"
+        verdict = (
+            f"of the {of_pgd:.1f} points gained under PGD-20, none is left"
+            + " beyond the spread of the seeds" * unclear
+        )
     else:
         verdict = f"of the {of_pgd:.1f} points gained under PGD-20, {of_all:.1f} are left"
     n = study.every[0]["same_images"]["all"]["n"]
@@ -83,9 +86,9 @@ def reading(study: Study) -> list[str]:
     best = mean(capped, "masked", "best")
     masked = zero > zero_plain + 1 and mean(capped, "masked", "pgd-20") > 1
     gradients = f"{zero:.1f}% of the test images have a gradient that is exactly zero ({zero_plain:.1f}%)"
+    masking = "The difference is gradient masking" if masked else "Masking does not show"
     second = (
-        f"{'The rest is gradient masking' if masked else 'Masking does not show'}: {gradients}, the strongest single "
-        f"gradient attack overstates what is left by {best:.1f} points"
+        f"{masking}: {gradients}, the strongest single gradient attack overstates what is left by {best:.1f} points"
     )
     return [first, f"{second}, and the clean accuracy is {clean:.1f}% ({clean_plain:.1f}%)."]
 
@@ -140,7 +143,7 @@ def made_of(study: Study) -> list[str]:
         else f"SGD with Nesterov momentum {settings['momentum']:g}, lr {settings['lr']:g}"
     )
     recipe += (
-        ", halved after 5 epochs without a lower validation loss (penalty included) and stopped after 10"
+        ", halved after 5 epochs without a lower validation loss (penalty included), stopped after 10"
         if settings["plateau"]
         else " on a cosine"
     )

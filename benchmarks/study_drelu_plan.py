@@ -141,7 +141,14 @@ def plan_of(options: argparse.Namespace) -> DreluPlan:
         for part, default in ((options.placement, "head"), (options.recipe, "sgd"), (options.method, "standard"))
         if part != default
     )
-    title = "D-ReLU: accuracy against lambda"
+    title = ", ".join(
+        [
+            "D-ReLU: accuracy against lambda",
+            *([f"in {PLACES[options.placement]}"] if options.placement != "head" else []),
+            *(["the paper's recipe"] if options.recipe == "paper" else []),
+            *([f"method {options.method}"] if options.method != "standard" else []),
+        ]
+    )
     shared: dict[str, Any] = {"method": options.method, "amp": options.amp, "limit": options.limit}
     if options.cifar is None:
         label = "Fashion-MNIST, the subset in the package"
@@ -162,7 +169,7 @@ def plan_of(options: argparse.Namespace) -> DreluPlan:
         sizes = QUICK
     return DreluPlan(
         key=key,
-        title=f"{title} {'on a GPU' if options.gpu else 'at CPU scale'}",
+        title=f"{title}, {'on a GPU' if options.gpu else 'at CPU scale'}",
         label=label,
         shared=shared,
         variants=variants_of(options, lambdas),

@@ -141,7 +141,7 @@ def test_the_reading_is_two_sentences_of_the_figures(finished):
     assert "leaves 7.0 ± 7.1% of the same 4 images (5.0 ± 0.0%)" in first
     assert first.endswith("of the 50.0 points gained under PGD-20, none is left beyond the spread of the seeds.")
     assert second.startswith(
-        "The rest is gradient masking: 40.0% of the test images have a gradient that is exactly zero"
+        "The difference is gradient masking: 40.0% of the test images have a gradient that is exactly zero"
     )
     assert "by 43.0 points, and the clean accuracy is 80.0% (90.0%)." in second
 

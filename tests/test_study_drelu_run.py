@@ -43,6 +43,7 @@ def test_placements_recipes_and_methods_have_pages_of_their_own():
     options = study_drelu.parse(["--placement", "all", "--method", "pgd", "--drelu-init", "2"])
     plan = study_drelu.plan_of(options)
     assert plan.key == "study_drelu_all_pgd" and plan.baseline == "no head" and len(plan.variants) == 6
+    assert plan.title == "D-ReLU: accuracy against lambda, in all ReLUs, method pgd, at CPU scale"
     settings = plan.settings("D-ReLU all, lambda 0.3")
     assert settings["eps"] == 0.1 and settings["drelu_init"] == 2 and "extra_features" not in settings
     assert "drelu_init" not in plan.settings("no head")
