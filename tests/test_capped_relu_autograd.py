@@ -7,6 +7,7 @@ import torch
 from reference_drelu import both_ways, caps_of, values_of
 from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mixaug_ext
 from mixaug.nn import DReLU
@@ -18,7 +19,7 @@ from mixaug_ext import _capped_relu
 def form(request, monkeypatch):
     """With and without the compiled library."""
     if request.param == "torch":
-        monkeypatch.setattr(_capped_relu, "_sizes", lambda x, max_value, dim: None)
+        monkeypatch.setattr(_capped_relu, "_usable", lambda *_: None)
     elif mixaug_ext.library() is None:
         pytest.skip("no compiled library")
     return request.param
@@ -115,9 +116,34 @@ def test_fake_and_meta_tensors(form):
         out.sum().backward()
         assert out.shape == x.shape and out.dtype == torch.bfloat16
         assert m.grad.shape == (3,) and x.grad.dtype == torch.bfloat16
+    outside = capped_relu(x, m)  # where their type alone says what they are
+    assert type(outside) is type(x) and outside.shape == x.shape
     x, m = torch.randn(2, 3, device="meta", requires_grad=True), torch.ones(3, device="meta", requires_grad=True)
     capped_relu(x, m).sum().backward()
     assert x.grad.shape == (2, 3) and m.grad.shape == (3,)
+
+
+def test_modes_and_tracers_see_the_operations(form):
+    class Seen(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.names = []
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.names.append(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    x, m = values_of((3, 4), torch.float32), caps_of((4,))
+    with Seen() as seen:
+        out = capped_relu(x, m)
+    assert "where" in seen.names and torch.equal(out, capped_relu(x, m))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated", "ignore::torch.jit.TracerWarning")
+def test_a_traced_layer_computes(form):
+    x, m = values_of((3, 4), torch.float32), caps_of((4,))
+    traced = torch.jit.trace(lambda x, m: capped_relu(x, m), (x, m))
+    assert torch.equal(traced(-x, m + 1), capped_relu(-x, m + 1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -154,9 +154,11 @@ class DReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The capped activations."""
-        if type(self.max_value) is UninitializedParameter:
+        caps = self.max_value
+        if type(caps) is UninitializedParameter:
             self._materialize(x)
-        return cap_checked(x, self.max_value, self.dim, self.inplace, self.site)
+            caps = self.max_value
+        return cap_checked(x, caps, self.dim, self.inplace, self.site)
 
     def _materialize(self, x: Tensor) -> None:
         check_cap(x, torch.ones(1), self.dim, self.site)

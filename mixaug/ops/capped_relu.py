@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 from mixaug_ext import _capped_relu
 
@@ -76,17 +77,19 @@ def cap_checked(x: Tensor, max_value: Tensor, dim: int, inplace: bool, name: str
         >>> cap_checked(torch.tensor([3.0]), torch.tensor(2.0), 0, False)
         tensor([2.])
     """
-    start = check_cap(x, max_value, dim, name)
-    if _special(x):
-        out = capped_relu_torch(x, max_value, start)
+    plan = None
+    if not _special(x) and type(max_value) in (Tensor, Parameter):
+        plan = _capped_relu.plan(x.shape, max_value.shape, dim, x.dtype, max_value.dtype)
+    if plan is None:  # also where the caps do not fit: check_cap says what it is
+        out = capped_relu_torch(x, max_value, check_cap(x, max_value, dim, name))
         return x.copy_(out) if inplace else out
     if torch.is_grad_enabled() and (x.requires_grad or max_value.requires_grad):
         if inplace and x.requires_grad and (x if x._base is None else x._base).is_leaf:  # before anything is written
             raise RuntimeError(
                 "a leaf Variable that requires grad is being used in an in-place operation (inplace=True)"
             )
-        return _apply(x, max_value, start, inplace)  # type: ignore[no-any-return]
-    return _capped_relu.forward(x, max_value, start, inplace)[0]
+        return _apply(x, max_value, *plan, inplace)  # type: ignore[no-any-return]
+    return _capped_relu.forward(x, max_value, *plan, inplace)[0]
 
 
 def capped_relu_torch(x: Tensor, max_value: Tensor, dim: int = 1) -> Tensor:
@@ -174,7 +177,6 @@ def _special(x: Tensor) -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
         or forward_ad._current_level >= 0
-        or x.is_meta
     )
 
 
@@ -182,8 +184,10 @@ class _CappedReLU(torch.autograd.Function):
     """Keeps the output and the caps: the output is what the next layer keeps too, so it costs nothing more."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, max_value: Tensor, dim: int, inplace: bool) -> Tensor:
-        out, sizes = _capped_relu.forward(x, max_value, dim, inplace)
+    def forward(
+        ctx: Any, x: Tensor, max_value: Tensor, dim: int, sizes: _capped_relu.Sizes | None, inplace: bool
+    ) -> Tensor:
+        out, sizes = _capped_relu.forward(x, max_value, dim, sizes, inplace)
         if inplace:
             ctx.mark_dirty(x)
         ctx.fixed = dim, sizes
@@ -191,7 +195,7 @@ class _CappedReLU(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (grad,), (out, max_value), (dim, sizes) = grads, ctx.saved_tensors, ctx.fixed
         wants_x, wants_cap, *_ = ctx.needs_input_grad
         of_x: Tensor | None
@@ -201,7 +205,7 @@ class _CappedReLU(torch.autograd.Function):
             of_x, of_cap = _capped_relu.backward_torch(grad, out.detach(), max_value.detach(), dim)
         else:
             of_x, of_cap = _capped_relu.backward(grad, out, max_value, dim, sizes, wants_x, wants_cap)
-        return of_x if wants_x else None, of_cap if wants_cap else None, None, None
+        return of_x if wants_x else None, of_cap if wants_cap else None, None, None, None
 
 
 #: ``_CappedReLU.apply`` without its check for the transforms of ``torch.func``, which :func:`_special` has made.
