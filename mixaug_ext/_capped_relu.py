@@ -14,8 +14,9 @@ from torch import Tensor
 import mixaug_ext
 
 _DTYPES = {torch.float16: 1, torch.bfloat16: 2, torch.float32: 3}
-#: Below this many bytes of the output a second thread costs more than it saves (20 us to start one).
-_BYTES_PER_THREAD = 1 << 20
+#: Below this many bytes of the output a second thread costs more than it saves: 20 us to start one, and up to 8 ms
+#: where torch's own threads still wait busily for their next task on all cores.
+_BYTES_PER_THREAD = 1 << 21
 #: Instruction sets that the CPU's kernel may use: 0 none, 1 up to AVX2, 2 up to AVX-512. The results are the same.
 _VECTORS = 2
 _NO_MEMORY, _CUDA_ERROR = 1, 1000

@@ -136,7 +136,9 @@ def test_modes_and_tracers_see_the_operations(form):
     x, m = values_of((3, 4), torch.float32), caps_of((4,))
     with Seen() as seen:
         out = capped_relu(x, m)
-    assert "where" in seen.names and torch.equal(out, capped_relu(x, m))
+        again = x.clone()
+        assert capped_relu(again, m, inplace=True) is again
+    assert "where" in seen.names and torch.equal(out, capped_relu(x, m)) and torch.equal(out, again)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated", "ignore::torch.jit.TracerWarning")
