@@ -6,13 +6,14 @@
 // Each piece leaves a partial sum of its own, and these are added in their order: the sum does not depend on the number
 // of threads, nor on the width of the vectors, because LANES sums are kept whatever the width.
 //
-// Threads are started per call and joined before it returns, as in ipmix.cpp.
+// Threads are started per call, as in ipmix.cpp: a forked loader worker inherits no half-dead pool.
 
 #include "capped_relu.h"
 
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <memory>
 #include <new>
 #include <numeric>
 #include <thread>
@@ -161,22 +162,38 @@ Runs<F> runs_for([[maybe_unused]] i64 vectors) {
 
 // ------------------------------------------------------------------ pieces
 
-// Calls work(i) for i in [0, count), `turn` of them at a time a thread.
+// Turns that threads take, and how many of them are at one.
+struct Turns {
+    std::atomic<i64> next{0}, working{0};
+};
+
+// Calls work(i) for i in [0, count), `turn` of them at a time a thread. Nobody waits for a helper that has not come to
+// a turn before all were taken, which took 8 ms where torch's own threads wait busily on its core: later it finds
+// nothing to do, in memory of its own.
 template <typename Work>
 void in_turns(i64 count, i64 turn, i64 threads, const Work& work) {
-    std::atomic<i64> next{0};
-    auto loop = [&]() {
-        for (i64 from = next.fetch_add(turn); from < count; from = next.fetch_add(turn))
+    auto loop = [count, turn, &work](Turns& turns) {
+        for (i64 from = turns.next.fetch_add(turn); from < count; from = turns.next.fetch_add(turn))
             for (i64 i = from; i < std::min(from + turn, count); i++) work(i);
     };
-    std::vector<std::thread> helpers;
+    threads = std::min(threads, (count + turn - 1) / turn);
+    if (threads <= 1) {
+        Turns turns;
+        return loop(turns);
+    }
+    const auto turns = std::make_shared<Turns>();
     try {
-        for (i64 i = 1; i < std::min(threads, (count + turn - 1) / turn); i++) helpers.emplace_back(loop);
+        for (i64 i = 1; i < threads; i++)
+            std::thread([loop, turns]() {
+                turns->working++;  // before a turn is taken: who sees the last one taken sees this, too
+                loop(*turns);
+                turns->working--;
+            }).detach();
     } catch (const std::exception&) {
         // No thread or memory to be had: the calling thread does the rest.
     }
-    loop();
-    for (auto& helper : helpers) helper.join();
+    loop(*turns);
+    while (turns->working > 0) std::this_thread::yield();
 }
 
 // Elements that a thread takes at a time: taking a turn costs nothing beside them.
