@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import signal
 import sys
@@ -34,13 +33,11 @@ from study_adversarial_page import page, summary
 from study_adversarial_plan import ABLATIONS, Job, Plan, jobs_of, plan_of
 from study_adversarial_run import attacks_of, run_one, settings_of
 from study_adversarial_tables import Study
-from study_ipmix import write_text
+from study_command import add_shared_options, changed_arguments, parsed, save_page
 from study_page import Row
 from study_runs import Clock, run_all, say
 
 from mixaug.train.settings import TrainSettings
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def read_result(job: Job, options: argparse.Namespace) -> Row | None:
@@ -137,23 +134,15 @@ def collect(plan: Plan, options: argparse.Namespace) -> Study:
 
 def save(study: Study, folder: Path) -> str:
     """Writes the page's ``.json``, ``.png`` and ``.md``, each whole or not at all; returns the page."""
-    text, stem = page(study), study.plan.key
-    write_text(folder / f"{stem}.json", json.dumps(summary(study), indent=1) + "\n")
-    draw(study, folder / f"{stem}.png")
-    write_text(folder / f"{stem}.md", text)
-    return text
+    return save_page(folder, study.plan.key, page(study), summary(study), lambda path: draw(study, path))
 
 
 def shown_arguments(options: argparse.Namespace) -> list[str]:
     """The arguments that decide the result, without this machine's paths."""
     arguments = [] if options.cifar is None else ["--cifar", "CIFAR10_FOLDER"]
     arguments += ["--gpu"] * options.gpu
-    seeds = 1 if options.gpu else 3
-    defaults = {"ablation": None, "eps": None, "epochs": None, "steps": None, "limit": None, "seeds": seeds}
-    for name, default in {**defaults, "threads": 1, "amp": "bf16"}.items():
-        if getattr(options, name) != default:
-            arguments += [f"--{name}", str(getattr(options, name))]
-    return [*arguments, "--quick"] if options.quick else arguments
+    defaults = {"ablation": None, "eps": None, "epochs": None, "steps": None, "limit": None}
+    return arguments + changed_arguments(options, defaults)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -161,36 +150,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ablation", choices=tuple(ABLATIONS), help="instead of the methods: parts of Dynamic MixCut")
-    parser.add_argument("--cifar", type=Path, help="CIFAR-10 as a tree of pictures: train/CLASS and test/CLASS")
-    parser.add_argument("--gpu", action="store_true", help="run on the GPU, with more images in the evaluation")
-    parser.add_argument("--out", type=Path, help="folder of the runs (default runs)")
-    parser.add_argument("--results", type=Path, help="folder of the page (default docs/results)")
-    parser.add_argument("--eps", type=float, help="radius of training and evaluation (default 0.1; CIFAR-10 8/255)")
-    parser.add_argument("--epochs", type=int, help="passes over the training images (default 10; CIFAR-10 30)")
+    add_shared_options(
+        parser,
+        eps="training and evaluation (default 0.1; CIFAR-10 8/255)",
+        epochs="default 10; CIFAR-10 30",
+        only="dynamic-mixcut",
+    )
     parser.add_argument("--steps", type=int, help="optimiser steps in place of epochs")
-    parser.add_argument("--limit", type=int, help="training images (default 3,000; CIFAR-10 45,000)")
-    parser.add_argument("--seeds", type=int, help="seeds 0, 1, ... (default 3; on a GPU 1)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each run (default 1)")
-    parser.add_argument("--jobs", type=int, help="runs at a time (default: the cores over --threads; on a GPU 1)")
-    parser.add_argument("--amp", default="bf16", choices=("off", "bf16"), help="precision in training (default bf16)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="just runs with this in their name: dynamic-mixcut")
-    parser.add_argument("--report-only", action="store_true", help="write the page from the finished runs, run nothing")
-    parser.add_argument("--quick", action="store_true", help="a handful of images, into runs/quick")
-    parser.add_argument("--one", nargs=2, metavar=("VARIANT", "SEED"), help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    for name in ("epochs", "steps", "limit", "seeds", "threads", "jobs"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name} must be at least 1, got {value}")
-    if options.eps is not None and not 0 < options.eps <= 1:
-        parser.error(f"--eps must be above 0 and at most 1, got {options.eps}")
-    options.typed = arguments
-    options.seeds = options.seeds or (1 if options.gpu else 3)
-    options.jobs = options.jobs or (1 if options.gpu else max((os.cpu_count() or 1) // options.threads, 1))
-    options.out = (options.out or ROOT / "runs" / ("quick" if options.quick else "")).absolute()
-    # A quick run says nothing about the methods: its page stays with its runs.
-    options.results = options.results or (options.out if options.quick else ROOT / "docs" / "results")
-    return options
+    return parsed(parser, arguments, ("epochs", "steps", "limit", "seeds", "threads", "jobs"))
 
 
 def main() -> int:

@@ -25,9 +25,7 @@ that are transferred from a plain model of the next seed.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import shlex
 import signal
 import sys
@@ -37,17 +35,16 @@ import torch
 from study_adversarial import read_result
 from study_adversarial_plan import Job, jobs_of
 from study_adversarial_tables import Study
+from study_command import add_shared_options, changed_arguments, parsed, save_page
 from study_drelu_figure import draw
 from study_drelu_page import page, summary
 from study_drelu_plan import PLACES, DreluPlan, plan_of
 from study_drelu_run import attacks_of, read_pairs, run_one, run_source
-from study_ipmix import write_text
 from study_page import Row
 from study_runs import Clock, run_all, say
 
 from mixaug.train.settings import METHOD_NAMES
 
-ROOT = Path(__file__).resolve().parents[1]
 SOURCE = "source"  # second word of --one for a plain model whose images are transferred
 
 
@@ -140,11 +137,7 @@ def collect(plan: DreluPlan, options: argparse.Namespace) -> Study:
 
 def save(study: Study, folder: Path) -> str:
     """Writes the page's ``.json``, ``.png`` and ``.md``, each whole or not at all; returns the page."""
-    text, stem = page(study), study.plan.key
-    write_text(folder / f"{stem}.json", json.dumps(summary(study), indent=1) + "\n")
-    draw(study, folder / f"{stem}.png")
-    write_text(folder / f"{stem}.md", text)
-    return text
+    return save_page(folder, study.plan.key, page(study), summary(study), lambda path: draw(study, path))
 
 
 def shown_arguments(options: argparse.Namespace) -> list[str]:
@@ -156,12 +149,8 @@ def shown_arguments(options: argparse.Namespace) -> list[str]:
     defaults = {
         "placement": "head", "recipe": "sgd", "method": "standard", "features": None, "drelu_m_lr": None,
         "drelu_init": None, "drelu_quantile": None, "eps": None, "epochs": None, "limit": None,
-        "seeds": 1 if options.gpu else 3, "threads": 1, "amp": "bf16",
     }  # fmt: skip
-    for name, default in defaults.items():
-        if getattr(options, name) != default:
-            arguments += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    return [*arguments, "--quick"] if options.quick else arguments
+    return arguments + changed_arguments(options, defaults)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -176,35 +165,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--drelu-m-lr", type=float, help="learning rate of the caps (default: the weights')")
     parser.add_argument("--drelu-init", type=float, help="first value of the caps (default 100, the paper's)")
     parser.add_argument("--drelu-quantile", type=float, help="start at this quantile of the pre-activations instead")
-    parser.add_argument("--cifar", type=Path, help="CIFAR-10 as a tree of pictures: train/CLASS and test/CLASS")
-    parser.add_argument("--gpu", action="store_true", help="run on the GPU, with more images in the evaluation")
-    parser.add_argument("--out", type=Path, help="folder of the runs (default runs)")
-    parser.add_argument("--results", type=Path, help="folder of the page (default docs/results)")
-    parser.add_argument("--eps", type=float, help="radius of the evaluation (default 0.1; CIFAR-10 the paper's 0.01)")
-    parser.add_argument("--epochs", type=int, help="passes over the training images (default 20; paper 100)")
-    parser.add_argument("--limit", type=int, help="training images (default 3,000; CIFAR-10 45,000)")
-    parser.add_argument("--seeds", type=int, help="seeds 0, 1, ... (default 3; on a GPU 1)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each run (default 1)")
-    parser.add_argument("--jobs", type=int, help="runs at a time (default: the cores over --threads; on a GPU 1)")
-    parser.add_argument("--amp", default="bf16", choices=("off", "bf16"), help="precision in training (default bf16)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="just runs with this in their name: lambda-3")
-    parser.add_argument("--report-only", action="store_true", help="write the page from the finished runs, run nothing")
-    parser.add_argument("--quick", action="store_true", help="a handful of images, into runs/quick")
-    parser.add_argument("--one", nargs=2, metavar=("VARIANT", "SEED"), help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    for name in ("features", "epochs", "limit", "seeds", "threads", "jobs"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name} must be at least 1, got {value}")
-    if options.eps is not None and not 0 < options.eps <= 1:
-        parser.error(f"--eps must be above 0 and at most 1, got {options.eps}")
-    options.typed = arguments
-    options.seeds = options.seeds or (1 if options.gpu else 3)
-    options.jobs = options.jobs or (1 if options.gpu else max((os.cpu_count() or 1) // options.threads, 1))
-    options.out = (options.out or ROOT / "runs" / ("quick" if options.quick else "")).absolute()
-    # A quick run says nothing about the method: its page stays with its runs.
-    options.results = options.results or (options.out if options.quick else ROOT / "docs" / "results")
-    return options
+    add_shared_options(
+        parser,
+        eps="the evaluation (default 0.1; CIFAR-10 the paper's 0.01)",
+        epochs="default 20; paper 100",
+        only="lambda-3",
+    )
+    return parsed(parser, arguments, ("features", "epochs", "limit", "seeds", "threads", "jobs"))
 
 
 def _lambdas(text: str) -> tuple[float, ...]:

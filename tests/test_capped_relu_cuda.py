@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from cuda_parts import built_on_cpu
 
 import mixaug_ext
 from mixaug.ops.capped_relu import capped_relu
@@ -35,17 +34,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory):
     """The CUDA source built as C++ with the shim of cuda_on_cpu.h."""
-    compiler = shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    target = tmp_path_factory.mktemp("cuda") / "capped_relu_on_cpu.so"
-    command = [compiler, "-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-pthread"]
-    command += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-DMIXAUG_CUDA_ON_CPU"]
-    command += [f"-I{ROOT / 'tests'}", f"-I{ROOT / 'mixaug_ext' / 'csrc'}", "-x", "c++"]
-    command += [str(ROOT / "mixaug_ext" / "csrc" / "capped_relu.cu"), "-o", str(target)]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert built.returncode == 0, built.stderr
-    library = ctypes.CDLL(str(target))
+    library = built_on_cpu(tmp_path_factory.mktemp("cuda"), "capped_relu")
     library.mixaug_capped_relu_partials.restype = ctypes.c_int64
     return library
 

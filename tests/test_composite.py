@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import reference_composite as reference
 import torch
+from cuda_parts import built_on_cpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -258,25 +256,7 @@ def test_bad_input_is_named(change, error, message):
 @pytest.fixture(scope="module")
 def cuda_on_cpu(tmp_path_factory):
     """The CUDA source built as C++ with the shim of cuda_on_cpu.h."""
-    compiler = shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    target = tmp_path_factory.mktemp("cuda") / "composite_on_cpu.so"
-    command = [
-        compiler,
-        "-std=c++20",
-        "-O1",
-        "-ffp-contract=off",
-        "-fPIC",
-        "-shared",
-        "-pthread",
-        "-Wno-unknown-pragmas",
-    ]
-    command += ["-DMIXAUG_CUDA_ON_CPU", f"-I{ROOT / 'tests'}", f"-I{ROOT / 'mixaug_ext' / 'csrc'}"]
-    command += ["-x", "c++", str(ROOT / "mixaug_ext" / "csrc" / "composite.cu"), "-o", str(target)]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert built.returncode == 0, built.stderr
-    return ctypes.CDLL(str(target))
+    return built_on_cpu(tmp_path_factory.mktemp("cuda"), "composite")
 
 
 def run_kernel(lib, base, a, named):

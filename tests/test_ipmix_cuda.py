@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cuda_parts import built_on_cpu
 
 import mixaug_ext
 from mixaug.ops import ipmix_torch, replay_ipmix
@@ -32,17 +33,7 @@ on_gpu = [
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory):
     """The CUDA source built as C++ with the shim of cuda_on_cpu.h."""
-    compiler = shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    target = tmp_path_factory.mktemp("cuda") / "ipmix_on_cpu.so"
-    command = [compiler, "-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-pthread"]
-    command += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-DMIXAUG_CUDA_ON_CPU"]
-    command += [f"-I{ROOT / 'tests'}", f"-I{ROOT / 'mixaug_ext' / 'csrc'}", "-x", "c++"]
-    command += [str(ROOT / "mixaug_ext" / "csrc" / "ipmix.cu"), "-o", str(target)]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert built.returncode == 0, built.stderr
-    return ctypes.CDLL(str(target))
+    return built_on_cpu(tmp_path_factory.mktemp("cuda"), "ipmix")
 
 
 def run(kernel: ctypes.CDLL, images: torch.Tensor, params: IPMixParams, pictures: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ import study_adversarial_page
 import study_adversarial_plan
 import study_adversarial_run
 import study_adversarial_tables
+import study_command
 import study_runs
 
 from mixaug._eps_schedule import EpsSchedule
@@ -76,7 +77,7 @@ def result(job, *, seconds=10.0, memory=500.0, steps=4, overfitted=(), **accurac
 
 
 def write(job, options, row):
-    study_adversarial.write_text(options.out / job.name / "result.json", json.dumps(row))
+    study_command.write_text(options.out / job.name / "result.json", json.dumps(row))
 
 
 def study_of(tmp_path, *arguments):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import study_command
 import study_drelu
 import study_drelu_page
 import study_drelu_plan
@@ -58,7 +59,7 @@ def result(job, *, caps=None, zero=0.0, steps=4, curve=0.25, best="apgd-ce", **a
 
 
 def write(job, options, row):
-    study_drelu.write_text(options.out / job.name / "result.json", json.dumps(row))
+    study_command.write_text(options.out / job.name / "result.json", json.dumps(row))
 
 
 def study_of(tmp_path, *arguments):

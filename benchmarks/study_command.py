@@ -1,0 +1,94 @@
+"""What the commands of the robustness studies share: their options, the checks of these, the page's files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from study_ipmix import write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def add_shared_options(parser: argparse.ArgumentParser, *, eps: str, epochs: str, only: str) -> None:
+    """Adds the options of data, sizes and runs.
+
+    Args:
+        parser: of the command.
+        eps: what the radius is of, with its default.
+        epochs: the default of the epochs.
+        only: a piece of a run's name, as an example.
+    """
+    parser.add_argument("--cifar", type=Path, help="CIFAR-10 as a tree of pictures: train/CLASS and test/CLASS")
+    parser.add_argument("--gpu", action="store_true", help="run on the GPU, with more images in the evaluation")
+    parser.add_argument("--out", type=Path, help="folder of the runs (default runs)")
+    parser.add_argument("--results", type=Path, help="folder of the page (default docs/results)")
+    parser.add_argument("--eps", type=float, help=f"radius of {eps}")
+    parser.add_argument("--epochs", type=int, help=f"passes over the training images ({epochs})")
+    parser.add_argument("--limit", type=int, help="training images (default 3,000; CIFAR-10 45,000)")
+    parser.add_argument("--seeds", type=int, help="seeds 0, 1, ... (default 3; on a GPU 1)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each run (default 1)")
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: the cores over --threads; on a GPU 1)")
+    parser.add_argument("--amp", default="bf16", choices=("off", "bf16"), help="precision in training (default bf16)")
+    parser.add_argument("--only", default="", metavar="TEXT", help=f"just runs with this in their name: {only}")
+    parser.add_argument("--report-only", action="store_true", help="write the page from the finished runs, run nothing")
+    parser.add_argument("--quick", action="store_true", help="a handful of images, into runs/quick")
+    parser.add_argument("--one", nargs=2, metavar=("VARIANT", "SEED"), help=argparse.SUPPRESS)
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: list[str], counts: Sequence[str]) -> argparse.Namespace:
+    """The checked options, with what was left open decided.
+
+    Args:
+        parser: with the shared options.
+        arguments: of the command line.
+        counts: options that are numbers of at least 1.
+    """
+    options = parser.parse_args(arguments)
+    for name in counts:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} must be at least 1, got {value}")
+    if options.eps is not None and not 0 < options.eps <= 1:
+        parser.error(f"--eps must be above 0 and at most 1, got {options.eps}")
+    options.typed = arguments
+    options.seeds = options.seeds or (1 if options.gpu else 3)
+    options.jobs = options.jobs or (1 if options.gpu else max((os.cpu_count() or 1) // options.threads, 1))
+    options.out = (options.out or ROOT / "runs" / ("quick" if options.quick else "")).absolute()
+    # A quick run says nothing about the methods: its page stays with its runs.
+    options.results = options.results or (options.out if options.quick else ROOT / "docs" / "results")
+    return options
+
+
+def changed_arguments(options: argparse.Namespace, defaults: Mapping[str, Any]) -> list[str]:
+    """The options that are not at their defaults, as they are typed.
+
+    Args:
+        options: of the command.
+        defaults: of the options that decide the result; those of seeds, threads and precision are known here.
+    """
+    arguments = []
+    for name, default in {**defaults, "seeds": 1 if options.gpu else 3, "threads": 1, "amp": "bf16"}.items():
+        if getattr(options, name) != default:
+            arguments += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    return [*arguments, "--quick"] if options.quick else arguments
+
+
+def save_page(folder: Path, stem: str, text: str, summary: Mapping[str, Any], draw: Callable[[Path], None]) -> str:
+    """Writes the page's ``.json``, ``.png`` and ``.md``, each whole or not at all; returns the page.
+
+    Args:
+        folder: of the pages.
+        stem: name of the files.
+        text: of the page.
+        summary: content of the JSON.
+        draw: makes the figure at a path.
+    """
+    write_text(folder / f"{stem}.json", json.dumps(summary, indent=1) + "\n")
+    draw(folder / f"{stem}.png")
+    write_text(folder / f"{stem}.md", text)
+    return text
