@@ -7,6 +7,7 @@ from mixaug.evaluate.comparison import Comparison, compare
 from mixaug.evaluate.intervals import Estimate
 from mixaug.evaluate.lipschitz import local_lipschitz
 from mixaug.evaluate.model import evaluate_model
+from mixaug.evaluate.occlusion import OcclusionCurve, occlusion_curve
 from mixaug.evaluate.report import Report
 from mixaug.evaluate.results import AttackResult, LossRise
 from mixaug.evaluate.surface import LossSurface, loss_surface
@@ -18,12 +19,14 @@ __all__ = [
     "Estimate",
     "LossRise",
     "LossSurface",
+    "OcclusionCurve",
     "Report",
     "cap_figures",
     "compare",
     "evaluate_model",
     "local_lipschitz",
     "loss_surface",
+    "occlusion_curve",
     "zero_gradient_share",
     "zero_gradients",
 ]

@@ -1,0 +1,50 @@
+"""The figure of occlusion curves: accuracy against the hidden share, one line a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mixaug.evaluate._drawing import FigureImage, colours, new_figure, png_of
+from mixaug.evaluate.occlusion import OcclusionCurve
+
+
+def occlusion_figure(curves: Mapping[str, OcclusionCurve]) -> FigureImage:
+    """Accuracy against the share of each image that is hidden.
+
+    Args:
+        curves: each model's name to its curve, with one patch size; an empty name has no legend.
+
+    Returns:
+        The figure; bands are 95% intervals.
+
+    Raises:
+        ValueError: no curve, or curves with different patch sizes.
+        ModuleNotFoundError: matplotlib is not installed.
+
+    Example:
+        >>> import torch
+        >>> curve = OcclusionCurve((0.0, 0.5), torch.tensor([[True, True], [True, False]]), patch_size=2)
+        >>> occlusion_figure({"one": curve}).title
+        'Accuracy under occlusion'
+    """
+    sides = {curve.patch_size for curve in curves.values()}
+    if len(sides) != 1:
+        raise ValueError(f"curves must be one or more of one patch size, got {sorted(sides) or 'none'}")
+    figure, axes = new_figure(3.4)
+    for (name, curve), colour in zip(curves.items(), colours(len(curves)), strict=True):
+        places = [100 * ratio for ratio in curve.ratios]
+        low, high = ([100 * getattr(estimate, end) for estimate in curve.accuracy] for end in ("low", "high"))
+        axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+        values = [100 * estimate.value for estimate in curve.accuracy]
+        axes.plot(places, values, "o-", color=colour, label=name, markersize=4.5)
+    axes.set_xlabel("hidden patches in %")
+    axes.set_ylabel("accuracy in %")
+    axes.set_ylim(bottom=0)
+    if len(curves) > 1:
+        axes.legend(loc="upper right", fontsize=9)  # where curves that fall leave room
+    count = max(len(curve.correct[0]) for curve in curves.values())
+    caption = (
+        f"Random patches of {sides.pop()} px hidden, the same for all; n = {count} images; bands are 95% intervals. "
+        "Higher is better."
+    )
+    return FigureImage(png_of(figure), "Accuracy under occlusion", caption)
