@@ -11,12 +11,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mixaug.adautomix import AdAutoMix
     from mixaug.mixing_sets import MixingSet
     from mixaug.nn import DReLU, SReLU, add_drelu_head, drelu_penalty, replace_relu
     from mixaug.transforms import DynamicMixCut, DynamicMixCutCollate, IPMix, LabelSmoothingCollate
 
 __version__ = version("mixaug")
 __all__ = [
+    "AdAutoMix",
     "DReLU",
     "DynamicMixCut",
     "DynamicMixCutCollate",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _WHERE = {
+    "AdAutoMix": "mixaug.adautomix",
     "DReLU": "mixaug.nn",
     "DynamicMixCut": "mixaug.transforms",
     "DynamicMixCutCollate": "mixaug.transforms",

@@ -1,0 +1,91 @@
+"""One forward pass of the classifier for both players: each gets the gradient of its own part alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["SharedPass"]
+
+
+class SharedPass:
+    """A mixture whose loss goes down in the classifier and up (or down) in the generator, for one pass.
+
+    The classifier is given the mixture as a leaf: its backward pass ends there, and leaves the gradient of the mixture,
+    which the generator's backward pass takes over. If the generator's comes first, it computes that gradient itself.
+
+    Args:
+        mixed: the generator's mixture, with its graph.
+        given: what the classifier is given: the mixture, or something else in some rows.
+        same: (B,) bool, the rows that are the mixture.
+
+    Example:
+        >>> weight = torch.tensor([2.0], requires_grad=True)
+        >>> mixed = weight * torch.tensor([[3.0]])
+        >>> one = SharedPass(mixed, mixed, torch.tensor([True]))
+        >>> down = one.watch((one.leaf * 5).sum())
+        >>> up = -one.loss()
+        >>> down.backward()
+        >>> weight.grad is None
+        True
+        >>> up.backward()
+        >>> weight.grad
+        tensor([-15.])
+    """
+
+    def __init__(self, mixed: Tensor, given: Tensor, same: Tensor) -> None:
+        self.leaf = given.detach().requires_grad_()
+        self._mixed, self._same = mixed, same
+        self._loss: Tensor | None = None
+        self._gradient: Tensor | None = None
+        self._scale: Tensor | None = None
+
+    def watch(self, loss: Tensor) -> Tensor:
+        """Notes the gradient of the leaf when the loss, scaled or not, goes backward.
+
+        Args:
+            loss: scalar, of the classifier's pass of the leaf.
+        """
+        self._loss = loss
+        loss.register_hook(self._note_scale)
+        self.leaf.register_hook(self._note_gradient)
+        return loss
+
+    def loss(self) -> Tensor:
+        """The same loss, with a gradient to the mixture's graph and to nothing else."""
+        if self._loss is None:
+            raise RuntimeError("watch() must come before loss()")
+        value: Tensor = _Routed.apply(self._mixed, self._loss.detach(), self)
+        return value
+
+    def gradient(self) -> Tensor:
+        """Of the mixture."""
+        if self._gradient is not None and self._scale is not None:
+            found = self._gradient / self._scale
+        elif self._loss is not None:
+            (found,) = torch.autograd.grad(self._loss, self.leaf, retain_graph=True)
+        else:
+            raise RuntimeError("the loss must have gone backward, or be there still")
+        rows = self._same.view(-1, *[1] * (found.ndim - 1))
+        return torch.where(rows, found, torch.zeros_like(found))
+
+    def _note_scale(self, scale: Tensor) -> None:
+        self._scale = scale
+
+    def _note_gradient(self, gradient: Tensor) -> Tensor:
+        # Hooks hold this object and it holds the loss: a circle that would keep a step's graph until Python collects.
+        self._gradient, self._loss = gradient, None
+        return gradient
+
+
+class _Routed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mixed: Tensor, loss: Tensor, shared: SharedPass) -> Tensor:
+        ctx.shared = shared
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *scale: Tensor) -> tuple[Tensor, None, None]:
+        return scale[0] * ctx.shared.gradient(), None, None
