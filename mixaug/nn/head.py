@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
-from torch.utils._pytree import tree_leaves
 
+from mixaug.nn._output_layers import CONVOLUTIONS, calls_of, output_layers, put_layers
 from mixaug.nn._trace import check_plain, look_at
 from mixaug.nn.activations import DReLU, SReLU, _above_zero
 
@@ -19,7 +19,6 @@ __all__ = ["add_drelu_head", "add_drelu_stem"]
 
 _HEAD = ("dense", "activation", "output")
 _STEM = ("extra", "activation", "conv")
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def add_drelu_head(
@@ -76,12 +75,12 @@ def add_drelu_head(
         )
     """
     _check(model, features, init, activation, "add the head")
-    heads = _output_layers(model, example_input)
+    heads = output_layers(model, example_input)
     for name, layer in heads.items():
         _check_new(model, name, layer, _HEAD, "head")
     with torch.inference_mode(False):  # what is made in inference mode could not be trained
         swaps = {layer: _head(layer, features, init, activation) for layer in heads.values()}
-    return _swap(model, swaps, example_input)
+    return put_layers(model, swaps, example_input)
 
 
 def add_drelu_stem(
@@ -127,8 +126,8 @@ def add_drelu_stem(
     name, layer = _first_convolution(model, example_input)
     _check_new(model, name, layer, _STEM, "stem")
     with torch.inference_mode(False):
-        swaps = {layer: _stem(layer, features, init, activation)}
-    return _swap(model, swaps, example_input)
+        swaps: dict[nn.Module, nn.Module] = {layer: _stem(layer, features, init, activation)}
+    return put_layers(model, swaps, example_input)
 
 
 def _check(model: Any, features: Any, init: Any, activation: Any, verb: str) -> None:
@@ -143,94 +142,10 @@ def _check(model: Any, features: Any, init: Any, activation: Any, verb: str) -> 
     check_plain(model, verb)
 
 
-def _output_layers(model: nn.Module, example_input: Any) -> dict[str, nn.Module]:
-    """The layers that give the logits, by name: one, or two of a distilled model."""
-    modules = dict(model.named_modules())
-    heads = [
-        {name for name, module in modules.items() if any(module is inner for inner in head.modules())}
-        for head in _classifiers(model)
-    ]
-
-    def look(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[list[str], list[str]]:
-        calls, outputs = _calls(model, inputs)
-        modules = dict(model.named_modules())
-        # A parametrization runs while its layer does; the layer is what counts.
-        weighted = [name for name in calls if _own(modules[name]) and ".parametrizations." not in f".{name}."]
-        last = [_last(modules, [name for name in weighted if name in head], outputs) for head in heads]
-        found = [name for name in last if name is not None]
-        if not found:
-            found = [name for name in (_last(modules, weighted, outputs),) if name is not None]
-        return calls, found
-
-    calls, found = look_at(model, example_input, look)
-    if not found:
-        seen = ", ".join(f"{type(modules[name]).__name__} at {name!r}" for name in calls[-3:])
-        raise ValueError(f"model must end in a dense layer or a 1x1 convolution; what ran last: {seen or 'nothing'}")
-    for name in found:
-        if not _is_dense(modules[name]):
-            raise ValueError(
-                f"model must end in a dense layer or a 1x1 convolution, got {type(modules[name]).__name__} at "
-                f"{name!r} as the last layer with weights"
-            )
-    return {name: modules[name] for name in found}
-
-
-def _calls(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[list[str], list[Tensor]]:
-    """Names of the modules as they are called, and the outputs that a gradient may come from."""
-    names: list[str] = []
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any) -> None:
-            names.append(name)
-
-        return hook
-
-    hooks = [module.register_forward_pre_hook(note(name)) for name, module in model.named_modules()]
-    try:
-        outputs = model(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return names, [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.requires_grad]
-
-
-def _last(modules: dict[str, nn.Module], names: list[str], outputs: list[Tensor]) -> str | None:
-    """The last of the modules that the outputs depend on: what ran beside the way to them does not count."""
-    for name in reversed(names):
-        for output in outputs:
-            grads = torch.autograd.grad(output.sum(), _own(modules[name]), retain_graph=True, allow_unused=True)
-            if any(grad is not None for grad in grads):
-                return name
-    return None
-
-
-def _own(module: nn.Module) -> list[nn.Parameter]:
-    """A module's own parameters; those that a parametrization computes its weights from count as its own."""
-    found = list(module.parameters(recurse=is_parametrized(module)))
-    return [parameter for parameter in found if parameter.is_floating_point()]
-
-
-def _classifiers(model: nn.Module) -> list[nn.Module]:
-    """The heads of a timm model that has several."""
-    for module in model.modules():
-        get_classifier = getattr(module, "get_classifier", None)
-        if callable(get_classifier):
-            heads = get_classifier()
-            if isinstance(heads, (tuple, list)):
-                return [head for head in heads if isinstance(head, nn.Module)]
-    return []
-
-
-def _is_dense(layer: Any) -> bool:
-    if isinstance(layer, _CONVOLUTIONS):
-        return set(layer.kernel_size) == {1} and layer.groups == 1
-    return isinstance(layer, nn.Linear)
-
-
 def _first_convolution(model: nn.Module, example_input: Any) -> tuple[str, nn.Conv2d]:
     def look(model: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
         modules = dict(model.named_modules())
-        return next((name for name in _calls(model, inputs)[0] if isinstance(modules[name], _CONVOLUTIONS)), None)
+        return next((name for name in calls_of(model, inputs)[0] if isinstance(modules[name], CONVOLUTIONS)), None)
 
     name = look_at(model, example_input, look)
     if name is None:
@@ -251,7 +166,7 @@ def _check_new(model: nn.Module, name: str, layer: nn.Module, keys: tuple[str, .
 
 def _head(layer: Any, features: int, init: float, activation: Callable[..., nn.Module]) -> nn.Sequential:
     more: dict[str, Any] = {"bias": layer.bias is not None, "device": layer.weight.device, "dtype": layer.weight.dtype}
-    kind = next((kind for kind in _CONVOLUTIONS if isinstance(layer, kind)), None)
+    kind = next((kind for kind in CONVOLUTIONS if isinstance(layer, kind)), None)
     pair: tuple[nn.Module, nn.Module]
     if kind is None:
         pair = nn.Linear(layer.in_features, features, **more), nn.Linear(features, layer.out_features, **more)
@@ -293,20 +208,3 @@ def _activation(make: Callable[..., nn.Module], features: int, init: float, dim:
 
 def _sequence(keys: tuple[str, ...], layers: tuple[nn.Module, ...], old: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict(zip(keys, layers, strict=True))).train(old.training)
-
-
-def _swap(model: nn.Module, swaps: dict[Any, nn.Sequential], example_input: Any) -> nn.Module:
-    """Puts the new layers wherever the old ones stand; takes them out again if the model then does not run."""
-    if model in swaps:
-        return swaps[model]
-    places = [(parent, key, child) for parent in model.modules() for key, child in parent._modules.items()]
-    places = [place for place in places if place[2] in swaps]
-    for parent, key, old in places:
-        parent._modules[key] = swaps[old]
-    try:
-        look_at(model, example_input, lambda model, inputs: model(*inputs))
-    except (TypeError, ValueError) as error:
-        for parent, key, old in places:
-            parent._modules[key] = old
-        raise ValueError(f"model does not run with the new layers and was left as it was: {error}") from error
-    return model
