@@ -1,5 +1,6 @@
 """AdAutoMix: mixtures that a generator learns to make, over the user's own classifier."""
 
+from mixaug.adautomix.checkpoint import SavedGenerator, read_generator, save_generator
 from mixaug.adautomix.draws import MixDraw, MixLaw, sample_mix
 from mixaug.adautomix.mixer import AdAutoMix
 from mixaug.adautomix.mixing import mix_images, mix_targets
@@ -11,8 +12,11 @@ __all__ = [
     "AdAutoMixOutput",
     "MixDraw",
     "MixLaw",
+    "SavedGenerator",
     "mix_images",
     "mix_targets",
     "momentum_at",
+    "read_generator",
     "sample_mix",
+    "save_generator",
 ]

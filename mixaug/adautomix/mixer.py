@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,9 @@ from mixaug.transforms import _labels
 from mixaug.transforms._arguments import integer, real
 from mixaug.transforms._images import check_values
 from mixaug.transforms._random import GeneratorState
+
+if TYPE_CHECKING:
+    from mixaug.train.checkpoint import ModelSpec
 
 __all__ = ["AdAutoMix"]
 
@@ -277,6 +281,25 @@ class AdAutoMix(nn.Module):
                 "generator is broken; try a lower learning rate of the one whose loss it is"
             )
         return False
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        spec: ModelSpec | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        """Writes the generator and its teacher as one file, for :class:`mixaug.GeneratedMix`.
+
+        Args:
+            path: file, ``generator.pt`` by custom, written whole or not at all.
+            spec: how to build the model, for a model of ``mixaug.train.models``; None: whoever reads the file hands
+                over a model of this architecture.
+            classes: names of the classes.
+        """
+        from mixaug.adautomix.checkpoint import save_generator
+
+        save_generator(path, self, spec=spec, classes=classes)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Counters and the given generator's state, for a run that goes on."""
