@@ -15,6 +15,7 @@ from mixaug.train._settings_checks import OPTIMIZERS
 from mixaug.train.activation import ACTIVATIONS, GRANULARITIES
 from mixaug.train.adversary import HYBRID_ATTACKS
 from mixaug.train.descent import HALVE_AFTER, STOP_AFTER
+from mixaug.train.learned_mixing import TERMS
 from mixaug.train.schedules import SCHEDULES
 from mixaug.train.settings import AMP, METHOD_NAMES, TrainSettings
 from mixaug.transforms.ipmix_params import STRUCTURES
@@ -97,7 +98,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(mixing, "severity", "ipmix: upper end of the strengths (default by image size)", type=float)
     add(mixing, "all_ops", "augmix, ipmix: also operations that overlap with the corruptions", action="store_true")
     add(mixing, "mixing_set", "ipmix: folder of pictures (default: fractals)", type=Path)
-    add(mixing, "alpha", "mixup, cutmix: parameter of the Beta distribution", type=float)
+    add(mixing, "alpha", "mixup, cutmix, adautomix: parameter of the Beta distribution", type=float)
+
+    learned = parser.add_argument_group("learned mixing (adautomix)")
+    add(learned, "n_mix", "images of a mixture (default 3)", type=int)
+    add(learned, "feature_layer", "layer that the generator sees (default: the third stage)", metavar="NAME")
+    add(learned, "mix_alpha", "weight of the plain mixture against the clean images (default 0.5)", type=float)
+    add(learned, "mix_beta", "weight of the teacher's loss against the similarity (default 0.3)", type=float)
+    add(learned, "cooperative", "the generator helps the classifier, as in AutoMix", action="store_true")
+    add(learned, "without", f"terms to leave out, with commas: {','.join(TERMS)}", type=_names)
+    add(learned, "per_image", "ratios for each image in place of each batch", action="store_true")
+    add(learned, "generator_lr", "highest learning rate of the generator (default 0.1)", type=float)
+    add(learned, "generator_every", "the generator plays every so many steps (default 1)", type=int)
+    add(learned, "generator_share", "share of the batch that it plays with (default 1)", type=float)
+    add(learned, "terms_share", "share of the batch of the clean and the plain term (default 1)", type=float)
+    add(learned, "shared_draws", "one draw and one pass of the classifier for both", action="store_true")
+    add(learned, "teacher_momentum", "of the moving average at the start (default 0.999)", type=float)
+    add(learned, "picture_every", "steps between two pictures of mixtures, 0: none (default 500)", type=int)
 
     attack = parser.add_argument_group("attacks (dynamic-mixcut, pgd, trades, feature-scatter, hybrid)")
     add(attack, "adversarial", "mixup, cutmix, augmix, ipmix: attack the augmented batch", action="store_true")

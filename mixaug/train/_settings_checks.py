@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixaug._eps_schedule import SHAPES as EPS_SHAPES
 from mixaug.attacks._checks import bytes_hint
+from mixaug.train import learned_mixing
 from mixaug.train._checks import one_of, real, whole
 from mixaug.train.activation import ACTIVATIONS, GRANULARITIES, NEW_LAYERS, PLACEMENTS
 from mixaug.train.adversary import ADVERSARIAL_METHODS, AUGMENTED_METHODS, HYBRID_ATTACKS, OWN_SETTINGS
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from mixaug.train.settings import TrainSettings
 
 #: Methods of ``mixaug train``, in the order of its help. Their steps are in ``mixaug.train.methods``.
-METHOD_NAMES = ("standard", *AUGMENTED_METHODS, *ADVERSARIAL_METHODS)
+METHOD_NAMES = ("standard", *AUGMENTED_METHODS, *ADVERSARIAL_METHODS, learned_mixing.METHOD)
 #: Methods with an augmented view of each image, for which the Jensen-Shannon loss is defined.
 CONSISTENT_METHODS = ("augmix", "ipmix")
 #: Precisions of the forward pass.

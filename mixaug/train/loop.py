@@ -161,7 +161,15 @@ class Run:
         if settings.method == "hybrid" and not self.robust_images:
             raise ValueError("data must have a validation part for the method hybrid, whose alpha it decides, got none")
         self.take_step = build_step(
-            Setup(settings, len(data.classes), self.generators["method"], self.model, self.epochs)
+            Setup(
+                settings,
+                len(data.classes),
+                self.generators["method"],
+                self.model,
+                self.epochs,
+                self.spec,
+                tuple(data.classes),
+            )
         )
         self.step = 0
         self.seconds = 0.0
@@ -196,7 +204,7 @@ class Run:
             if shown.due():
                 loss, correct, seen = totals.tolist()
                 speed = (self.step - first) * self.batch_size / max(self.seconds - before, 1e-9)
-                shown.update(self.step, epoch + 1, loss / seen, correct / seen, speed)
+                shown.update(self.step, epoch + 1, loss / max(seen, 1), correct / max(seen, 1), speed)
             ended = self.step == epoch * self.steps_per_epoch + here
             if not ended and (stop.asked or time.perf_counter() - saved > SAVE_EVERY):
                 self._check_finite(totals)  # a good last.pt is never replaced by a broken one
@@ -218,8 +226,8 @@ class Run:
             "epoch": epoch,
             "step": self.step,
             "lr": self.descent.rate,
-            "train_loss": loss / seen,
-            "train_accuracy": correct / seen,
+            "train_loss": loss / max(seen, 1),
+            "train_accuracy": correct / max(seen, 1),
         }
         row["images_per_second"] = (self.step - first) * self.batch_size / max(self.seconds - before, 1e-9)
         row["seconds"] = self.seconds
@@ -283,12 +291,14 @@ class Run:
         except FloatingPointError as error:  # of an attack, which sees broken weights before the loss does
             raise FloatingPointError(self._broken(f"the attack failed in step {self.step + 1}")) from error
         optimiser = self.descent.optimiser
-        optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(result.loss).backward()
-        self.scaler.step(optimiser)
-        self.scaler.update()
-        self.descent.after_step()
-        optimiser.zero_grad(set_to_none=True)  # or they would take memory through the next step's attack
+        if not result.skipped:
+            optimiser.zero_grad(set_to_none=True)
+            self.take_step.backward(result, self.scaler)
+            self.scaler.step(optimiser)
+            self.take_step.optimise(self.scaler, self.descent.rate / cast(float, self.settings.lr))
+            self.scaler.update()
+            self.descent.after_step()
+            optimiser.zero_grad(set_to_none=True)  # or they would take memory through the next step's attack
         self.take_step.finish(self.step, self.total_steps)
         return result
 

@@ -1,9 +1,9 @@
 """The methods of training: one step for each, from model, images and labels to the loss to go down.
 
 A method is made by a function that takes :class:`Setup` and returns a :class:`Step`: those that augment are here, those
-that attack in ``mixaug.train.adversarial``. A new one is a function more in ``METHODS`` and its name in
-``mixaug.train.settings.METHOD_NAMES``; the loop knows none of them. One that learns something itself overrides
-:meth:`Step.finish` and the two state methods.
+that attack in ``mixaug.train.adversarial``, the one that learns to mix in ``mixaug.train.automix``. A new one is a
+function more in ``METHODS`` and its name in ``mixaug.train.settings.METHOD_NAMES``; the loop knows none of them. One that learns
+something itself overrides :meth:`Step.finish` and the two state methods.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 
 from mixaug.losses import jensen_shannon, soft_target_cross_entropy
 from mixaug.train import adversarial
+from mixaug.train.automix import adautomix
 from mixaug.train.settings import CONSISTENT_METHODS, METHOD_NAMES
 from mixaug.train.step import Setup, Step, StepResult
 from mixaug.transforms import IPMix
@@ -147,6 +148,7 @@ METHODS: dict[str, Callable[[Setup], Step]] = {
     "trades": adversarial.trades,
     "feature-scatter": adversarial.feature_scatter,
     "hybrid": adversarial.hybrid,
+    "adautomix": adautomix,
 }
 if tuple(METHODS) != METHOD_NAMES or not set(CONSISTENT_METHODS) <= set(METHODS):
     raise RuntimeError("METHODS and mixaug.train.settings.METHOD_NAMES have come apart")

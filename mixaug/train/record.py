@@ -16,6 +16,7 @@ import torchvision
 
 from mixaug._files import atomic_path
 from mixaug.train.activation import CAP_COLUMNS
+from mixaug.train.automix import MIXING_COLUMNS
 from mixaug.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -28,13 +29,13 @@ __all__ = ["COLUMNS", "RunLog", "RunResult", "resolved", "write_settings"]
 #: the start of the epoch. Memory is in MiB: of tensors on a GPU in this epoch's training, of the process so far on a
 #: CPU. ``validation_accuracy`` is of the whole validation part; the clean, FGSM and PGD accuracies are all of the same,
 #: at most ``robust_images`` of it. ``radius`` and ``alpha`` are those that the epoch was trained with.
-#: The caps' columns are of the first validation images, at most 500, after the epoch.
+#: The caps' columns are of the first validation images, at most 500, after the epoch. The last ones are of adautomix.
 COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy",
     "images_per_second", "seconds",
     "epoch_seconds", "validation_seconds", "peak_memory",
     "validation_clean_accuracy", "validation_fgsm_accuracy", "validation_pgd_accuracy", "catastrophic_overfitting",
-    "radius", "alpha", *CAP_COLUMNS,
+    "radius", "alpha", *CAP_COLUMNS, *MIXING_COLUMNS,
 )  # fmt: skip
 
 
@@ -116,7 +117,7 @@ class RunLog:
         >>> with RunLog(Path("run"), step=0, fresh=True) as log:
         ...     log.write([{"epoch": 1, "step": 10, "train_loss": 0.5}])
         >>> Path("run/log.csv").read_text().splitlines()[1]
-        '1,10,,0.5,,,,,,,,,,,,,,,,,,,,,,'
+        '1,10,,0.5,,,,,,,,,,,,,,,,,,,,,,,,,,,'
     """
 
     def __init__(self, folder: Path, step: int, fresh: bool) -> None:

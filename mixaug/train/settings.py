@@ -18,6 +18,7 @@ from mixaug.train._settings_checks import (
 )
 from mixaug.train.activation import NEW_LAYERS, Activation
 from mixaug.train.adversary import ADVERSARIAL_METHODS, OWN_SETTINGS, Adversary, resolve
+from mixaug.train.learned_mixing import check_learned_mixing
 from mixaug.transforms.ipmix_params import LEVELS
 
 __all__ = ["AMP", "CONSISTENT_METHODS", "METHOD_NAMES", "TrainSettings"]
@@ -55,7 +56,7 @@ class TrainSettings:
         jsd_weight: 12 in AugMix, PixMix and IPMix.
         levels, structure, k, t, severity, all_ops: of :class:`mixaug.IPMix`.
         mixing_set: folder of pictures for IPMix; None: the default fractals.
-        alpha: Beta parameter of mixup and cutmix. Default 1.
+        alpha: Beta parameter of mixup, cutmix and the ratios of adautomix. Default 1.
         adversarial: train mixup, cutmix, augmix or ipmix on PGD's images of the augmented batch, with its labels.
         eps, step_size, attack_steps, targeted: of the adversary; None: as in the method's paper, see
             :func:`mixaug.train.adversary.resolve`.
@@ -66,6 +67,13 @@ class TrainSettings:
         boxes: of dynamic-mixcut, for each image: a number, by default 2, or a range ``(low, high)``; None for all
             others.
         smoothing: of the labels of pgd, feature-scatter and dynamic-mixcut; None: 0, 0.5 and 0.1.
+        n_mix, feature_layer, mix_alpha, mix_beta, per_image, generator_every, generator_share, terms_share,
+            shared_draws, teacher_momentum: of :class:`mixaug.AdAutoMix` (alpha and beta with ``mix_``, momentum with
+            ``teacher_``), by default as there; None for all methods but adautomix, as the next four.
+        cooperative: the generator goes down the classifier's loss, as in AutoMix. Default False.
+        without: terms that are left out, of ``"clean"``, ``"plain"``, ``"teacher"``, ``"similarity"``. Default none.
+        generator_lr: highest learning rate of the generator's SGD, which follows the model's rate. Default 0.1.
+        picture_every: steps between two pictures of mixtures in the run's folder, 0: none. Default 500.
         robust_images: validation images that adversarial methods attack after each epoch to choose the best one and to
             warn of catastrophic overfitting; default 500. 0: none, the best epoch is that of the clean images.
         activation: ``"relu"`` (default) or ``"drelu"``.
@@ -138,6 +146,20 @@ class TrainSettings:
     trades_beta: float | None = None
     boxes: int | tuple[int, int] | None = None
     smoothing: float | None = None
+    n_mix: int | None = None
+    feature_layer: str | None = None
+    mix_alpha: float | None = None
+    mix_beta: float | None = None
+    cooperative: bool | None = None
+    without: tuple[str, ...] | None = None
+    per_image: bool | None = None
+    generator_lr: float | None = None
+    generator_every: int | None = None
+    generator_share: float | None = None
+    terms_share: float | None = None
+    shared_draws: bool | None = None
+    teacher_momentum: float | None = None
+    picture_every: int | None = None
     robust_images: int = 500
     activation: str = "relu"
     placement: str | None = None
@@ -171,6 +193,7 @@ class TrainSettings:
         check_numbers(self)
         check_activation(self)
         check_adversary(self)
+        check_learned_mixing(self)
 
     @property
     def adversary(self) -> Adversary | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from mixaug.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from mixaug.train.checkpoint import ModelSpec
 
 __all__ = ["Setup", "Step", "StepResult"]
 
@@ -23,11 +26,13 @@ class StepResult:
         logits: ``(n, K)``, whose accuracy against ``labels`` is shown while training: of the images that the
             cross-entropy is of (augmented, mixed or adversarial), of the clean ones where there are both.
         labels: ``(n,)`` int64; for mixed labels the class with the most weight.
+        skipped: the loss is broken and the method says that no step is taken.
     """
 
     loss: Tensor
     logits: Tensor
     labels: Tensor
+    skipped: bool = False
 
     @torch.no_grad()
     def counts(self) -> Tensor:
@@ -38,6 +43,8 @@ class StepResult:
             >>> StepResult(torch.tensor(0.5), logits, labels).counts()
             tensor([1., 1., 2.])
         """
+        if self.skipped:
+            return torch.zeros(3, device=self.loss.device)
         right = (self.logits.argmax(1) == self.labels).sum()
         seen = torch.full_like(right, len(self.labels))
         return torch.stack([self.loss.detach() * len(self.labels), right, seen])
@@ -70,6 +77,23 @@ class Step:
 
         Args:
             epoch: from 0.
+        """
+
+    def backward(self, result: StepResult, scaler: torch.amp.GradScaler) -> None:
+        """The backward pass of the loss, and of any others that the method has; before anything steps.
+
+        Args:
+            result: of the step.
+            scaler: that losses are scaled with.
+        """
+        scaler.scale(result.loss).backward()
+
+    def optimise(self, scaler: torch.amp.GradScaler, rate: float) -> None:
+        """Called after the model's optimiser has stepped: for methods with an optimiser of their own.
+
+        Args:
+            scaler: that steps it.
+            rate: of the model's optimiser, as a share of the run's highest.
         """
 
     def finish(self, step: int, total_steps: int) -> None:
@@ -114,6 +138,8 @@ class Setup:
             take none; they draw from torch's default one, whose state is part of the checkpoint too.
         model: the classifier on its device, for methods that keep a copy of it or reach into its layers.
         epochs: of the run.
+        spec: how the model is built, for methods that write a file of their own.
+        classes: names of the classes.
     """
 
     settings: TrainSettings
@@ -121,6 +147,8 @@ class Setup:
     generator: torch.Generator
     model: nn.Module | None = None
     epochs: int = 1
+    spec: ModelSpec | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def attack_generator(self) -> torch.Generator | None:
