@@ -11,6 +11,7 @@ from mixaug.evaluate.occlusion import OcclusionCurve, occlusion_curve
 from mixaug.evaluate.report import Report
 from mixaug.evaluate.results import AttackResult, LossRise
 from mixaug.evaluate.surface import LossSurface, loss_surface
+from mixaug.evaluate.transfer import Transfer, transfer
 
 __all__ = [
     "AttackResult",
@@ -21,12 +22,14 @@ __all__ = [
     "LossSurface",
     "OcclusionCurve",
     "Report",
+    "Transfer",
     "cap_figures",
     "compare",
     "evaluate_model",
     "local_lipschitz",
     "loss_surface",
     "occlusion_curve",
+    "transfer",
     "zero_gradient_share",
     "zero_gradients",
 ]

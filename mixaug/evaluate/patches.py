@@ -16,8 +16,9 @@ __all__ = ["check_fill", "check_ratio", "occlude", "patch_grid", "patch_size_of"
 def patch_size_of(height: int, width: int) -> int:
     """The side of the patches that images of this size are hidden by: a 14th of the shorter side, at least 1 pixel.
 
-    Convention: rounded; 16 px at 224, the paper's; 2 at 28 and 32, 5 at 64, 7 at 96. The grid is always about 14x14.
-    The paper's CIFAR-100 images are enlarged to 224 before their 16-px patches are hidden: 2.3 px of the 32.
+    Convention: rounded; 16 px at 224, as in the papers; 2 at 28 and 32, 5 at 64, 7 at 96. So the grid is always about
+    14x14, and curves of different sizes compare. A transformer sees CIFAR-100 enlarged to 224 px, where a patch of
+    16 px is 2.3 px of the 32.
 
     Example:
         >>> [patch_size_of(side, side) for side in (8, 28, 32, 64, 224)]
