@@ -2,8 +2,9 @@
 
 A method is made by a function that takes :class:`Setup` and returns a :class:`Step`: those that augment are here, those
 that attack in ``mixaug.train.adversarial``, the one that learns to mix in ``mixaug.train.automix``. A new one is a
-function more in ``METHODS`` and its name in ``mixaug.train.settings.METHOD_NAMES``; the loop knows none of them. One that learns
-something itself overrides :meth:`Step.finish` and the two state methods.
+function more in ``METHODS`` and its name in ``mixaug.train.settings.METHOD_NAMES``; the loop knows none of them. One
+that learns something itself overrides :meth:`Step.backward`, :meth:`Step.optimise`, :meth:`Step.finish` and the two
+state methods.
 """
 
 from __future__ import annotations
