@@ -35,7 +35,8 @@ class MixGenerator(nn.Module):
         channels: C of the feature maps, at least 2.
 
     Shape:
-        features (B, N, C, h, w) and ratios (B, N), which sum to 1 -> masks (B, N, H, W) float32 in [0, 1]. Or features
+        features (B, N, C, h, w) and ratios (B, N), which sum to 1 -> masks (B, N, H, W) in [0, 1], float32 (float64 of a
+        generator in float64); features of any floating dtype. Or features
         (M, C, h, w) of M different images, and ``index`` (B, N) int64 that says which of them each row mixes: each is
         then projected once, however often it is used.
 
@@ -74,9 +75,11 @@ class MixGenerator(nn.Module):
         h, w = features.shape[-2:]
         weight = self.project.weight.flatten(1)  # (2d + 1, C + 1)
         # [F; r] through W is W_F F + w_r r: the images are projected once, and each mixture adds its ratios.
+        features = features.to(self.project.weight.dtype)  # those of a classifier in half precision
         projected = F.conv2d(features, self.project.weight[:, : self.channels], self.project.bias)
         with torch.autocast(features.device.type, enabled=False):
-            rows = projected.float().flatten(2)[index]  # (B, N, 2d + 1, hw)
+            exact = projected if projected.dtype == torch.float64 else projected.float()
+            rows = exact.flatten(2)[index]  # (B, N, 2d + 1, hw)
             rows = rows + ratios.to(rows.dtype)[..., None, None] * weight[:, self.channels, None]
             query, key, value = rows.split([self.hidden, self.hidden, 1], dim=2)
             others = key.sum(1, keepdim=True) - key
