@@ -69,7 +69,10 @@ class Teacher(nn.Module):
 
     def __init__(self, model: nn.Module, layer: str) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model).requires_grad_(False)
+        # Models that keep a result as an attribute (attention maps, features): with its graph it cannot be copied.
+        held = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+        memo = {id(value): value.detach().clone() for value in held if not value.is_leaf}
+        self.model = copy.deepcopy(model, memo).requires_grad_(False)
         self.layer = layer
         self.eval()
 
