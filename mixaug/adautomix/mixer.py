@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mixaug.adautomix._checks import check_draws, check_images, check_logits
 from mixaug.adautomix.draws import MixDraw, MixLaw, sample_mix
-from mixaug.adautomix.step import AdAutoMixOutput, Step, nothing
+from mixaug.adautomix.step import AdAutoMixOutput, Step, nothing, some
 from mixaug.adautomix.teacher import Teacher, bare_model, momentum_at
 from mixaug.losses import soft_target_cross_entropy
 from mixaug.nn._trace import check_plain
@@ -79,8 +79,8 @@ class AdAutoMix(nn.Module):
         per_image: ratios for each image; False (default): one draw for the batch.
         dirichlet: ratios of a Dirichlet distribution, see :class:`~mixaug.adautomix.MixLaw`.
         generator_every: the generator plays every so many steps. Default 1.
-        generator_share: share of the batch in (0, 1] that the generator plays with. Default 1.
-        terms_share: share of the batch in (0, 1] that the clean and the plain term are of. Default 1.
+        generator_share: share of the batch in (0, 1] that the generator plays with, at least two images. Default 1.
+        terms_share: share of the batch in (0, 1] that the clean and the plain term are of, likewise. Default 1.
         shared_draws: one draw and one pass of the classifier for both players. Default False.
         momentum: of the teacher at the start, in [0, 1]. Default 0.999.
         max_skipped: steps in a row with a loss that is not finite, after which :meth:`is_finite` raises. Default 10.
@@ -214,7 +214,7 @@ class AdAutoMix(nn.Module):
         draw = sample_mix(count, self.law, generator, images.device).to(images.device)
         if self.shared_draws:
             return draw, draw
-        rows = math.ceil(self.generator_share * count)
+        rows = some(self.generator_share, count)
         return draw, sample_mix(count, self.law, generator, images.device, rows).to(images.device)
 
     def forward(self, images: Tensor, labels: Tensor, draws: tuple[MixDraw, MixDraw] | None = None) -> AdAutoMixOutput:

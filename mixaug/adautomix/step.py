@@ -20,7 +20,7 @@ from mixaug.transforms import _labels
 if TYPE_CHECKING:
     from mixaug.adautomix.mixer import AdAutoMix
 
-__all__ = ["AdAutoMixOutput", "Step", "nothing"]
+__all__ = ["AdAutoMixOutput", "Step", "nothing", "some"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,16 @@ class AdAutoMixOutput:
 def nothing(like: Tensor) -> Tensor:
     """A loss that moves nothing: a leaf of its own, so that ``backward()`` works and no parameter gets a gradient."""
     return torch.zeros((), device=like.device, requires_grad=True)
+
+
+def some(share: float, count: int) -> int:
+    """How many images of a batch of ``count`` a share is: two or more, since a batch norm takes no single value.
+
+    Example:
+        >>> some(0.25, 100), some(0.25, 3), some(1.0, 1)
+        (25, 2, 1)
+    """
+    return max(min(2, count), math.ceil(share * count))
 
 
 class Step:
@@ -119,18 +129,18 @@ class Step:
     def _classifier(self, draw: MixDraw, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Its loss, the term of the mixtures, and what the accuracy is shown of."""
         mixer = self.mixer
-        classes, some = mixer.num_classes, math.ceil(mixer.terms_share * len(self.images))
+        classes, rows = mixer.num_classes, some(mixer.terms_share, len(self.images))
         targets = [mix_targets(self.labels, draw.index, draw.ratios, classes)]
         batches, weights, names = [mixed], [1.0], ["mixed"]
         if mixer.clean_term:
-            batches.append(self.images[:some])
-            targets.append(_labels.probabilities(self.labels[:some], classes))
+            batches.append(self.images[:rows])
+            targets.append(_labels.probabilities(self.labels[:rows], classes))
             weights.append(1 - mixer.alpha)
             names.append("clean")
         if mixer.plain_term:
             with torch.no_grad():
-                batches.append(mix_images(self.images, draw.index[:some], draw.ratios[:some, :, None, None]))
-            targets.append(targets[0][:some])
+                batches.append(mix_images(self.images, draw.index[:rows], draw.ratios[:rows, :, None, None]))
+            targets.append(targets[0][:rows])
             weights.append(mixer.alpha)
             names.append("plain")
         logits = mixer.logits_of(batches)
