@@ -46,7 +46,9 @@ def check_draw(draw: MixDraw, count: int) -> None:
         raise ValueError(f"ratios must be 0 or more and sum to 1, got {draw.ratios[wrong].tolist()}")
     index = draw.index
     if index.shape[1] < min(2, count) or (index.numel() and not 0 <= int(index.min()) <= int(index.max()) < count):
-        raise ValueError(f"index must name at least {min(2, count)} of the {count} images of the batch, got {index.tolist()}")
+        raise ValueError(
+            f"index must name at least {min(2, count)} of the {count} images of the batch, got {index.tolist()}"
+        )
 
 
 __all__ = ["check_draw", "check_draws", "check_images", "check_logits"]
