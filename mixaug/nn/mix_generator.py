@@ -35,10 +35,10 @@ class MixGenerator(nn.Module):
         channels: C of the feature maps, at least 2.
 
     Shape:
-        features (B, N, C, h, w) and ratios (B, N), which sum to 1 -> masks (B, N, H, W) in [0, 1], float32 (float64 of a
-        generator in float64); features of any floating dtype. Or features
-        (M, C, h, w) of M different images, and ``index`` (B, N) int64 that says which of them each row mixes: each is
-        then projected once, however often it is used.
+        features (B, N, C, h, w) of any floating dtype and ratios (B, N), which sum to 1 -> masks (B, N, H, W) in
+        [0, 1], float32 (float64 of a generator in float64). Or features (M, C, h, w) of M different images, and
+        ``index`` (B, N) int64 that says which of them each row mixes: each is then projected once, however often it is
+        used.
 
     Raises:
         TypeError: an argument of the wrong kind.
@@ -102,6 +102,9 @@ class MixGenerator(nn.Module):
                 )
             features = features.flatten(0, 1)
             index = torch.arange(ratios.numel(), device=features.device).view(ratios.shape)
+        elif not isinstance(index, Tensor) or index.dtype not in (torch.int64, torch.int32):
+            kind = index.dtype if isinstance(index, Tensor) else type(index).__name__
+            raise TypeError(f"index must be an int64 tensor, got {kind}")
         elif features.ndim != 4 or index.shape != ratios.shape:
             raise ValueError(
                 f"features must be (M, C, h, w) and index of ratios' shape {tuple(ratios.shape)}, got "
