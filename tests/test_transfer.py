@@ -16,7 +16,7 @@ from train_parts import MapStyle, stripes
 from mixaug.evaluate import transfer
 from mixaug.evaluate.images import fingerprint
 from mixaug.nn import add_drelu_head
-from mixaug.train.batches import epoch_order
+from mixaug.train.batches import derived_seed, epoch_order
 from mixaug.train.data import DataParts, ImageTensors
 from mixaug.train.models import build_model
 
@@ -216,6 +216,22 @@ def test_plain_values_and_a_part_that_is_missing(capsys):
     }  # fmt: skip
     assert kept["classes"] == list(data.classes) and 0 < result.history[0]["seconds"] <= result.seconds
     assert "model" not in repr(result)
+
+
+def test_images_are_cropped_and_flipped_as_in_all_runs(monkeypatch):
+    drawn, original = [], MODULE.sample_crop_flip
+
+    def sample(count, padding, flip, generator):
+        drawn.append((count, padding, flip, generator.initial_seed()))
+        return original(count, padding, flip, generator)
+
+    monkeypatch.setattr(MODULE, "sample_crop_flip", sample)
+    data, model = stripes_data(train=16), trained()
+    losses = [transfer(model, data, epochs=1, seed=3, flip=flip).history[0]["train_loss"] for flip in (None, False)]
+    transfer(model, replace(data, name="digits"), epochs=1, seed=3)
+    crops = derived_seed(3, "crops")
+    assert drawn == [(16, 2, True, crops), (16, 2, False, crops), (16, 2, False, crops)]
+    assert losses[0] != losses[1]
 
 
 def test_the_rate_falls_on_a_cosine():
