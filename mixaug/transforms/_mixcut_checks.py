@@ -1,4 +1,4 @@
-"""Checks of what Dynamic MixCut is given: images, views and records, by kind, shape, dtype and device."""
+"""Checks of what Dynamic MixCut is given: views and records, by kind, shape, dtype and device."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 
-from mixaug.transforms._images import DTYPES
-from mixaug.transforms._labels import COLLATED
 from mixaug.transforms.dynamic_mixcut_params import DynamicMixCutParams
 
-#: torchvision's kinds of tensor that hold images.
-KINDS = (tv_tensors.Image, tv_tensors.Video)
 _FLOAT, _INT = torch.float32, torch.int64
 
 
@@ -37,29 +32,6 @@ def fitting_record(params: DynamicMixCutParams, images: Tensor) -> DynamicMixCut
                 f"params.{name} must be {kind} of shape {shape}, got {value.dtype} of {tuple(value.shape)}"
             )
     return params if all(x.device == images.device for x in params.tensors().values()) else params.to(images.device)
-
-
-def images_in(flat: list[Any], labels: int) -> list[int]:
-    """Which entries are images: all ``Image`` and ``Video`` tensors, else the first plain tensor besides the labels."""
-    explicit = [i for i, value in enumerate(flat) if isinstance(value, KINDS)]
-    plain = [i for i, value in enumerate(flat) if isinstance(value, Tensor) and i != labels]
-    if not (explicit or plain):
-        kinds = sorted({type(value).__name__ for i, value in enumerate(flat) if i != labels}) or ["nothing"]
-        raise TypeError(f"images must be a tensor of shape (B, C, H, W) in the sample, got {', '.join(kinds)}")
-    return explicit or plain[:1]
-
-
-def check_images(images: Any) -> None:
-    """Raises unless ``images`` are a batch of images or clips of a dtype that can be mixed. Reads no value."""
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a tensor of shape (B, C, H, W), got {type(images).__name__}")
-    if images.dtype not in DTYPES:
-        raise TypeError(f"images must be uint8, float16, bfloat16 or float32, got {images.dtype}")
-    if images.ndim not in (4, 5):
-        hint = COLLATED if images.ndim == 3 else ""
-        raise ValueError(f"images must be (B, C, H, W) or clips (B, T, C, H, W), got shape {tuple(images.shape)}{hint}")
-    if 0 in images.shape[1:]:
-        raise ValueError(f"images must have at least one pixel and channel, got shape {tuple(images.shape)}")
 
 
 def check_views(views: Any, images: Tensor) -> None:

@@ -6,25 +6,20 @@ Strategy", ICIC 2025.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import PIL.Image
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from mixaug.transforms import _labels
-from mixaug.transforms._arguments import real
-from mixaug.transforms._images import check_values
-from mixaug.transforms._mixcut_checks import KINDS, check_images, check_views, fitting_record, images_in
-from mixaug.transforms._random import GeneratorState
+from mixaug.transforms._batch_mix import BatchMix, check_images, check_one_size
+from mixaug.transforms._mixcut_checks import check_views, fitting_record
 from mixaug.transforms.dynamic_mixcut_params import DynamicMixCutParams, DynamicMixCutSettings, sample_dynamic_mixcut
-from mixaug.transforms.dynamic_mixcut_replay import Views, as_plain, fill_boxes, final_labels
+from mixaug.transforms.dynamic_mixcut_replay import Views, fill_boxes, final_labels
 
 
-class DynamicMixCut(v2.Transform):
+class DynamicMixCut(BatchMix):
     r"""Shows two blended views, or partners, of each image inside random boxes.
 
     .. math:: \bar x = (1 - M)\, x + M\, (\beta\, p_1 + (1 - \beta)\, p_2), \qquad
@@ -91,14 +86,8 @@ class DynamicMixCut(v2.Transform):
         generator: torch.Generator | None = None,
         check_values: bool = False,
     ) -> None:
-        super().__init__()
-        self.num_classes = _labels.check_classes(num_classes)
+        super().__init__(num_classes, smoothing, labels_getter, generator, check_values)
         self.settings = DynamicMixCutSettings(boxes, p, area, square)
-        self.smoothing = real("smoothing", smoothing, 0.0, 1.0)
-        self.check_values = check_values
-        self._labels_getter = _labels.parse_getter(labels_getter)
-        self._random = GeneratorState(generator)
-        self._checked = False
 
     def forward(self, *inputs: Any, views: Views | None = None) -> Any:
         """Mixes a batch: ``mix(images, labels)``, or any sample that holds one.
@@ -110,20 +99,7 @@ class DynamicMixCut(v2.Transform):
         Returns:
             the sample with images and labels replaced; everything else as it was.
         """
-        sample = inputs[0] if len(inputs) == 1 else inputs
-        flat, spec = tree_flatten(sample)
-        self.check_inputs(flat)
-        labels = self._labels_getter(sample)
-        at = _labels.place(labels, flat)
-        chosen = images_in(flat, at)
-        images = [flat[i] for i in chosen]
-        if views is not None and len(images) > 1:
-            raise ValueError(f"views are of one batch of images, got a sample with {len(images)}")
-        for value in images:
-            self._check(value, labels, views)
-        params = {"labels": labels, "views": views, **self.make_params(images)}
-        changed = {at, *chosen}
-        return tree_unflatten([self.transform(v, params) if i in changed else v for i, v in enumerate(flat)], spec)
+        return self._mix(inputs, views=views)
 
     def sample(self, images: Tensor, *, generator: torch.Generator | None = None) -> DynamicMixCutParams:
         """Draws a record for ``images`` without touching them; :meth:`replay` carries it out.
@@ -175,23 +151,9 @@ class DynamicMixCut(v2.Transform):
         hook = {"labels": labels, "views": views, "mixcut": fitting_record(params, images)}
         return self.transform(images, hook), self.transform(labels, hook)
 
-    def check_inputs(self, flat_inputs: list[Any]) -> None:
-        """torchvision's hook: refuses what cannot be mixed."""
-        for value in flat_inputs:
-            if isinstance(value, PIL.Image.Image):
-                raise TypeError(f"images must be a batch of tensors, got a PIL image{_labels.COLLATED}")
-            if isinstance(value, tv_tensors.TVTensor) and not isinstance(value, KINDS):
-                raise TypeError(f"DynamicMixCut mixes images but not their {type(value).__name__}; leave it out")
-
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """torchvision's hook: draws once for the images of a sample (several batches of images share the draw)."""
-        first = flat_inputs[0]
-        for other in flat_inputs[1:]:
-            if (len(other), other.shape[-2:]) != (len(first), first.shape[-2:]):
-                raise ValueError(
-                    "the images of one sample share their draw and must have one size, got "
-                    f"{tuple(first.shape)} and {tuple(other.shape)}"
-                )
+        first = check_one_size(flat_inputs)
         params = self.sample(first)
         return {"mixcut": params if params.lam.device == first.device else params.to(first.device)}
 
@@ -212,26 +174,14 @@ class DynamicMixCut(v2.Transform):
             f"square={s.square}"
         )
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The given generator's state, so that a resumed run draws what the uninterrupted one would have drawn."""
-        return self._random.state()
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restores :meth:`get_extra_state`."""
-        self._random.load(state)
+    def _check_sample(self, images: Sequence[Any], labels: Any, views: Views | None = None) -> None:
+        if views is not None and len(images) > 1:
+            raise ValueError(f"views are of one batch of images, got a sample with {len(images)}")
+        for value in images:
+            self._check(value, labels, views)
 
     def _check(self, images: Any, labels: Any, views: Views | None) -> None:
         check_images(images)
         if views is not None:
             check_views(views, images)
-        classes = _labels.check_labels(labels, self.num_classes, images)
-        if torch.compiler.is_compiling():
-            return
-        # A GPU is waited for at the first call only, unless asked for.
-        first = self.check_values or not self._checked
-        if first or labels.device.type == "cpu":
-            _labels.check_label_values(labels, classes)
-        if first or (images.device.type == "cpu" and images.shape[0] == 1):
-            for name, value in (("images", images), *zip(("views[0]", "views[1]"), views or (), strict=False)):
-                check_values(as_plain(value), name, "mixed as they are")
-            self._checked = True
+        self._check_labels(labels, images, [*zip(("views[0]", "views[1]"), views or (), strict=False)])

@@ -10,7 +10,8 @@ import mixaug_ext
 from mixaug.ops.composite import composite_boxes
 from mixaug.transforms import _labels
 from mixaug.transforms._arguments import real
-from mixaug.transforms._mixcut_checks import check_images, check_views, fitting_record
+from mixaug.transforms._batch_mix import as_plain, check_images
+from mixaug.transforms._mixcut_checks import check_views, fitting_record
 from mixaug.transforms.dynamic_mixcut_params import DynamicMixCutParams
 from mixaug_ext import _mixcut
 
@@ -107,8 +108,3 @@ def final_labels(labels: Tensor, params: DynamicMixCutParams, num_classes: int, 
         targets = _labels.mix_labels(targets, params.lam, params.index, params.beta)
     targets = _labels.smooth(targets, smoothing)
     return targets.clone() if targets is labels else targets
-
-
-def as_plain(value: Tensor) -> Tensor:
-    """The tensor without torchvision's kind; torch's own kinds, such as fake tensors, stay."""
-    return value.as_subclass(Tensor) if isinstance(value, tv_tensors.TVTensor) else value

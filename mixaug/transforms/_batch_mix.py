@@ -1,0 +1,142 @@
+"""What the transforms share that mix the images of a batch and its labels: finding both in a sample, and checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from mixaug.transforms import _labels
+from mixaug.transforms._arguments import real
+from mixaug.transforms._images import DTYPES, check_values
+from mixaug.transforms._random import GeneratorState
+
+__all__ = ["KINDS", "BatchMix", "as_plain", "check_images", "check_one_size", "images_in"]
+
+#: torchvision's kinds of tensor that hold images.
+KINDS = (tv_tensors.Image, tv_tensors.Video)
+
+
+class BatchMix(v2.Transform):
+    """Mixes the images of a batch and their labels, wherever both are in a sample.
+
+    A subclass has the hooks ``make_params`` (draws once for the images of a sample) and ``transform`` (carries the
+    draw out on the labels, which it knows by ``inpt is params["labels"]``, or on a batch of images).
+
+    Args:
+        num_classes, smoothing, labels_getter, generator, check_values: of the transforms.
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None,
+        smoothing: float,
+        labels_getter: str | _labels.LabelsGetter,
+        generator: torch.Generator | None,
+        check_values: bool,
+    ) -> None:
+        super().__init__()
+        self.num_classes = _labels.check_classes(num_classes)
+        self.smoothing = real("smoothing", smoothing, 0.0, 1.0)
+        self.check_values = check_values
+        self._labels_getter = _labels.parse_getter(labels_getter)
+        self._random = GeneratorState(generator)
+        self._checked = False
+
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        """torchvision's hook: refuses what cannot be mixed."""
+        for value in flat_inputs:
+            if isinstance(value, PIL.Image.Image):
+                raise TypeError(f"images must be a batch of tensors, got a PIL image{_labels.COLLATED}")
+            if isinstance(value, tv_tensors.TVTensor) and not isinstance(value, KINDS):
+                raise TypeError(
+                    f"{type(self).__name__} mixes images but not their {type(value).__name__}; leave it out"
+                )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The given generator's state, so that a resumed run draws what the uninterrupted one would have drawn."""
+        return self._random.state()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restores :meth:`get_extra_state`."""
+        self._random.load(state)
+
+    def _mix(self, inputs: tuple[Any, ...], **given: Any) -> Any:
+        """The sample with its images and labels replaced; ``given`` goes to the checks and the hooks."""
+        sample = inputs[0] if len(inputs) == 1 else inputs
+        flat, spec = tree_flatten(sample)
+        self.check_inputs(flat)
+        labels = self._labels_getter(sample)
+        at = _labels.place(labels, flat)
+        chosen = images_in(flat, at)
+        images = [flat[i] for i in chosen]
+        self._check_sample(images, labels, **given)
+        params = {"labels": labels, **given, **self.make_params(images)}
+        changed = {at, *chosen}
+        return tree_unflatten([self.transform(v, params) if i in changed else v for i, v in enumerate(flat)], spec)
+
+    def _check_sample(self, images: Sequence[Any], labels: Any) -> None:
+        """Raises unless all batches of images of a sample can be mixed with these labels."""
+        for value in images:
+            check_images(value)
+            self._check_labels(labels, value)
+
+    def _check_labels(self, labels: Any, images: Tensor, more: Sequence[tuple[str, Tensor]] = ()) -> None:
+        """Raises unless the labels fit the images, and the values of both, and of ``more`` by name, are in range."""
+        classes = _labels.check_labels(labels, self.num_classes, images)
+        if torch.compiler.is_compiling():
+            return
+        # A GPU is waited for at the first call only, unless asked for.
+        first = self.check_values or not self._checked
+        if first or labels.device.type == "cpu":
+            _labels.check_label_values(labels, classes)
+        if first or (images.device.type == "cpu" and images.shape[0] == 1):
+            for name, value in (("images", images), *more):
+                check_values(as_plain(value), name, "mixed as they are")
+            self._checked = True
+
+
+def check_one_size(images: Sequence[Tensor]) -> Tensor:
+    """The first of several batches that share a draw, if they are of as many images of one size."""
+    first = images[0]
+    for other in images[1:]:
+        if (len(other), other.shape[-2:]) != (len(first), first.shape[-2:]):
+            raise ValueError(
+                "the images of one sample share their draw and must have one size, got "
+                f"{tuple(first.shape)} and {tuple(other.shape)}"
+            )
+    return first
+
+
+def images_in(flat: list[Any], labels: int) -> list[int]:
+    """Which entries are images: all ``Image`` and ``Video`` tensors, else the first plain tensor besides the labels."""
+    explicit = [i for i, value in enumerate(flat) if isinstance(value, KINDS)]
+    plain = [i for i, value in enumerate(flat) if isinstance(value, Tensor) and i != labels]
+    if not (explicit or plain):
+        kinds = sorted({type(value).__name__ for i, value in enumerate(flat) if i != labels}) or ["nothing"]
+        raise TypeError(f"images must be a tensor of shape (B, C, H, W) in the sample, got {', '.join(kinds)}")
+    return explicit or plain[:1]
+
+
+def check_images(images: Any) -> None:
+    """Raises unless ``images`` are a batch of images or clips of a dtype that can be mixed. Reads no value."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor of shape (B, C, H, W), got {type(images).__name__}")
+    if images.dtype not in DTYPES:
+        raise TypeError(f"images must be uint8, float16, bfloat16 or float32, got {images.dtype}")
+    if images.ndim not in (4, 5):
+        hint = _labels.COLLATED if images.ndim == 3 else ""
+        raise ValueError(f"images must be (B, C, H, W) or clips (B, T, C, H, W), got shape {tuple(images.shape)}{hint}")
+    if 0 in images.shape[1:]:
+        raise ValueError(f"images must have at least one pixel and channel, got shape {tuple(images.shape)}")
+
+
+def as_plain(value: Tensor) -> Tensor:
+    """The tensor without torchvision's kind; torch's own kinds, such as fake tensors, stay."""
+    return value.as_subclass(Tensor) if isinstance(value, tv_tensors.TVTensor) else value
