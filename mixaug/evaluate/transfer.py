@@ -105,7 +105,7 @@ def transfer(
         data: of :func:`mixaug.train.data.load_data`, or a name for it with its defaults, such as ``"folder:PATH"``; for
             images of another size, give ``load_data(name, image_size=...)``.
         probe: train the new output layer alone, with all else frozen and in evaluation mode (a linear probe), which
-            takes about a third of the time. It wants a higher ``lr``, 0.1 or so. Default False.
+            takes less than half of the time. It wants a higher ``lr``, 0.1 or so. Default False.
         epochs: passes over the training part, default 10; the paper's 100 where there is time.
         batch_size: images a step, at least 2, default 16.
         lr: highest learning rate, default 0.001.
