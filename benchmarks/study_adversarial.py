@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -33,7 +32,7 @@ from study_adversarial_page import page, summary
 from study_adversarial_plan import ABLATIONS, Job, Plan, jobs_of, plan_of
 from study_adversarial_run import attacks_of, run_one, settings_of
 from study_adversarial_tables import Study
-from study_command import add_shared_options, changed_arguments, parsed, save_page
+from study_command import add_shared_options, changed_arguments, locked, parsed, save_page, study_of
 from study_page import Row
 from study_runs import Clock, run_all, say
 
@@ -67,13 +66,7 @@ def run_locked(job: Job, options: argparse.Namespace) -> int:
     Raises:
         filelock.Timeout: another process is at this run.
     """
-    from filelock import FileLock
-
-    torch.set_num_threads(options.threads)
-    folder = options.out / job.name
-    folder.mkdir(parents=True, exist_ok=True)
-    # A run outlives a killed parent: a second one in its folder would spoil both.
-    with FileLock(folder / ".lock", timeout=0):
+    with locked(job, options) as folder:
         return run_one(job, folder, "cuda" if options.gpu else "cpu")
 
 
@@ -107,29 +100,8 @@ def collect(plan: Plan, options: argparse.Namespace) -> Study:
     Raises:
         ValueError: a result in the folder was made with other settings, or the runs differ in their steps.
     """
-    jobs = jobs_of(plan, options.seeds)
-    rows: dict[str, dict[int, Row]] = {}
-    missing = []
-    for job in jobs:
-        row = read_result(job, options)
-        if row is None:
-            missing.append(job.name.partition("/")[2])
-        else:
-            rows.setdefault(job.variant, {})[job.seed] = row
-    steps = {row["steps"] for seeds in rows.values() for row in seeds.values()}
-    if len(steps) > 1:
-        raise ValueError(f"the runs must have equal optimiser steps, got {sorted(steps)}")
-    return Study(
-        plan=plan,
-        rows={name: rows[name] for name in plan.variants if name in rows},
-        command=shlex.join(["python", "benchmarks/study_adversarial.py", *shown_arguments(options)]),
-        planned=len(jobs),
-        missing=missing,
-        conditions=f"{options.jobs} processes at a time, threads of each: {options.threads}; precision of the forward "
-        f"pass in training: {options.amp}, in the evaluation float32.",
-        seeds=options.seeds,
-        gpu=options.gpu,
-    )
+    found = [(job, read_result(job, options)) for job in jobs_of(plan, options.seeds)]
+    return study_of(plan, found, options, ["python", "benchmarks/study_adversarial.py", *shown_arguments(options)])
 
 
 def save(study: Study, folder: Path) -> str:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from study_adversarial_plan import Job, Plan
+from study_adversarial_tables import Study
 from study_ipmix import write_text
+from study_page import Row
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -76,6 +82,63 @@ def changed_arguments(options: argparse.Namespace, defaults: Mapping[str, Any]) 
         if getattr(options, name) != default:
             arguments += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     return [*arguments, "--quick"] if options.quick else arguments
+
+
+@contextmanager
+def locked(job: Job, options: argparse.Namespace) -> Iterator[Path]:
+    """The folder of a run, for this process alone, which then has the run's threads.
+
+    Raises:
+        filelock.Timeout: another process is at this run.
+    """
+    from filelock import FileLock
+
+    torch.set_num_threads(options.threads)
+    folder = options.out / job.name
+    folder.mkdir(parents=True, exist_ok=True)
+    # A run outlives a killed parent: a second one in its folder would spoil both.
+    with FileLock(folder / ".lock", timeout=0):
+        yield folder
+
+
+def study_of(
+    plan: Plan,
+    found: Sequence[tuple[Job, Row | None]],
+    options: argparse.Namespace,
+    words: Sequence[str],
+    *,
+    equal_steps: bool = True,
+) -> Study:
+    """The finished runs, checked to be of one and the same study.
+
+    Args:
+        plan: of the page.
+        found: all planned runs with their results, None where there is none yet.
+        options: of the command.
+        words: of the command as it is shown.
+        equal_steps: whether all must have made the same number of optimiser steps.
+
+    Raises:
+        ValueError: the runs differ in their steps.
+    """
+    rows: dict[str, dict[int, Row]] = {}
+    for job, row in found:
+        if row is not None:
+            rows.setdefault(job.variant, {})[job.seed] = row
+    steps = {row["steps"] for seeds in rows.values() for row in seeds.values()}
+    if len(steps) > 1 and equal_steps:
+        raise ValueError(f"the runs must have equal optimiser steps, got {sorted(steps)}")
+    return Study(
+        plan=plan,
+        rows={name: rows[name] for name in plan.variants if name in rows},
+        command=shlex.join(words),
+        planned=len(found),
+        missing=[job.name.partition("/")[2] for job, row in found if row is None],
+        conditions=f"{options.jobs} processes at a time, threads of each: {options.threads}; precision of the forward "
+        f"pass in training: {options.amp}, in the evaluation float32.",
+        seeds=options.seeds,
+        gpu=options.gpu,
+    )
 
 
 def save_page(folder: Path, stem: str, text: str, summary: Mapping[str, Any], draw: Callable[[Path], None]) -> str:

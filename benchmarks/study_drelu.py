@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -35,12 +34,11 @@ import torch
 from study_adversarial import read_result
 from study_adversarial_plan import Job, jobs_of
 from study_adversarial_tables import Study
-from study_command import add_shared_options, changed_arguments, parsed, save_page
+from study_command import add_shared_options, changed_arguments, locked, parsed, save_page, study_of
 from study_drelu_figure import draw
 from study_drelu_page import page, summary
 from study_drelu_plan import PLACES, DreluPlan, plan_of
 from study_drelu_run import attacks_of, read_pairs, run_one, run_source
-from study_page import Row
 from study_runs import Clock, run_all, say
 
 from mixaug.train.settings import METHOD_NAMES
@@ -55,15 +53,9 @@ def run_locked(plan: DreluPlan, name: str, seed: int, options: argparse.Namespac
         filelock.Timeout: another process is at this run.
         RuntimeError: the images that are transferred to it are not made yet.
     """
-    from filelock import FileLock
-
-    torch.set_num_threads(options.threads)
     device = "cuda" if options.gpu else "cpu"
     job = plan.source(seed - 1) if name == SOURCE else Job(plan, name, seed)
-    folder = options.out / job.name
-    folder.mkdir(parents=True, exist_ok=True)
-    # A run outlives a killed parent: a second one in its folder would spoil both.
-    with FileLock(folder / ".lock", timeout=0):
+    with locked(job, options) as folder:
         if name == SOURCE:
             return run_source(plan, job, folder, device)
         source = plan.source(seed)
@@ -110,29 +102,10 @@ def collect(plan: DreluPlan, options: argparse.Namespace) -> Study:
     Raises:
         ValueError: a result in the folder was made with other settings, or the runs differ in their steps.
     """
-    jobs = jobs_of(plan, options.seeds)
-    rows: dict[str, dict[int, Row]] = {}
-    missing = []
-    for job in jobs:
-        row = read_result(job, options)
-        if row is None:
-            missing.append(job.name.partition("/")[2])
-        else:
-            rows.setdefault(job.variant, {})[job.seed] = row
-    steps = {row["steps"] for seeds in rows.values() for row in seeds.values()}
-    if len(steps) > 1 and options.recipe == "sgd":  # with a plateau a run ends when its loss does not fall
-        raise ValueError(f"the runs must have equal optimiser steps, got {sorted(steps)}")
-    return Study(
-        plan=plan,
-        rows={name: rows[name] for name in plan.variants if name in rows},
-        command=shlex.join(["python", "benchmarks/study_drelu.py", *shown_arguments(options)]),
-        planned=len(jobs),
-        missing=missing,
-        conditions=f"{options.jobs} processes at a time, threads of each: {options.threads}; precision of the forward "
-        f"pass in training: {options.amp}, in the evaluation float32.",
-        seeds=options.seeds,
-        gpu=options.gpu,
-    )
+    found = [(job, read_result(job, options)) for job in jobs_of(plan, options.seeds)]
+    words = ["python", "benchmarks/study_drelu.py", *shown_arguments(options)]
+    # With a plateau a run ends when its loss does not fall.
+    return study_of(plan, found, options, words, equal_steps=options.recipe == "sgd")
 
 
 def save(study: Study, folder: Path) -> str:
