@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mixaug.adautomix import AdAutoMix
     from mixaug.mixing_sets import MixingSet
     from mixaug.nn import DReLU, SReLU, add_drelu_head, drelu_penalty, replace_relu
-    from mixaug.transforms import DynamicMixCut, DynamicMixCutCollate, IPMix, LabelSmoothingCollate
+    from mixaug.transforms import DynamicMixCut, DynamicMixCutCollate, GeneratedMix, IPMix, LabelSmoothingCollate
 
 __version__ = version("mixaug")
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "DReLU",
     "DynamicMixCut",
     "DynamicMixCutCollate",
+    "GeneratedMix",
     "IPMix",
     "LabelSmoothingCollate",
     "MixingSet",
@@ -37,6 +38,7 @@ _WHERE = {
     "DReLU": "mixaug.nn",
     "DynamicMixCut": "mixaug.transforms",
     "DynamicMixCutCollate": "mixaug.transforms",
+    "GeneratedMix": "mixaug.transforms",
     "IPMix": "mixaug.transforms",
     "LabelSmoothingCollate": "mixaug.transforms",
     "MixingSet": "mixaug.mixing_sets",
