@@ -17,6 +17,7 @@ __all__ = ["as_map", "default_layer", "map_layers", "resolve_layer"]
 _MOST_PREFIX_TOKENS = 8
 #: Strides of height and width may differ by rounding, not by more.
 _MOST_MISMATCH = math.log(1.5)
+_IMAGE_CHANNELS = 4
 _LISTED = 24
 
 
@@ -133,8 +134,9 @@ def default_layer(layers: dict[str, tuple[int, int, int]]) -> str:
 
     Convention:
         With four resolutions or more, the last layer of the second coarsest one (ResNet's ``layer3``); with two or
-        three, of the coarsest; where all have one (ViT), the one three quarters down the longest list of blocks. Of
-        layers within each other the outermost.
+        three, of the coarsest; where all have one (ViT), the one three quarters down the list of blocks: numbered
+        layers side by side. Of layers within each other the outermost. A map of 4 channels or fewer counts only where
+        there is no other: it is an image, such as one that a first layer normalises.
 
     Args:
         layers: of :func:`map_layers`.
@@ -148,17 +150,26 @@ def default_layer(layers: dict[str, tuple[int, int, int]]) -> str:
     """
     if not layers:
         raise ValueError("model must have a layer whose output is a map of places, got none")
+    layers = {name: shape for name, shape in layers.items() if shape[0] > _IMAGE_CHANNELS} or layers
     places = sorted({h * w for _, h, w in layers.values()}, reverse=True)
     if len(places) == 1:
-        parents: dict[str, list[str]] = {}
-        for name in layers:
-            parents.setdefault(name.rpartition(".")[0], []).append(name)
-        blocks = max(parents.values(), key=len)
+        blocks = _blocks(list(layers))
         return blocks[math.ceil(0.75 * len(blocks)) - 1]
     wanted = places[-2] if len(places) >= 4 else places[-1]
     names = [name for name, (_, h, w) in layers.items() if h * w == wanted]
     depth = min(name.count(".") for name in names)
     return [name for name in names if name.count(".") == depth][-1]
+
+
+def _blocks(names: list[str]) -> list[str]:
+    """The longest of the outermost lists of numbered layers; without one, all that are outermost."""
+    lists: dict[str, list[str]] = {}
+    for name in names:
+        if name[-1].isdigit():
+            lists.setdefault(name.rpartition(".")[0], []).append(name)
+    found = [listed for listed in lists.values() if len(listed) > 1] or [names]
+    depth = min(name.count(".") for listed in found for name in listed)
+    return max(([name for name in listed if name.count(".") == depth] for listed in found), key=len)
 
 
 def resolve_layer(model: nn.Module, name: str) -> str:
