@@ -149,6 +149,8 @@ class _Hook:
         self._handle.remove()
 
     def _note(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._seen.append(output)
         if self._stop:
+            self._seen.append(output)
             raise _Seen
+        # A copy: what follows may write to the output, as ReLU in place, and here the pass goes on.
+        self._seen.append(output.clone() if isinstance(output, Tensor) else output)
