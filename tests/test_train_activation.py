@@ -14,6 +14,7 @@ from train_parts import fit, parts, same_weights, settings, stop_after, timeless
 from mixaug import DReLU, MixingSet
 from mixaug.nn import caps
 from mixaug.train.activation import CAP_COLUMNS, Activation, start_caps
+from mixaug.train.adversary import ADVERSARIAL_METHODS
 from mixaug.train.checkpoint import ModelSpec, load_checkpoint, read_checkpoint
 from mixaug.train.descent import Descent
 from mixaug.train.settings import METHOD_NAMES, TrainSettings
@@ -29,7 +30,7 @@ def _small_pictures(monkeypatch, pictures):
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_every_method_trains_with_it(tmp_path, method):
-    more = {} if method in ("standard", "mixup", "cutmix", "augmix", "ipmix") else {"robust_images": 9, "eps": 0.05}
+    more = {"robust_images": 9, "eps": 0.05} if method in ADVERSARIAL_METHODS else {}
     if method in ("pgd", "trades", "dynamic-mixcut"):
         more["attack_steps"] = 2
     result = fit(settings(tmp_path / "run", method=method, steps=4, drelu_lambda=0.5, **DRELU, **more))

@@ -289,6 +289,8 @@ class Run:
             with self._autocast():
                 result = self.take_step(self.model, self.prepare(moved), labels)
         except FloatingPointError as error:  # of an attack, which sees broken weights before the loss does
+            if self.adversary is None:
+                raise FloatingPointError(f"{error} (step {self.step + 1} of {self.total_steps})") from error
             raise FloatingPointError(self._broken(f"the attack failed in step {self.step + 1}")) from error
         optimiser = self.descent.optimiser
         if not result.skipped:
