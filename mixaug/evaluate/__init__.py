@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mixaug.evaluate.activation_map_figure import draw_activation_maps
+from mixaug.evaluate.activation_maps import class_activation_maps
 from mixaug.evaluate.capping import CapFigures, cap_figures, zero_gradient_share, zero_gradients
 from mixaug.evaluate.comparison import Comparison, compare
 from mixaug.evaluate.intervals import Estimate
@@ -24,7 +26,9 @@ __all__ = [
     "Report",
     "Transfer",
     "cap_figures",
+    "class_activation_maps",
     "compare",
+    "draw_activation_maps",
     "evaluate_model",
     "local_lipschitz",
     "loss_surface",
