@@ -37,7 +37,19 @@ class Net(nn.Module):
 def net(seed: int = 0, **options: float | bool) -> Net:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Net(**options)
+        model = Net(**options)
+    # Logits that tell images apart, in evaluation mode too, as those of a trained net.
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    with torch.no_grad():
+        model.head.weight *= 12
+        model.head.bias -= model.head.bias.mean()
+        for norm in norms:
+            norm.momentum = 1.0
+        model(batch(12, seed)[0])
+    for norm in norms:
+        norm.momentum = 0.1
+        norm.num_batches_tracked.zero_()
+    return model
 
 
 def mixer_of(model: nn.Module, seed: int = 1, **options: object) -> AdAutoMix:
@@ -53,7 +65,10 @@ def mixer_of(model: nn.Module, seed: int = 1, **options: object) -> AdAutoMix:
 
 
 def batch(count: int = 6, seed: int = 2, size: tuple[int, int] = SIZE) -> tuple[Tensor, Tensor]:
-    return torch.rand(count, 3, *size, generator=seeded(seed)), torch.arange(count) % CLASSES
+    """Images of different colours, in 4 classes."""
+    drawn = seeded(seed)
+    colours, noise = torch.rand(count, 3, 1, 1, generator=drawn), torch.rand(count, 3, *size, generator=drawn)
+    return 0.5 * colours + 0.5 * noise, torch.arange(count) % CLASSES
 
 
 def draw_of(index: list[list[int]], ratios: list[list[float]], plain: list[bool] | None = None) -> MixDraw:
