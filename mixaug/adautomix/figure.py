@@ -54,7 +54,7 @@ def draw_mixtures(
     draw: MixDraw,
     masks: Tensor,
     mixed: Tensor,
-    names: Sequence[str],
+    names: Sequence[str] | None,
     path: str | os.PathLike[str],
     heading: str = "",
     *,
@@ -67,7 +67,7 @@ def draw_mixtures(
         draw: of the mixtures.
         masks: of the mixtures.
         mixed: the mixtures.
-        names: of the batch's images: their labels.
+        names: of the batch's images: their labels; None: their places in the batch.
         path: PNG file, written whole or not at all.
         heading: above the picture.
         count: mixtures shown, at most. Default 4.
@@ -99,6 +99,7 @@ def draw_mixtures(
     for name, (value, shape) in wanted.items():
         if tuple(value.shape) != shape:
             raise ValueError(f"{name} must have the shape {shape}, got {tuple(value.shape)}")
+    names = [f"image {place}" for place in range(len(images))] if names is None else names
     if len(names) != len(images):
         raise ValueError(f"names must be {len(images)}, one for each image, got {len(names)}")
     if shown < 1 or len(index) < shown:
@@ -130,13 +131,14 @@ def draw_blocks(rows: Sequence[Sequence[Mixture]], path: str | os.PathLike[str],
         raise ValueError(f"rows must be of mixtures (C, H, W) with one or three channels, got {got}")
     figure_class = optional_import("matplotlib.figure").Figure
     page = _Page(everything[0].mixed.shape[-2:], any(m.maps is not None for m in everything))
-    width = max(sum(page.block_width(mixture) for mixture in row) for row in rows) + _MARGIN
+    # Columns begin at one place in all rows.
+    columns = range(max(map(len, rows)))
+    widths = [max(page.block_width(row[column]) for row in rows if len(row) > column) for column in columns]
+    width = sum(widths) + _MARGIN
     top = page.write_lines(heading, _MARGIN, width, 9.5)
     for row in rows:
-        left = _MARGIN
-        for mixture in row:
-            page.add(mixture, left, top)
-            left += page.block_width(mixture)
+        for column, mixture in enumerate(row):
+            page.add(mixture, _MARGIN + sum(widths[:column]), top)
         top += page.block_height
     note = _PARTS + (_MAPS if page.with_maps else "")
     height = page.write_lines(note, top, width, 7.5) + _MARGIN // 2
@@ -189,9 +191,12 @@ class _Page:
             x, y = left + i * self.column, top
             self._text(self._short(mixture.names[i]), x, y, fontweight="bold")
             y = self._tile(f"ratio {ratios[i]:.2f}", _bytes(mixture.sources[i]), x, y + _LINE)
-            y = self._tile(f"share {shares[i]:.2f}", _heat(mixture.masks[i], "viridis"), x, y)
+            y = self._tile(f"share {shares[i]:.2f}", _heat(mixture.masks[i]), x, y)
             if mixture.maps is not None:
-                self._tile("activation", _overlay(mixture.mixed, mixture.maps[i]), x, y)
+                from mixaug.evaluate.activation_map_figure import overlay
+
+                mixed = _bytes(mixture.mixed).permute(2, 0, 1)
+                self._tile("activation", overlay(mixed, mixture.maps[i].detach().cpu()), x, y)
         x = left + len(mixture.sources) * self.column
         self._text("mixture", x, top + _LINE, fontweight="bold")
         large = _resize(_bytes(mixture.mixed), (2 * self.tile[0], 2 * self.tile[1]))
@@ -227,16 +232,10 @@ def _bytes(image: Tensor) -> Tensor:
     return image.permute(1, 2, 0).expand(*image.shape[1:], 3)
 
 
-def _heat(values: Tensor, colours: str) -> Tensor:
+def _heat(values: Tensor) -> Tensor:
     """(H, W) values in [0, 1] as (H, W, 3) bytes."""
-    table = optional_import("matplotlib").colormaps[colours]
+    table = optional_import("matplotlib").colormaps["viridis"]
     return torch.from_numpy(table(values.detach().cpu().float().clamp(0, 1).numpy(), bytes=True)[..., :3].copy())
-
-
-def _overlay(image: Tensor, values: Tensor) -> Tensor:
-    """A map in colours over the image in grey, half and half."""
-    grey = _bytes(image).float().mean(2, keepdim=True)
-    return ((grey + _heat(values, "inferno").float()) / 2).round().to(torch.uint8)
 
 
 def _resize(picture: Tensor, size: tuple[int, int]) -> Tensor:

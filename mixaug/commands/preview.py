@@ -1,4 +1,4 @@
-"""``mixaug preview``: a before/after grid with labels and what was drawn: operations of each chain, or boxes."""
+"""``mixaug preview``: a grid of images before and after with what was drawn: operations of chains, boxes, or masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from mixaug.commands._arguments import number_or_range
 if TYPE_CHECKING:
     import torch
 
-TRANSFORMS = ("ipmix", "dynamic-mixcut")
+TRANSFORMS = ("ipmix", "dynamic-mixcut", "adautomix")
+#: Options and the transforms that have them.
+_OWNERS = {
+    "severity": ("ipmix",), "structure": ("ipmix",), "boxes": ("dynamic-mixcut",),
+    "rows": ("ipmix", "dynamic-mixcut"), "checkpoint": ("adautomix",),
+}  # fmt: skip
 _HEADINGS = {
     "ipmix": "IPMix: the image, and variants with its weight (above) and the operations of each chain (below)",
     "dynamic-mixcut": "Dynamic MixCut: the image, and variants with its weight (above), its partners and boxes (below)",
@@ -43,11 +48,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="embedded", help="a data set's name or folder:PATH (default embedded)")
     parser.add_argument("--root", type=Path, help="where data sets are kept")
     parser.add_argument("--transform", choices=TRANSFORMS, default="ipmix", help="what to show (default ipmix)")
-    parser.add_argument("--rows", type=int, default=6, help="images shown (default 6)")
-    parser.add_argument("--columns", type=int, default=4, help="augmented variants of each (default 4)")
+    parser.add_argument("--rows", type=int, help="ipmix, dynamic-mixcut: images shown (default 6)")
+    parser.add_argument("--columns", type=int, help="augmented variants of each (default 4; adautomix 2)")
     parser.add_argument("--severity", type=float, help="ipmix: strength of the operations (default by image size)")
     parser.add_argument("--structure", help="ipmix: chain (default), linear or mixed_input")
     parser.add_argument("--boxes", type=number_or_range, help="dynamic-mixcut: boxes an image, or 1,3 (default 2)")
+    parser.add_argument("--checkpoint", type=Path, help="adautomix: generator.pt of a run, whose mixtures are shown")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same picture (default 0)")
     parser.add_argument("--out", type=Path, default=Path("preview.png"), help="PNG file (default preview.png)")
 
@@ -59,43 +65,52 @@ def run(options: argparse.Namespace) -> int:
     from mixaug.train.data import load_data
 
     for name in ("rows", "columns"):
-        if getattr(options, name) < 1:
+        if getattr(options, name) is not None and getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}")
-    for name, owner in (("severity", "ipmix"), ("structure", "ipmix"), ("boxes", "dynamic-mixcut")):
-        if getattr(options, name) is not None and options.transform != owner:
-            raise ValueError(f"--{name} must be used with --transform {owner}, got {options.transform}")
+    for name, owners in _OWNERS.items():
+        if getattr(options, name) is not None and options.transform not in owners:
+            raise ValueError(f"--{name} must be used with --transform {' or '.join(owners)}, got {options.transform}")
+    if options.transform == "adautomix":
+        from mixaug.commands._preview_mixtures import write_mixtures
+
+        return write_mixtures(options)
+    rows, columns = options.rows or 6, options.columns or 4
     data = load_data(options.data, root=options.root)
     generator = torch.Generator().manual_seed(options.seed)
-    chosen = torch.randperm(len(cast(Sized, data.train)), generator=generator)[: options.rows].tolist()
+    chosen = torch.randperm(len(cast(Sized, data.train)), generator=generator)[:rows].tolist()
     samples = [data.train[i] for i in chosen]
     images = torch.stack([image for image, _ in samples])
     names = [data.classes[int(label)] for _, label in samples]
     make = _of_ipmix if options.transform == "ipmix" else _of_mixcut
-    variants = make(images, options, generator)
+    variants = make(images, options, columns, generator)
     if options.transform == "dynamic-mixcut":
         names = [f"image {row}: {name}" for row, name in enumerate(names)]
     draw_grid(images, names, variants, _HEADINGS[options.transform], options.out)
-    sys.stdout.write(f"{options.out}: {len(images)} images of {data.name}, {options.columns} variants each\n")
+    sys.stdout.write(f"{options.out}: {len(images)} images of {data.name}, {columns} variants each\n")
     return 0
 
 
-def _of_ipmix(images: torch.Tensor, options: argparse.Namespace, generator: torch.Generator) -> list[Variant]:
+def _of_ipmix(
+    images: torch.Tensor, options: argparse.Namespace, columns: int, generator: torch.Generator
+) -> list[Variant]:
     from mixaug import IPMix
 
     ipmix = IPMix(severity=options.severity, structure=options.structure or "chain")
-    records = [ipmix.sample(images, generator=generator) for _ in range(options.columns)]
+    records = [ipmix.sample(images, generator=generator) for _ in range(columns)]
     rows = range(len(images))
     return [Variant(ipmix.replay(images, one), 1 - one.m, [one.describe(row) for row in rows]) for one in records]
 
 
-def _of_mixcut(images: torch.Tensor, options: argparse.Namespace, generator: torch.Generator) -> list[Variant]:
+def _of_mixcut(
+    images: torch.Tensor, options: argparse.Namespace, columns: int, generator: torch.Generator
+) -> list[Variant]:
     import torch
 
     from mixaug import DynamicMixCut
 
     mix = DynamicMixCut(num_classes=1, boxes=2 if options.boxes is None else options.boxes)
     labels, rows = torch.zeros(len(images), dtype=torch.int64), range(len(images))
-    records = [mix.sample(images, generator=generator) for _ in range(options.columns)]
+    records = [mix.sample(images, generator=generator) for _ in range(columns)]
     return [
         Variant(mix.replay(images, labels, one)[0], one.lam, [one.describe(row) for row in rows], one.boxes)
         for one in records
