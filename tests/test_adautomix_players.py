@@ -200,7 +200,7 @@ def test_the_users_model_is_given_back_as_it_was(at: int | None, shared: bool) -
     kept = {name: value.clone() for name, value in model.named_parameters()}
     still = {name: value.clone() for name, value in model.stage1.named_buffers()}
     names = [list(vars(module)) for module in model.modules()]
-    # Passes: of the teacher's copy (whose hooks are copied too), three of the classifier, its frozen one, the teacher's.
+    # Passes: the teacher's (a copy, hooks too), three of the classifier, its frozen one, again the teacher's.
     if at is None or (shared and at == 6):
         out = mixer(images, labels)
         out.generator_loss.backward()
