@@ -18,6 +18,7 @@ images, corruptions, hidden patches. What they cost is not equal: the page has t
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 
@@ -84,7 +85,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         epochs="default 15; CIFAR-10 12, on a GPU 30",
         only="adautomix-s",
     )
-    return parsed(parser, arguments, ("epochs", "limit", "seeds", "threads", "jobs"))
+    options = parsed(parser, arguments, ("epochs", "limit", "seeds", "threads", "jobs"))
+    if options.momentum is not None and not 0 <= options.momentum <= 1:
+        parser.error(f"--momentum must be from 0 to 1, got {options.momentum}")
+    if not 0 <= options.generator_lr < math.inf:
+        parser.error(f"--generator-lr must be at least 0, got {options.generator_lr}")
+    return options
 
 
 def main() -> int:

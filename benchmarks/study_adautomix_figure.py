@@ -62,7 +62,8 @@ def _occlusion(part: Any, study: Study, styles: dict[str, str]) -> None:
     axis.set_title("accuracy with a share of the patches hidden, %, mean of the seeds", fontsize=9, loc="left")
     axis.set_xlabel("hidden patches, %", fontsize=8)
     axis.set_ylim(bottom=0)
-    axis.legend(fontsize=8, frameon=False)
+    if axis.get_lines():  # matplotlib warns of an empty legend
+        axis.legend(fontsize=8, frameon=False)
     _plain(axis, "y")
 
 

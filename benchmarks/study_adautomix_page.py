@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from study_adautomix_plan import METHODS, OURS, PARTS
+from study_adautomix_plan import METHODS, NUMBERS, OURS, PARTS
 from study_adversarial_page import how_it_was_made
 from study_adversarial_tables import Study
 from study_page import Row, bold_lowest, markdown_table, mean_text, spread, values_of, without_places
@@ -30,8 +30,13 @@ def finished(study: Study, names: Sequence[str]) -> dict[str, Mapping[int, Row]]
 
 
 def figures_table(study: Study, names: Sequence[str]) -> list[str]:
-    """Variants by figures: mean and standard deviation over the seeds, the lowest mean of each column in bold."""
+    """Variants by figures: mean and standard deviation over the seeds, the lowest mean of each column in bold.
+
+    Empty where none of them is finished.
+    """
     shown = finished(study, names)
+    if not shown:
+        return []
     first = study.every[0]["figures"]
     columns: dict[str, list[str]] = {}
     for key, heading in FIGURES.items():
@@ -114,8 +119,10 @@ def players_table(study: Study) -> list[str]:
 
 
 def occlusion_table(study: Study) -> list[str]:
-    """Accuracy by the share that is hidden."""
+    """Accuracy by the share that is hidden; empty where none of the methods is finished."""
     shown = finished(study, list(METHODS))
+    if not shown:
+        return []
     ratios = list(study.every[0]["occlusion"])
     lines = [
         [name, *(mean_text([100 * row["occlusion"][ratio]["value"] for row in rows.values()]) for ratio in ratios)]
@@ -192,7 +199,12 @@ def page(study: Study) -> str:
     ]  # fmt: skip
     for heading, part in PARTS.items():
         if finished(study, list(part)):
-            lines += ["", f"## {heading}", "", *figures_table(study, [OURS, *part])]
+            lines += ["", f"## {heading}", ""]
+            names = [OURS, *part]
+            if part is NUMBERS:  # in the order of N
+                lines += [f"N = 1 is {plan.reference} training, N = 3 is {OURS} as above.", ""]
+                names = [plan.reference, "N = 2", OURS, "N = 4", "N = 5"]
+            lines += figures_table(study, names)
     lines += [
         *players_table(study), *occlusion_table(study), *best_table(study), *interval_table(study),
         *how_it_was_made(study),

@@ -71,7 +71,8 @@ def plan_of(options: argparse.Namespace) -> MixPlan:
     a few hundred would keep the teacher, whose features make the masks, near its random start.
     """
     short = not options.gpu
-    ours = {"teacher_momentum": options.momentum or (0.99 if short else 0.999), "generator_lr": options.generator_lr}
+    momentum = (0.99 if short else 0.999) if options.momentum is None else options.momentum
+    ours = {"teacher_momentum": momentum, "generator_lr": options.generator_lr}
     variants = dict(METHODS)
     parts = [CHEAP] if options.cifar is not None else list(PARTS.values())
     for part in parts:
