@@ -32,3 +32,4 @@ step bench_drelu "$python" benchmarks/bench_drelu.py --device cuda
 step bench_ipmix "$python" benchmarks/bench_ipmix.py --device cuda
 step bench_training "$python" benchmarks/bench_training.py --device cuda
 step bench_attacks "$python" benchmarks/bench_attacks.py --device cuda
+step bench_adautomix "$python" benchmarks/bench_adautomix.py --device cuda
