@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from mixaug.adautomix._checks import check_draws, check_images, check_logits
 from mixaug.adautomix.draws import MixDraw, MixLaw, sample_mix
+from mixaug.adautomix.frozen import frozen_call
 from mixaug.adautomix.step import AdAutoMixOutput, Step, nothing, some
 from mixaug.adautomix.teacher import Teacher, bare_model, momentum_at
 from mixaug.losses import soft_target_cross_entropy
@@ -277,8 +277,8 @@ class AdAutoMix(nn.Module):
         if self.skipped_in_a_row >= self.max_skipped:
             broken = " and the ".join(f"{name}'s" for name, ok in zip(losses, fine, strict=True) if not ok)
             raise FloatingPointError(
-                f"the {broken} loss has not been finite for {self.skipped_in_a_row} steps in a row: the model or the "
-                "generator is broken; try a lower learning rate of the one whose loss it is"
+                f"the {broken} loss has not been finite for {self.skipped_in_a_row} steps in a row: "
+                "try a lower learning rate of the one whose loss it is"
             )
         return False
 
@@ -334,11 +334,7 @@ class AdAutoMix(nn.Module):
 
     def frozen_logits(self, images: Tensor) -> Tensor:
         """The classifier's logits with a gradient to the images alone; its parameters and buffers stay as they are."""
-        bare = bare_model(self.model)
-        parameters = {name: value.detach() for name, value in bare.named_parameters()}
-        buffers = {name: value.detach().clone() for name, value in bare.named_buffers()}
-        logits: Tensor = functional_call(bare, {**parameters, **buffers}, (images,))
-        return logits
+        return frozen_call(bare_model(self.model), images)
 
     def masks(self, features: Tensor, draw: MixDraw, size: tuple[int, int]) -> Tensor:
         """The generator's masks, with its graph (of the wrapped one, where there is one)."""
