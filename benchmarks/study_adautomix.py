@@ -7,7 +7,7 @@ trains every variant with every seed, measures each (top-1, ECE, FGSM, corruptio
 at a time as there are cores, in its own folder; finished ones are skipped and stopped ones resumed, so the same command
 goes on after an interruption. ``--report-only`` writes the page from what is finished and says what is missing.
 
-    --cifar FOLDER          CIFAR-10, methods and cheaper settings alone; with --gpu a ResNet-18 in bf16
+    --cifar FOLDER          CIFAR-10, methods and the cheapest setting alone; --gpu a ResNet-18 in bf16
     --momentum 0.999        of the teacher at the start (default 0.99 on a CPU, whose runs are short)
     --quick                 a handful of images, to see that it works
 
@@ -82,7 +82,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add_shared_options(
         parser,
         eps="FGSM in the evaluation (default 8/255)",
-        epochs="default 15; CIFAR-10 12, on a GPU 30",
+        epochs="default 15; CIFAR-10 10, on a GPU 30",
         only="adautomix-s",
     )
     options = parsed(parser, arguments, ("epochs", "limit", "seeds", "threads", "jobs"))
