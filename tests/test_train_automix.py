@@ -244,3 +244,7 @@ def test_the_loop_of_the_docs():
     teacher = dict(mixer.teacher.model.named_parameters())
     assert not torch.equal(teacher["1.fc.weight"], before["1.fc.weight"])
     assert len(LOOP.read_text().strip().splitlines()) <= 34
+
+
+def test_the_card_shows_that_file():
+    assert f"```python\n{LOOP.read_text()}```" in (LOOP.parents[1] / "methods" / "adautomix.md").read_text()
