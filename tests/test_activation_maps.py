@@ -137,6 +137,9 @@ def test_permuted_and_split_batches_bytes_and_memory_formats():
     order = torch.tensor([3, 1, 4, 0, 2])
     assert torch.allclose(class_activation_maps(model, images[order], layer="stem"), maps[order], atol=1e-5)
     assert torch.allclose(class_activation_maps(model, images, layer="stem", batch_size=2), maps, atol=1e-5)
+    targets = torch.tensor([0, 1, 2, 3, 1])
+    split, whole = (class_activation_maps(model, images, targets, layer="stem", batch_size=size) for size in (2, 5))
+    assert torch.allclose(split, whole, atol=1e-5)
     last = images.contiguous(memory_format=torch.channels_last)
     assert torch.allclose(class_activation_maps(model, last, layer="stem"), maps, atol=1e-5)
     levels = (images * 255).round().to(torch.uint8)
@@ -147,6 +150,30 @@ def test_permuted_and_split_batches_bytes_and_memory_formats():
     assert class_activation_maps(model, images[:0], torch.zeros(0, 2, dtype=torch.int64)).shape == (0, 2, 12, 10)
     wide = class_activation_maps(model.double(), images.double(), layer="stem")
     assert wide.dtype == torch.float32 and torch.allclose(wide, maps, atol=1e-5)
+
+
+class InPlace(nn.Module):
+    """Writes into the images that it is given, and its first layer hands them on as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.same = nn.Identity()
+        self.rest = pooled()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.rest(self.same(images).sub_(0.5))
+
+
+def test_images_are_not_written_to_by_a_model_that_writes_to_its_input():
+    model, images = InPlace(), pictures()
+    before = images.clone()
+    maps = class_activation_maps(model, images)
+    assert torch.equal(images, before)
+    first = class_activation_maps(model, images, layer="same")
+    with torch.inference_mode():
+        made_there = images.clone()
+        assert torch.equal(class_activation_maps(model, made_there), maps)
+        assert torch.equal(class_activation_maps(model, made_there, layer="same"), first)
 
 
 def test_evidence_against_a_class_is_0_everywhere():
@@ -212,6 +239,10 @@ def test_no_graph_is_kept_of_what_runs_before_the_layer():
         )
     class_activation_maps(model, pictures(), layer="stage")
     assert seen == {"stem": (False, False), "norm": (False, False)}
+    # Nor of what is as large as the last layer, where that is no transformer's.
+    model.drop.register_forward_hook(lambda module, args, output: seen.update(drop=args[0].requires_grad))
+    class_activation_maps(model, pictures())
+    assert seen["drop"] is False
 
 
 class Twice(nn.Module):
@@ -247,6 +278,7 @@ def small_vit(**more) -> nn.Module:
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", img_size=(24, 32), patch_size=8, depth=3, num_classes=5, **more)
     nn.init.normal_(model.head.weight, generator=seeded())  # timm starts it at 0
+    nn.init.normal_(model.blocks[2].attn.qkv.bias, generator=seeded())
     return model.eval()
 
 
@@ -271,9 +303,10 @@ def test_tokens_of_a_vision_transformer_are_laid_out_without_those_before_them()
 
 def test_a_transformer_that_pools_its_places_is_looked_at_in_its_last_layer():
     model, images = small_vit(global_pool="avg", class_token=False, fc_norm=False), pictures(2, 24, 32)
-    maps = class_activation_maps(model, images, torch.tensor([3, 1]))
-    assert torch.equal(maps, class_activation_maps(model, images, torch.tensor([3, 1]), layer="norm"))
-    assert maps.amax((1, 2)).tolist() == [1, 1]
+    targets = torch.arange(5).expand(2, 5)
+    maps = class_activation_maps(model, images, targets)
+    assert torch.allclose(maps, class_activation_maps(model, images, targets, layer="norm"), atol=1e-5)
+    assert maps.amax((1, 2, 3)).tolist() == [1, 1]
 
 
 def test_torchvisions_transformers():
@@ -301,7 +334,10 @@ def test_wrapped_and_compiled_models():
     model, images = network(), pictures()
     maps = class_activation_maps(model, images, layer="stem")
     compiled = torch.compile(network(), backend="eager")
+    with torch.no_grad():
+        compiled.eval()(images)  # compiled now, without the hooks to come
     assert torch.equal(class_activation_maps(compiled, images, layer="stem"), maps)
+    assert torch.equal(class_activation_maps(compiled, images), class_activation_maps(network(), images))
     inner = nn.Sequential(network(), nn.Identity())
     assert torch.equal(class_activation_maps(inner, images, layer="stem"), maps)  # the end of "0.stem"
 
@@ -350,7 +386,10 @@ def test_pictures_are_drawn_with_their_maps(tmp_path):
     names = [("cat", "dog")] * 5
     wide = draw_activation_maps((images[:, :1] * 255).byte(), several, names, tmp_path / "wide.png")
     tall = draw_activation_maps(images[:1], several[:1], None, tmp_path / "tall.png")
-    assert imread(wide).shape[0] > imread(tall).shape[0] and imread(wide).shape[1] == imread(tall).shape[1]
+    # 180 dots an inch, 5.2 inches wide. Six pictures beside each other: three images with a map, or two with two.
+    cell = 5.2 / 6 * 16 / 12
+    for file, inches in [(path, 2 * (cell + 0.18)), (wide, 3 * (cell + 0.18)), (tall, 5.2 / 3 * 16 / 12)]:
+        assert imread(file).shape[:2] == (pytest.approx(180 * inches, abs=2), 936)
     again = draw_activation_maps(images, maps, ["a", "b", "c", "d", "e"], tmp_path / "again.png")
     assert path.read_bytes() == again.read_bytes()
 

@@ -19,7 +19,7 @@ __all__ = ["draw_activation_maps", "overlay"]
 
 _COLUMNS = 6  # pictures side by side, where an image with its maps is not wider
 _WIDTH = 5.2  # inches of a figure
-_TITLE = 0.22  # inches above a picture
+_TITLE = 0.18  # inches above a picture with a name
 _STRENGTH = 0.75  # of the colour where a map is 1
 
 
@@ -61,7 +61,7 @@ def draw_activation_maps(
     groups = max(1, min(count, _COLUMNS // (1 + many)))  # images beside each other, each with its maps
     rows, columns = -(-count // groups), groups * (1 + many)
     cell = _WIDTH / columns * images.shape[2] / images.shape[3]
-    figure, grid = new_figure(rows * (cell + _TITLE), rows=rows, columns=columns)
+    figure, grid = new_figure(rows * (cell + (0 if names is None else _TITLE)), rows=rows, columns=columns)
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
     for axes in grid.flat:
         axes.axis("off")

@@ -88,7 +88,7 @@ def class_activation_maps(
     check_model(model)
     check_int("batch_size", batch_size, low=1)
     _check_images(images)
-    plain = getattr(bare(model), "_orig_mod", bare(model))  # hooks of a compiled model are not called
+    plain = bare(model)
     wanted = None if targets is None else _checked_targets(targets, images)
     layers = _chosen_layers(plain, images, layer)
     if len(images) == 0:
@@ -96,7 +96,9 @@ def class_activation_maps(
         return torch.empty(0, *many, *images.shape[2:], device=images.device)
     pieces = []
     with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it would take seconds
+        # A compiled model does not call hooks that it has not seen. Without this module nothing is compiled, and importing
+        # it would take seconds.
+        if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(evaluation_mode(plain))
         stack.enter_context(parameters_frozen(plain))  # so that no graph is kept of what runs before the layer
