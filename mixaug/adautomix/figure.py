@@ -16,6 +16,7 @@ from torch import Tensor
 from mixaug._files import atomic_path
 from mixaug.adautomix.draws import MixDraw
 from mixaug.evaluate._optional import optional_import
+from mixaug.evaluate.activation_map_figure import overlay
 
 __all__ = ["Mixture", "draw_blocks", "draw_mixtures"]
 
@@ -193,8 +194,6 @@ class _Page:
             y = self._tile(f"ratio {ratios[i]:.2f}", _bytes(mixture.sources[i]), x, y + _LINE)
             y = self._tile(f"share {shares[i]:.2f}", _heat(mixture.masks[i]), x, y)
             if mixture.maps is not None:
-                from mixaug.evaluate.activation_map_figure import overlay
-
                 mixed = _bytes(mixture.mixed).permute(2, 0, 1)
                 self._tile("activation", overlay(mixed, mixture.maps[i].detach().cpu()), x, y)
         x = left + len(mixture.sources) * self.column

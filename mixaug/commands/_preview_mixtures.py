@@ -51,13 +51,8 @@ def write_mixtures(options: argparse.Namespace) -> int:
     rows = []
     for n_mix in range(2, _MOST + 1):
         law = replace(saved.law, n_mix=n_mix)
-        batches = [slice(_MOST * column, _MOST * (column + 1)) for column in range(columns)]
-        rows.append(
-            [
-                _mixture(mix, images[part], labels[part], sample_mix(_MOST, law, generator), data.classes)
-                for part in batches
-            ]
-        )
+        draws = [sample_mix(_MOST, law, generator) for _ in range(columns)]
+        rows.append(_row(mix, images, labels, draws, data.classes))
     heading = (
         f"AdAutoMix: mixtures of 2 to {_MOST} images of {data.name} by {options.checkpoint.name}, trained with "
         f"{saved.law.n_mix}"
@@ -88,14 +83,27 @@ def _check_data(saved: SavedGenerator, data: DataParts, images: torch.Tensor) ->
         )
 
 
-def _mixture(
-    mix: GeneratedMix, images: torch.Tensor, labels: torch.Tensor, draw: MixDraw, classes: tuple[str, ...]
-) -> Mixture:
-    """The mixture of the first image."""
+def _row(
+    mix: GeneratedMix, images: torch.Tensor, labels: torch.Tensor, draws: list[MixDraw], names: tuple[str, ...]
+) -> list[Mixture]:
+    """For each draw, which has a batch of its own, the mixture of its first image."""
+    import torch
+
     from mixaug.adautomix.figure import Mixture
     from mixaug.evaluate.activation_maps import class_activation_maps
 
-    index, mixed = draw.index[0], mix.replay(images, labels, draw)[0][0]
-    maps = class_activation_maps(mix.teacher.model, mixed[None], labels[index][None])[0]
-    names = [classes[int(label)] for label in labels[index]]
-    return Mixture(images[index], names, draw.ratios[0], mix.masks(images, draw)[0], mixed, maps)
+    batches = list(zip(images.split(_MOST), labels.split(_MOST), draws, strict=True))
+    mixed = torch.stack([mix.replay(*batch)[0][0] for batch in batches])
+    classes = torch.stack([known[draw.index[0]] for _, known, draw in batches])
+    maps = class_activation_maps(mix.teacher.model, mixed, classes)
+    return [
+        Mixture(
+            pictures[draw.index[0]],
+            [names[label] for label in classes[column].tolist()],
+            draw.ratios[0],
+            mix.masks(pictures, draw)[0],
+            mixed[column],
+            maps[column],
+        )
+        for column, (pictures, _, draw) in enumerate(batches)
+    ]
