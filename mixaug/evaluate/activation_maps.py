@@ -96,8 +96,8 @@ def class_activation_maps(
         return torch.empty(0, *many, *images.shape[2:], device=images.device)
     pieces = []
     with ExitStack() as stack:
-        # A compiled model does not call hooks that it has not seen. Without this module nothing is compiled, and importing
-        # it would take seconds.
+        # A compiled model does not call hooks that it has not seen. Without this module nothing is compiled, and to
+        # import it would take seconds.
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(evaluation_mode(plain))
