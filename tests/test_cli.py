@@ -104,10 +104,10 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
 
 def test_ctrl_c_in_training_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     """A signal in the second epoch: what was trained is kept, and the run goes on from there."""
-    import mixaug.train.loop as loop
+    import mixaug.train.run as run_module
 
     words = ["train", *TINY, "--method", "standard", "--epochs", "2", "--out", str(tmp_path / "run")]
-    original, calls = loop.sample_crop_flip, [0]
+    original, calls = run_module.sample_crop_flip, [0]
 
     def counted(*args, **kwargs):
         calls[0] += 1
@@ -115,10 +115,10 @@ def test_ctrl_c_in_training_says_how_to_go_on(monkeypatch, capsys, tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "sample_crop_flip", counted)
+    monkeypatch.setattr(run_module, "sample_crop_flip", counted)
     assert main(words) == 130
     assert "--resume" in capsys.readouterr().err
-    monkeypatch.setattr(loop, "sample_crop_flip", original)
+    monkeypatch.setattr(run_module, "sample_crop_flip", original)
     assert main([*words, "--resume"]) == 0
 
 

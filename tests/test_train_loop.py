@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from train_parts import BASE, MapStyle, fit, parts, same_weights, settings, stop_after, timeless
 
 import mixaug.train.loop as loop
+import mixaug.train.run as run_module
 from mixaug import MixingSet
 from mixaug.train import methods, schedules
 from mixaug.train.batches import batches, epoch_order
@@ -211,7 +212,7 @@ def test_killed_before_the_last_checkpoint_the_log_is_written_once(tmp_path, mon
 
 
 def test_a_broken_model_never_replaces_a_good_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(run_module, "SAVE_EVERY", 0.0)
     monkeypatch.setattr(schedules.RateSchedule, "__call__", lambda self, step: 1e30 if step >= 4 else 0.01)
     with pytest.raises(FloatingPointError, match="not finite"):
         fit(settings(tmp_path / "run"))
@@ -288,7 +289,7 @@ def test_best_is_the_first_highest_on_the_validation_part(tmp_path, monkeypatch,
         weights.append({name: value.clone() for name, value in model.state_dict().items()})
         return 1.0, next(given)
 
-    monkeypatch.setattr(loop, "accuracy", accuracy)
+    monkeypatch.setattr(run_module, "accuracy", accuracy)
     result = fit(settings(tmp_path / "run"))
     content = read_checkpoint(result.best)
     assert content["epoch"] == best and content["metrics"]["validation_accuracy"] == scores[best - 1]
@@ -410,11 +411,13 @@ def test_small_data_make_one_batch(tmp_path):
 
 def test_long_epochs_are_saved_in_between(tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(loop, "write_checkpoint", lambda path, content: saved.append((path.name, content["step"])))
+    monkeypatch.setattr(run_module, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(
+        run_module, "write_checkpoint", lambda path, content: saved.append((path.name, content["step"]))
+    )
     fit(settings(tmp_path / "run", epochs=1))
     assert saved == [("last.pt", 1), ("last.pt", 2), ("best.pt", 3), ("last.pt", 3)]
-    monkeypatch.setattr(loop, "write_checkpoint", write_checkpoint)
+    monkeypatch.setattr(run_module, "write_checkpoint", write_checkpoint)
 
 
 class Terminal:

@@ -148,19 +148,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains, and says where the checkpoints are."""
-    from mixaug.train.data import load_data
     from mixaug.train.loop import train
+    from mixaug.train.processes import this_process
 
     settings = TrainSettings(**{name: getattr(options, name) for name in _DEFAULTS})
-    data = None
-    if options.download:
-        # Just the download: train() then finds the copy, and reads it with the run's own settings.
-        load_data(settings.data, root=settings.root, download=True)
-    result = train(settings, data, resume=options.resume, progress=not options.quiet)
+    result = train(settings, resume=options.resume, progress=not options.quiet, download=options.download)
+    processes = this_process()
     if result.interrupted:
         again = " ".join([*_without_resume(sys.argv[1:]), "--resume"])
-        sys.stderr.write(f"Stopped; everything is saved in {result.folder}. Go on with: mixaug {again}\n")
+        command = "mixaug" if processes.count == 1 else "the same torchrun command:"
+        if processes.leads:
+            sys.stderr.write(f"Stopped; everything is saved in {result.folder}. Go on with: {command} {again}\n")
         return INTERRUPTED
+    if not processes.leads:
+        return 0
     sys.stdout.write(f"{result.best}\nEvaluate with: mixaug evaluate {result.best}\n")
     return 0
 

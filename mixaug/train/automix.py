@@ -108,22 +108,24 @@ class AutoMixStep(Step):
         if self._out is None:
             return
         self.mixer.update_teacher(step, total_steps)
-        if self._every and (step + 1) % self._every == 0 and find_spec("matplotlib") is not None:
+        leads = self._setup.processes.leads
+        if leads and self._every and (step + 1) % self._every == 0 and find_spec("matplotlib") is not None:
             self._draw(step + 1)
         self._out = self._shown = None
 
     def columns(self) -> dict[str, float]:
-        """The epoch's means."""
-        values, counts = self._sums.tolist()
+        """The epoch's means, over all processes."""
+        values, counts = self._setup.processes.total(self._sums).tolist()
         self._sums = torch.zeros_like(self._sums)
         means = {name: value / n for name, value, n in zip(MIXING_COLUMNS, values, counts, strict=False) if n}
         return {**means, "skipped_steps": float(self.mixer.skipped)}
 
     def end_epoch(self, row: Mapping[str, float]) -> str:
         """Writes the generator with its teacher, for use in other trainings."""
-        self.mixer.save(
-            self._setup.settings.folder / "generator.pt", spec=self._setup.spec, classes=self._setup.classes
-        )
+        if self._setup.processes.leads:
+            self.mixer.save(
+                self._setup.settings.folder / "generator.pt", spec=self._setup.spec, classes=self._setup.classes
+            )
         return ""
 
     def state_dict(self) -> dict[str, Any]:
@@ -131,14 +133,16 @@ class AutoMixStep(Step):
         return {
             "mixer": self.mixer.state_dict(),
             "generator_optimiser": self.optimiser.state_dict(),
-            "sums": self._sums.cpu(),
+            "sums": self._setup.processes.total(self._sums).cpu(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores it."""
         self.mixer.load_state_dict(state["mixer"])
         self.optimiser.load_state_dict(state["generator_optimiser"])
-        self._sums = state["sums"].to(self._sums.device)
+        # The sums are of all processes: the first one goes on from them.
+        sums = state["sums"].to(self._sums.device)
+        self._sums = sums if self._setup.processes.leads else torch.zeros_like(sums)
 
     def _draw(self, step: int) -> None:
         from mixaug.adautomix.figure import draw_mixtures

@@ -11,16 +11,24 @@ try:
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
+from mixaug.train.processes import ALONE, Processes
 from mixaug.train.settings import TrainSettings
 
 __all__ = ["peak_memory", "reset_peak_memory", "run_device"]
 
 
-def run_device(settings: TrainSettings) -> torch.device:
+def run_device(settings: TrainSettings, processes: Processes = ALONE) -> torch.device:
     """The device that the settings name: by default a GPU where there is one.
 
+    Convention: of several processes on a machine each takes the GPU of its own number.
+
+    Args:
+        settings: of the run.
+        processes: that make the run together.
+
     Raises:
-        ValueError: there is no such device, or it cannot compute in the settings' precision.
+        ValueError: there is no such device or not one for each process, or it cannot compute in the settings'
+            precision.
 
     Example:
         >>> run_device(TrainSettings(device="cpu"))
@@ -35,7 +43,21 @@ def run_device(settings: TrainSettings) -> torch.device:
         raise ValueError(f"device must be present, got {name!r} and no GPU that this torch can use")
     if settings.amp == "fp16" and device.type == "cpu":
         raise ValueError("amp must be bf16 or off on a CPU, got 'fp16'")
-    return device
+    return device if processes.count == 1 else _of_process(device, processes)
+
+
+def _of_process(device: torch.device, processes: Processes) -> torch.device:
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda" or device.index is not None:
+        raise ValueError(f"device must be cpu, or cuda without a number, for several processes, got '{device}'")
+    count = torch.cuda.device_count()
+    if processes.local_rank >= count:
+        raise ValueError(
+            f"device must be cpu, or there must be a GPU for each process of a machine, got {count} GPUs and at least "
+            f"{processes.local_rank + 1} processes"
+        )
+    return torch.device("cuda", processes.local_rank)
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from mixaug.train.batches import derived_seed
+from mixaug.train.batches import derived_seed, epoch_order
 from mixaug.train.folders import scan
 from mixaug.train.images import ImageTensors, Part
 
 if TYPE_CHECKING:
     from mixaug.train.data import DataParts
+    from mixaug.train.settings import TrainSettings
 
-__all__ = ["MixedPart", "mixed_order", "with_extra"]
+__all__ = ["MixedPart", "mixed_order", "training_order", "with_extra"]
 
 
 class MixedPart(Dataset[tuple[Tensor, int]]):
@@ -91,6 +92,23 @@ def mixed_order(count: int, extra: int, share: float, seed: int, epoch: int) -> 
         [torch.randperm(count, generator=generator)[: count - wanted], torch.cat(rounds)[:wanted] + count]
     )
     return chosen[torch.randperm(count, generator=generator)]
+
+
+def training_order(part: Any, count: int, settings: TrainSettings, epoch: int) -> Tensor:
+    """The order of an epoch of any training part.
+
+    Args:
+        part: the training images, mixed with extra ones or not.
+        count: positions of an epoch.
+        settings: of the run.
+        epoch: from 0.
+
+    Returns:
+        ``(count,)`` int64.
+    """
+    if isinstance(part, MixedPart):
+        return mixed_order(count, part.extra_count, cast(float, settings.extra_share), settings.seed, epoch)
+    return epoch_order(count, settings.seed, epoch)
 
 
 def with_extra(data: DataParts, path: str) -> DataParts:

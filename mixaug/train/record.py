@@ -20,7 +20,7 @@ from mixaug.train.automix import MIXING_COLUMNS
 from mixaug.train.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from mixaug.train.loop import Run
+    from mixaug.train.run import Run
 
 __all__ = ["COLUMNS", "RunLog", "RunResult", "resolved", "write_settings"]
 
@@ -69,6 +69,7 @@ def resolved(run: Run) -> dict[str, Any]:
     return {
         "device": str(run.device),
         "threads": torch.get_num_threads(),
+        "processes": run.processes.count,
         "padding": run.padding,
         "flip": run.settings.flips,
         "batch_size": run.batch_size,
@@ -112,6 +113,7 @@ class RunLog:
         folder: of the run.
         step: finished steps; events after it, of a process that was killed, are dropped.
         fresh: a new run: events of an earlier one in the folder are removed.
+        active: False writes nothing: of several processes, the others' log.
 
     Example:
         >>> with RunLog(Path("run"), step=0, fresh=True) as log:
@@ -120,17 +122,20 @@ class RunLog:
         '1,10,,0.5,,,,,,,,,,,,,,,,,,,,,,,,,,,'
     """
 
-    def __init__(self, folder: Path, step: int, fresh: bool) -> None:
+    def __init__(self, folder: Path, step: int, fresh: bool, active: bool = True) -> None:
         self.folder = folder
         self._events = folder / "tensorboard"
         self._step = step
+        self._active = active
         self._writer: Any = None
         #: What the user should know of the log; empty when all is as usual.
         self.notice = ""
-        if fresh:
+        if fresh and active:
             shutil.rmtree(self._events, ignore_errors=True)
 
     def __enter__(self) -> RunLog:
+        if not self._active:
+            return self
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -149,6 +154,8 @@ class RunLog:
         Args:
             history: all rows so far.
         """
+        if not self._active:
+            return
         with atomic_path(self.folder / "log.csv") as temporary, temporary.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, COLUMNS, restval="")
             writer.writeheader()

@@ -10,7 +10,8 @@ from mixaug.train.checkpoint import describe_model, read_checkpoint
 from mixaug.train.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from mixaug.train.loop import Run
+    from mixaug.train.processes import Processes
+    from mixaug.train.run import Run
 
 __all__ = ["model_content", "open_run", "refuse_existing", "restore", "training_state"]
 
@@ -30,21 +31,24 @@ def refuse_existing(settings: TrainSettings) -> None:
         )
 
 
-def open_run(settings: TrainSettings) -> dict[str, Any]:
+def open_run(settings: TrainSettings, processes: Processes) -> dict[str, Any]:
     """The content of the folder's ``last.pt``, of a run with these settings.
 
     Args:
         settings: of the run that goes on.
+        processes: that go on with it.
 
     Returns:
         what :func:`restore` puts back.
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        ValueError: its checkpoint is damaged, holds no training state, or is of a run with other settings (named).
+        ValueError: its checkpoint is damaged, holds no training state, or is of a run with other settings (named) or
+            another number of processes.
 
     Example:
-        >>> open_run(TrainSettings(out="/nowhere"))
+        >>> from mixaug.train.processes import Processes
+        >>> open_run(TrainSettings(out="/nowhere"), Processes())
         Traceback (most recent call last):
         FileNotFoundError: there is no run to resume in /nowhere: /nowhere/last.pt is missing
     """
@@ -57,6 +61,12 @@ def open_run(settings: TrainSettings) -> dict[str, Any]:
     different = settings.differences(TrainSettings.from_dict(stored["settings"]))
     if different:
         raise ValueError(f"the run in {settings.folder} was started with other settings: {', '.join(different)}")
+    before = 1 + len(stored["training"].get("others", ()))
+    if before != processes.count:
+        # Each has random numbers of its own, and its own part of every batch.
+        raise ValueError(
+            f"the number of processes must be that of the run in {settings.folder}, {before}, got {processes.count}"
+        )
     return stored
 
 
@@ -88,22 +98,31 @@ def training_state(run: Run) -> dict[str, Any]:
     """All that the next step depends on besides the model, as tensors and plain values.
 
     Args:
-        run: the run; the state refers to its tensors and must be written before they change.
+        run: the run; the state refers to its tensors and must be written before they change. Of several processes all
+            call it: the random states of the others are under ``"others"``.
     """
-    cuda = run.device.type == "cuda"
+    own, *others = run.processes.gathered(_random_state(run))
     return {
         "optimiser": run.descent.optimiser.state_dict(),
         "descent": run.descent.state_dict(),
         "scaler": run.scaler.state_dict(),
         "method": run.take_step.state_dict(),
-        "generators": {name: generator.get_state() for name, generator in run.generators.items()},
-        "default_generator": torch.get_rng_state(),
-        "cuda_generator": torch.cuda.get_rng_state(run.device) if cuda else None,
+        **own,
+        "others": others,
         "images": run.counts,
         "history": run.history,
         "best": run.best,
         "totals": run.totals,
         "seconds": run.seconds,
+    }
+
+
+def _random_state(run: Run) -> dict[str, Any]:
+    cuda = run.device.type == "cuda"
+    return {
+        "generators": {name: generator.get_state() for name, generator in run.generators.items()},
+        "default_generator": torch.get_rng_state(),
+        "cuda_generator": torch.cuda.get_rng_state(run.device) if cuda else None,
     }
 
 
@@ -149,12 +168,16 @@ def _load(run: Run, stored: dict[str, Any]) -> None:
         run.descent.load_state_dict(training["descent"])
     run.scaler.load_state_dict(training["scaler"])
     run.take_step.load_state_dict(training["method"])
+    # After the method, whose state has the first process's generator.
+    own = training if run.processes.leads else training["others"][run.processes.rank - 1]
     for name, generator in run.generators.items():
-        generator.set_state(training["generators"][name])
-    torch.set_rng_state(training["default_generator"])
+        generator.set_state(own["generators"][name])
+    torch.set_rng_state(own["default_generator"])
     # None: the run was on a CPU so far. It goes on, with other numbers than it would have had there.
-    if run.device.type == "cuda" and training["cuda_generator"] is not None:
-        torch.cuda.set_rng_state(training["cuda_generator"], run.device)
+    if run.device.type == "cuda" and own["cuda_generator"] is not None:
+        torch.cuda.set_rng_state(own["cuda_generator"], run.device)
     run.step, run.seconds = stored["step"], training["seconds"]
     run.history, run.totals = training["history"], training["totals"]
+    if not run.processes.leads:  # the totals are of all processes: the first one goes on from them
+        run.totals = torch.zeros_like(run.totals)
     run.best = {**run.best, **training["best"]}  # runs of before the attacks kept no accuracy apart

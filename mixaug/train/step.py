@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mixaug.train.processes import ALONE, Processes
 from mixaug.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -120,7 +121,10 @@ class Step:
         return ""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next step depends on besides the model and the generators; tensors and plain values."""
+        """What the next step depends on besides the model and the generators; tensors and plain values.
+
+        Of several processes the first one's is stored, and restored in all.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -136,10 +140,12 @@ class Setup:
         num_classes: number of classes.
         generator: of torch on the CPU, the method's own: its state is part of the checkpoint. torchvision's transforms
             take none; they draw from torch's default one, whose state is part of the checkpoint too.
-        model: the classifier on its device, for methods that keep a copy of it or reach into its layers.
+        model: the classifier on its device, for methods that keep a copy of it or reach into its layers; wrapped in
+            ``DistributedDataParallel`` where there are several processes, as the one that steps are given.
         epochs: of the run.
         spec: how the model is built, for methods that write a file of their own.
         classes: names of the classes.
+        processes: that make the run together: the first one writes files.
     """
 
     settings: TrainSettings
@@ -149,6 +155,7 @@ class Setup:
     epochs: int = 1
     spec: ModelSpec | None = None
     classes: tuple[str, ...] = ()
+    processes: Processes = ALONE
 
     @property
     def attack_generator(self) -> torch.Generator | None:

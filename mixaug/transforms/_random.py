@@ -12,6 +12,10 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 63) - 1
 
 
+class RankGenerator(torch.Generator):
+    """A generator that is this rank's own already: a transform draws from it as it is, also where RANK is not 0."""
+
+
 class GeneratorState:
     """A transform's generator, made different in each loader worker, epoch and rank.
 
@@ -35,7 +39,8 @@ class GeneratorState:
         if self.generator is None:
             return None
         worker = get_worker_info()
-        place = (worker.seed if worker is not None else 0, int(os.environ.get("RANK", "0")))
+        rank = 0 if isinstance(self.generator, RankGenerator) else int(os.environ.get("RANK", "0"))
+        place = (worker.seed if worker is not None else 0, rank)
         if place == (0, 0):
             return self.generator
         if self._derived is None or self._derived[0] != place:

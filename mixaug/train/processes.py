@@ -1,0 +1,246 @@
+"""Training in several processes, as ``torchrun`` starts them: which one this is, and what they tell each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from inspect import signature
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parallel import DistributedDataParallel
+
+if TYPE_CHECKING:
+    from mixaug.train.settings import TrainSettings
+
+__all__ = ["ALONE", "Processes", "this_process"]
+
+_Value = TypeVar("_Value")
+#: The others wait so long for the first one, which alone measures the validation part. Of a process that dies, torchrun
+#: stops the others itself.
+_PATIENCE = timedelta(hours=12)
+#: What DistributedDataParallel calls the sending of buffers before each pass; before torch 2.15 the second name.
+_SENDING = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in signature(DistributedDataParallel.__init__).parameters
+)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that make a run together; all methods but ``share`` are called by each of them at the same place.
+
+    Convention:
+        A batch is cut into slices of the same size, one for each process; each computes the gradient of its slice, and
+        all take the step of the mean (``DistributedDataParallel``). So a step is of as many images as in one process,
+        and steps, epochs and learning rates mean the same. Crops, mixtures and attacks are drawn by each process for
+        its own slice, by the first one from the numbers of a single process. Partners for mixing are of the slice.
+
+        Batch norms take the statistics of the slice; their running averages are averaged over the processes after each
+        step, so that all have the same model. The first process alone measures the validation part and writes files.
+
+        With one process nothing here does anything.
+
+    Args:
+        rank: number of this process, from 0.
+        count: of processes.
+        local_rank: number of this process among those of its machine: it takes the GPU of this number.
+
+    Example:
+        >>> Processes(rank=1, count=2, local_rank=1).share(torch.arange(8), batch_size=4).tolist()
+        [2, 3, 6, 7]
+    """
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first process, which measures, writes and shows."""
+        return self.rank == 0
+
+    def check(self, settings: TrainSettings) -> None:
+        """Raises unless the settings can be those of so many processes.
+
+        Args:
+            settings: of the run.
+
+        Raises:
+            ValueError: a batch that cannot be cut, or whose slices are too small for the method.
+
+        Example:
+            >>> from mixaug.train.settings import TrainSettings
+            >>> Processes(count=3).check(TrainSettings(batch_size=128))
+            Traceback (most recent call last):
+            ValueError: batch_size must be a multiple of the number of processes, 3, got 128
+        """
+        if self.count == 1:
+            return
+        self.check_batch(settings.batch_size)
+        each = settings.batch_size // self.count
+        if settings.n_mix is not None and settings.n_mix > each:
+            raise ValueError(
+                f"n_mix must be at most a process's slice of batch_size, {each} of {settings.batch_size}, "
+                f"got {settings.n_mix}"
+            )
+
+    def check_batch(self, batch_size: int, what: str = "") -> None:
+        """Raises unless a batch can be cut.
+
+        Args:
+            batch_size: of all processes together.
+            what: to be said of it at the end of the message.
+        """
+        if batch_size % self.count:
+            raise ValueError(
+                f"batch_size must be a multiple of the number of processes, {self.count}, got {batch_size}{what}"
+            )
+        if self.count > 1 and batch_size < 2 * self.count:
+            raise ValueError(
+                f"batch_size must be at least 2 for each of the {self.count} processes, got {batch_size}{what}"
+            )
+
+    @contextmanager
+    def connected(self, device: torch.device) -> Iterator[None]:
+        """The processes can talk meanwhile; a group that is there already is used, and left.
+
+        Args:
+            device: of this process.
+        """
+        if self.count == 1 or dist.is_initialized():
+            yield
+            return
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        # Gradients go from GPU to GPU; flags and rows between the hosts, without waiting for the GPUs.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+        yield
+        # Not after an error: NCCL would wait here for the processes that know nothing of it.
+        dist.destroy_process_group()
+
+    @contextmanager
+    def first_here(self) -> Iterator[None]:
+        """The first process of each machine goes in first; the others follow when it is out."""
+        if self.local_rank:
+            self.any(False)
+        yield
+        if not self.local_rank:
+            self.any(False)
+
+    def wrapped(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """The model whose backward pass averages the gradients, from the first process's weights on.
+
+        Args:
+            model: the classifier on its device.
+            device: of this process.
+        """
+        if self.count == 1:
+            return model
+        # Buffers are not sent before each pass: that would write to them between the passes of one step (TRADES and
+        # AdAutoMix have several), and what evaluation mode sees in an attack would still differ between processes.
+        still: dict[str, Any] = {_SENDING: False}
+        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None, **still)
+
+    def share(self, order: Tensor, batch_size: int) -> Tensor:
+        """This process's slices of the batches of an order.
+
+        Args:
+            order: positions, a multiple of ``batch_size`` of them.
+            batch_size: of all processes together, a multiple of their number.
+        """
+        each = batch_size // self.count
+        return order.view(-1, batch_size)[:, self.rank * each : (self.rank + 1) * each].reshape(-1)
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Whether a flag is set in any process, for each flag."""
+        if self.count == 1:
+            return list(flags)
+        seen = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(seen, dist.ReduceOp.MAX)
+        return [bool(value) for value in seen.tolist()]
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over the processes; the argument is left as it is."""
+        if self.count == 1:
+            return values
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    def from_first(self, value: _Value) -> _Value:
+        """The first process's value."""
+        if self.count == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, device=torch.device("cpu"))
+        return held[0]
+
+    def gathered(self, value: _Value) -> list[_Value]:
+        """The values of all processes, by rank."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, value)
+        return found
+
+    def average_statistics(self, model: nn.Module) -> None:
+        """Averages the running statistics of batch norms that are in training mode.
+
+        Other buffers are constants, and a mean of three equal numbers can differ from them by a rounding.
+
+        Args:
+            model: the classifier, not wrapped.
+        """
+        if self.count == 1:
+            return
+        norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.training]
+        found = [(norm.running_mean, norm.running_var) for norm in norms]
+        buffers = [buffer for pair in found for buffer in pair if buffer is not None]
+        if not buffers:
+            return
+        flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
+        dist.all_reduce(flat)
+        flat /= self.count
+        for buffer, mean in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+            buffer.copy_(mean.view_as(buffer))
+
+
+#: One process, the usual case.
+ALONE = Processes()
+
+
+def this_process(environment: Mapping[str, str] | None = None) -> Processes:
+    """Which of ``torchrun``'s processes this is; outside of it the only one.
+
+    Args:
+        environment: with ``WORLD_SIZE``, ``RANK`` and ``LOCAL_RANK``; None: that of the process.
+
+    Raises:
+        ValueError: several processes without their numbers.
+
+    Example:
+        >>> this_process({}).count
+        1
+        >>> this_process({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"})
+        Processes(rank=1, count=2, local_rank=1)
+    """
+    environment = os.environ if environment is None else environment
+    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+    if environment.get("WORLD_SIZE", "1") == "1":
+        return ALONE
+    try:
+        count, rank, local_rank = (int(environment[name]) for name in names)
+    except (KeyError, ValueError):
+        found = ", ".join(f"{name}={environment.get(name)!r}" for name in names)
+        raise ValueError(
+            f"WORLD_SIZE, RANK and LOCAL_RANK must be numbers, as torchrun sets them, got {found}"
+        ) from None
+    return Processes(rank, count, local_rank)
