@@ -50,7 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     add(how, "epochs", "passes over the training images", type=int)
     add(how, "steps", "optimiser steps instead of epochs", type=int)
-    add(how, "batch_size", "images a step", type=int)
+    add(how, "batch_size", "images a step, of all processes together", type=int)
     add(how, "optimizer", f"one of {', '.join(OPTIMIZERS)}", metavar="NAME")
     add(how, "lr", "highest learning rate (default 0.1; adam 0.001)", type=float)
     add(how, "schedule", f"of the learning rate, one of {', '.join(SCHEDULES)}", metavar="NAME")
@@ -156,7 +156,7 @@ def run(options: argparse.Namespace) -> int:
     processes = this_process()
     if result.interrupted:
         again = " ".join([*_without_resume(sys.argv[1:]), "--resume"])
-        command = "mixaug" if processes.count == 1 else "the same torchrun command:"
+        command = "mixaug" if processes.count == 1 else "torchrun (as before) -m mixaug"
         if processes.leads:
             sys.stderr.write(f"Stopped; everything is saved in {result.folder}. Go on with: {command} {again}\n")
         return INTERRUPTED
