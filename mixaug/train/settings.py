@@ -39,7 +39,8 @@ class TrainSettings:
         method: one of ``METHOD_NAMES``. Default ``"ipmix"``.
         epochs: passes over the training part, at least 1. Default 10.
         steps: optimiser steps instead of epochs; None: ``epochs`` decides.
-        batch_size: images a step, at least 2, of all processes together. Default 128. The last, smaller batch of an epoch is left out.
+        batch_size: images a step, at least 2, of all processes together. Default 128. The last, smaller batch of an
+            epoch is left out.
         optimizer: ``"sgd"`` with Nesterov momentum (default) or ``"adam"``.
         lr: highest learning rate, above 0; None: 0.1, of Adam 1e-3.
         schedule: ``"cosine"`` per step to 0 (default) or ``"exponential"``, times ``lr_decay`` (0.985) an epoch.
