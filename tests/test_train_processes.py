@@ -31,6 +31,7 @@ RUNS = [
     {"name": "learned", "settings": LEARNED},
     {"name": "stopped", "settings": LEARNED, "stop": 2},
     {"name": "resumed", "settings": LEARNED, "folder": "stopped", "resume": True},
+    {"name": "mixed", "settings": {**LEARNED, "without": ["clean", "plain"], "steps": 3}},
     {"name": "broken", "settings": {"method": "standard"}, "broken": 4},
 ]
 OTHERS = [
@@ -146,6 +147,12 @@ def test_a_stopped_run_goes_on_to_the_bit_in_both(folder):
         assert same(one["model"], two["model"]) and same(one["method"], two["method"])
         assert timeless(one["history"]) == timeless(two["history"])
     assert one["method"]["mixer"]["_extra_state"]["calls"] == 5
+
+
+def test_the_log_is_of_all_images(folder):
+    """Where the loss is that of the mixtures alone, so is its column."""
+    (row,) = kept(folder, "mixed")[0]["history"]
+    assert row["mixed_loss"] == pytest.approx(row["train_loss"], rel=1e-6)
 
 
 def test_the_processes_draw_different_numbers(folder):

@@ -88,6 +88,7 @@ def train(
             elif settings.drelu_quantile is not None:
                 start_caps(run.model, data.train, run.prepare, settings.drelu_quantile)
             _follow(run, fresh=stored is None, progress=progress)
+        processes.any(False)  # the files are whole when this returns, in every process
     folder = settings.folder
     return RunResult(
         folder=folder,
