@@ -4,8 +4,9 @@
 
 ``images/adautomix.png`` has mixtures of 2 to 5 test images by the first generator: sources, masks, the mixture, and
 where the teacher sees each source's class in it. ``images/adautomix_shares.png`` has the share of the image that a
-source's mask takes against its ratio, of a generator as it is initialised and of each that is given. The files are the
-``generator.pt`` of runs of ``mixaug train --method adautomix`` on the same data.
+source's mask takes against its ratio, of a generator as it is initialised and of each that is given, by the names of
+their folders. The files are the ``generator.pt`` of runs of ``mixaug train --method adautomix`` on the same data. Those
+of the docs are of the study: ``RUNS/study_adautomix/{adautomix-s0,adautomix-s1,adautomix-s2,co-operative-s0}``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from mixaug.nn import MixGenerator
 from mixaug.train.data import DataParts, load_data
 
 IMAGES = Path(__file__).parent / "images"
-NUMBERS = (2, 3, 4, 5)
+#: Images of a mixture: of the examples, of the scatter.
+NUMBERS, SCATTERED = (2, 3, 4, 5), (2, 3)
 #: The untrained generator, and those that are given.
 GREY, BLUE = "#8a8a8a", "#2a6fb0"
 
@@ -87,21 +89,22 @@ def mask_shares(generator_file: Path, images: Tensor, n: int, seed: int) -> dict
 
 
 def draw_shares(generator_files: Sequence[Path], images: Tensor, seed: int, path: Path) -> None:
-    """Writes the scatter: a row for the untrained generator and for each file, a column for each N."""
-    found = [{n: mask_shares(file, images, n, seed) for n in NUMBERS} for file in generator_files]
-    rows = {"untrained": {n: shares["untrained"] for n, shares in found[0].items()}}
-    for file, each in zip(generator_files, found, strict=True):
-        name = "trained" if len(found) == 1 else file.absolute().parent.name
-        rows[name] = {n: shares["trained"] for n, shares in each.items()}
-    figure = Figure(figsize=(11, 2.75 * len(rows) + 0.3), layout="constrained", facecolor="white")
-    axes = figure.subplots(len(rows), len(NUMBERS), sharex=True, sharey=True, squeeze=False)
-    for line, (name, by_number) in zip(axes, rows.items(), strict=True):
-        for axis, (n, shares) in zip(line, by_number.items(), strict=True):
+    """Writes the scatter: a column for the untrained generator and for each file, a row for each N."""
+    width = 2.25 * (len(generator_files) + 1)
+    figure = Figure(figsize=(width, 2.6 * len(SCATTERED) + 0.2), layout="constrained", facecolor="white")
+    axes = figure.subplots(len(SCATTERED), len(generator_files) + 1, sharex=True, sharey=True, squeeze=False)
+    for line, n in zip(axes, SCATTERED, strict=True):
+        found = [mask_shares(file, images, n, seed) for file in generator_files]
+        columns = {"untrained": found[0]["untrained"]}
+        for file, each in zip(generator_files, found, strict=True):
+            name = "trained" if len(found) == 1 else file.absolute().parent.name
+            columns[name] = each["trained"]
+        for axis, (name, shares) in zip(line, columns.items(), strict=True):
             _scatter(axis, shares, GREY if name == "untrained" else BLUE)
             axis.set_title(
-                f"N = {n}, {name}: r = {shares.correlation:.2f} (n = {len(shares.ratios):,})\n"
+                f"N = {n}, {name}\nr = {shares.correlation:z.2f} (n = {len(shares.ratios):,})\n"
                 f"within a mask ± {shares.spread.mean():.3f}",
-                fontsize=8.5, loc="left",
+                fontsize=8, loc="left",
             )  # fmt: skip
         line[0].set_ylabel("share of the mask", fontsize=9)
     for axis in axes[-1]:
