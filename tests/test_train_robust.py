@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from train_parts import MapStyle, fit, parts, same_weights, settings, stop_after, stripes, timeless
 
-import mixaug.train.loop as loop
+import mixaug.train.run as run_module
 from mixaug.attacks import FGSM, PGD
 from mixaug.losses import EpsSchedule
 from mixaug.train.checkpoint import read_checkpoint, write_checkpoint
@@ -110,8 +110,8 @@ def test_chance_is_that_of_the_classes():
 def given_scores(monkeypatch, clean, fgsm, pgd):
     """Runs whose validation part has these accuracies, epoch by epoch."""
     cleans, attacks = iter(clean), iter([RobustAccuracy(*values) for values in zip(clean, fgsm, pgd, strict=True)])
-    monkeypatch.setattr(loop, "accuracy", lambda *given, **options: (1.0, next(cleans)))
-    monkeypatch.setattr(loop, "robust_accuracy", lambda *given, **options: next(attacks))
+    monkeypatch.setattr(run_module, "accuracy", lambda *given, **options: (1.0, next(cleans)))
+    monkeypatch.setattr(run_module, "robust_accuracy", lambda *given, **options: next(attacks))
 
 
 @pytest.mark.parametrize(
@@ -132,16 +132,16 @@ def test_best_is_the_first_highest_under_pgd(tmp_path, monkeypatch, clean, pgd, 
 
 
 def test_without_attacked_images_the_clean_ones_choose(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "robust_accuracy", None)
+    monkeypatch.setattr(run_module, "robust_accuracy", None)
     cleans = iter([0.5, 0.9, 0.7])
-    monkeypatch.setattr(loop, "accuracy", lambda *given, **options: (1.0, next(cleans)))
+    monkeypatch.setattr(run_module, "accuracy", lambda *given, **options: (1.0, next(cleans)))
     result = fit(settings(tmp_path / "run", **{**QUICK, "robust_images": 0}))
     assert read_checkpoint(result.best)["epoch"] == 2
     assert {rows_of(result)[0][name] for name in ("validation_pgd_accuracy", "catastrophic_overfitting")} == {""}
 
 
 def test_methods_without_an_adversary_are_not_attacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "robust_accuracy", None)
+    monkeypatch.setattr(run_module, "robust_accuracy", None)
     result = fit(settings(tmp_path / "run"))
     assert "validation_pgd_accuracy" not in result.history[-1] and rows_of(result)[0]["radius"] == ""
 
@@ -301,7 +301,7 @@ def test_adversarial_training_resists_the_attack_and_standard_training_does_not(
         ("dynamic-mixcut", {"method": "dynamic-mixcut", "eps": 0.1, "attack_steps": 5, "targeted": False}),
     ):
         result = fit(settings(tmp_path / name, **values, **more), data)
-        model = loop.Run(settings(tmp_path / name, **values, **more), data, torch.device("cpu")).model
+        model = run_module.Run(settings(tmp_path / name, **values, **more), data, torch.device("cpu")).model
         model.load_state_dict(read_checkpoint(result.last)["model"])
         accuracies[name] = measure(model, data.validation, limit=60)[1]
     assert accuracies["pgd"] > accuracies["standard"] + 0.2
