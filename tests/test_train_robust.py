@@ -261,7 +261,7 @@ def test_measuring_is_not_counted_as_training(tmp_path, monkeypatch):
     import time
 
     monkeypatch.setattr(
-        loop, "robust_accuracy", lambda *given, **options: (time.sleep(0.3), RobustAccuracy(0.0, 0.0, 0.0))[1]
+        run_module, "robust_accuracy", lambda *given, **options: (time.sleep(0.3), RobustAccuracy(0.0, 0.0, 0.0))[1]
     )
     result = fit(settings(tmp_path / "run", **{**QUICK, "epochs": 2}))
     assert all(row["validation_seconds"] >= 0.3 for row in result.history)
