@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from dataclasses import replace
@@ -13,15 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 from train_parts import MapStyle, stripes
 
-from mixaug.evaluate import transfer
+from mixaug.evaluate import _tuning, transfer
 from mixaug.evaluate.images import fingerprint
 from mixaug.nn import add_drelu_head
 from mixaug.train.batches import derived_seed, epoch_order
 from mixaug.train.data import DataParts, ImageTensors
 from mixaug.train.models import build_model
-
-#: The function of the same name hides the module in its package.
-MODULE = importlib.import_module("mixaug.evaluate.transfer")
 
 
 def tensors(count: int, channels: int, seed: int, side: int = 16) -> ImageTensors:
@@ -60,7 +56,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def test_the_steps_are_those_of_a_plain_loop(monkeypatch):
-    monkeypatch.setattr(MODULE, "default_padding", lambda side: 0)
+    monkeypatch.setattr(_tuning, "default_padding", lambda side: 0)
     data, model, epochs, size, lr = stripes_data(train=21), trained(), 3, 5, 0.02
     result = transfer(model, data, epochs=epochs, batch_size=size, lr=lr, weight_decay=0.01, flip=False, seed=4)
 
@@ -219,13 +215,13 @@ def test_plain_values_and_a_part_that_is_missing(capsys):
 
 
 def test_images_are_cropped_and_flipped_as_in_all_runs(monkeypatch):
-    drawn, original = [], MODULE.sample_crop_flip
+    drawn, original = [], _tuning.sample_crop_flip
 
     def sample(count, padding, flip, generator):
         drawn.append((count, padding, flip, generator.initial_seed()))
         return original(count, padding, flip, generator)
 
-    monkeypatch.setattr(MODULE, "sample_crop_flip", sample)
+    monkeypatch.setattr(_tuning, "sample_crop_flip", sample)
     data, model = stripes_data(train=16), trained()
     losses = [transfer(model, data, epochs=1, seed=3, flip=flip).history[0]["train_loss"] for flip in (None, False)]
     transfer(model, replace(data, name="digits"), epochs=1, seed=3)

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from mixaug.attacks._checks import check_flag, check_logits
+from mixaug.attacks._checks import check_flag
 from mixaug.evaluate._place import home_of
 from mixaug.evaluate.intervals import Estimate, wilson
-from mixaug.nn._output_layers import new_output_layer, output_layers, put_layers
-from mixaug.nn._trace import check_plain, look_at
-from mixaug.train.augment import crop_flip, default_padding, sample_crop_flip
-from mixaug.train.batches import accuracy, batches, derived_seed, epoch_order
-from mixaug.train.descent import Descent
-from mixaug.train.progress import Progress
-from mixaug.train.settings import TrainSettings
-from mixaug.train.step import StepResult
+from mixaug.nn._trace import check_plain
 
 if TYPE_CHECKING:
     from mixaug.train.data import DataParts
@@ -139,9 +128,14 @@ def transfer(
         >>> result.accuracy.n, len(result.history), result.history[0]["epoch"]
         (179, 1, 1)
     """
+    # Not above: the training package brings in a thousand modules that the rest of an evaluation does without.
+    from mixaug.evaluate._tuning import Tuning, loaded, with_new_output
+    from mixaug.train.progress import Progress
+    from mixaug.train.settings import TrainSettings
+
     check_flag("probe", probe)
     check_plain(model, "fine-tune it")
-    parts = _loaded(data)
+    parts = loaded(data)
     settings = TrainSettings(
         data=parts.name, method="standard", epochs=epochs, batch_size=batch_size, lr=lr, momentum=momentum,
         weight_decay=weight_decay, flip=flip, workers=workers, seed=seed,
@@ -154,8 +148,8 @@ def transfer(
         torch.enable_grad(),
     ):
         torch.manual_seed(seed)
-        tuned, new = _with_new_output(model, parts)
-        tuning = _Tuning(tuned.to(place).to(memory_format=torch.channels_last), new, parts, settings, place, probe)
+        tuned, new = with_new_output(model, parts)
+        tuning = Tuning(tuned.to(place).to(memory_format=torch.channels_last), new, parts, settings, place, probe)
         with Progress(tuning.total_steps, 0, epochs, progress) as shown:
             history = tuple(tuning.one_epoch(epoch, started, shown) for epoch in range(epochs))
         _, right = tuning.measured(parts.test)
@@ -168,126 +162,3 @@ def transfer(
         classes=tuple(parts.classes),
         model=tuning.finished(),
     )
-
-
-class _Tuning:
-    """The state of a fine-tuning: the copy, its optimiser, and how many steps were made."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        new: list[nn.Module],
-        data: DataParts,
-        settings: TrainSettings,
-        place: torch.device,
-        probe: bool,
-    ) -> None:
-        self.model, self.data, self.settings, self.place = model, data, settings, place
-        count = len(cast(Any, data.train))
-        self.batch_size = min(settings.batch_size, count)
-        self.steps = count // self.batch_size
-        self.total_steps = settings.epochs * self.steps
-        self.padding = default_padding(data.image_size)
-        self.crops = torch.Generator().manual_seed(derived_seed(settings.seed, "crops"))
-        self._wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-        for parameter, _ in self._wanted:
-            parameter.requires_grad_(parameter.is_floating_point() and not probe)
-        model.train(not probe)
-        for layer in new:
-            layer.requires_grad_(True).train()
-        self.descent = Descent(model, settings, self.total_steps, self.steps)
-
-    def one_epoch(self, epoch: int, started: float, shown: Progress) -> dict[str, float]:
-        """Trains for an epoch, from 0, and measures the validation part."""
-        totals = torch.zeros(3, dtype=torch.float64, device=self.place)
-        order = epoch_order(len(cast(Any, self.data.train)), self.settings.seed, epoch)[: self.steps * self.batch_size]
-        begun, step = time.perf_counter(), epoch * self.steps
-        for images, labels in batches(self.data.train, order, self.batch_size, self.settings.workers):
-            totals += self._optimise(images, labels, step).counts().to(totals)
-            step += 1
-        loss, right, seen = totals.tolist()
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is not finite in epoch {epoch + 1} of {self.settings.epochs}: try a lower lr "
-                f"(it is {self.settings.lr})"
-            )
-        now = time.perf_counter()
-        row = {"epoch": epoch + 1, "lr": self.descent.rate, "train_loss": loss / seen, "train_accuracy": right / seen}
-        if len(cast(Any, self.data.validation)):
-            row["validation_loss"], row["validation_accuracy"] = self.measured(self.data.validation)
-        row["seconds"] = time.perf_counter() - started
-        shown.epoch_end({**row, "images_per_second": seen / max(now - begun, 1e-9)}, step, best=False)
-        return row
-
-    def measured(self, part: Any) -> tuple[float, float]:
-        """Loss and accuracy on a part. Without gradients four times as many images fit."""
-        return accuracy(
-            self.model,
-            part,
-            self._prepare,
-            batch_size=4 * self.batch_size,
-            workers=self.settings.workers,
-            autocast=nullcontext,
-        )
-
-    def finished(self) -> nn.Module:
-        """The model in evaluation mode, as plain as the one that was given."""
-        for parameter, wanted in self._wanted:
-            parameter.requires_grad_(wanted)
-        return self.model.to(memory_format=torch.contiguous_format).eval()
-
-    def _optimise(self, images: Tensor, labels: Tensor, step: int) -> StepResult:
-        draw = sample_crop_flip(len(images), self.padding, self.settings.flips, self.crops)
-        images = self._prepare(crop_flip(images.to(self.place), draw))
-        self.descent.before_step(step)
-        logits = check_logits(self.model(images), len(images))
-        labels = labels.to(self.place, torch.int64)
-        result = StepResult(F.cross_entropy(logits.float(), labels), logits, labels)
-        result.loss.backward()
-        self.descent.optimiser.step()
-        self.descent.after_step()
-        self.descent.optimiser.zero_grad(set_to_none=True)
-        return result
-
-    def _prepare(self, images: Tensor) -> Tensor:
-        floats = images.to(self.place, torch.float32).div(255)
-        return floats.contiguous(memory_format=torch.channels_last)
-
-
-def _loaded(data: Any) -> DataParts:
-    from mixaug.train.data import DataParts, load_data
-
-    if isinstance(data, str):
-        data = load_data(data)
-    if not isinstance(data, DataParts):
-        raise TypeError(
-            f"data must be what mixaug.train.data.load_data gives, or a name for it, got {type(data).__name__}"
-        )
-    if len(data.classes) < 2:
-        raise ValueError(f"data must have at least 2 classes, got {len(data.classes)}")
-    for name, least in (("train", 2), ("test", 1)):
-        count = len(getattr(data, name))
-        if count < least:
-            raise ValueError(f"data must have a {name} part of at least {least} images, got {count}")
-    return data
-
-
-def _run(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    model(*inputs)
-
-
-def _with_new_output(model: nn.Module, data: DataParts) -> tuple[nn.Module, list[nn.Module]]:
-    """A copy of the model on the CPU with new output layers, and these."""
-    side = data.image_size
-    example = torch.zeros(2, data.channels, side, side)
-    try:
-        look_at(model, example, _run)
-    except ValueError as error:
-        raise ValueError(
-            f"data must be images that the model takes, got {data.channels} channels of {side}x{side} pixels: "
-            f"{error.__cause__ or error}"
-        ) from error
-    tuned = copy.deepcopy(model).cpu()  # the new weights are drawn there: the same on every device
-    layers = output_layers(tuned, example)
-    swaps = {layer: new_output_layer(layer, len(data.classes)) for layer in layers.values()}
-    return put_layers(tuned, swaps, example), list(swaps.values())
