@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import time
 from pathlib import Path
 
@@ -74,8 +73,6 @@ def run_one(plan: MixPlan, job: Job, folder: Path, device: str) -> int:
         "patch_size": curve.patch_size,
         "last_epoch": {key: trained.history[-1].get(key) for key in ("mixed_loss", "adversarial_loss", "similarity")},
         "skipped": trained.history[-1].get("skipped_steps", 0.0),
-        "seconds_per_step": statistics.median(row["epoch_seconds"] for row in trained.history)
-        / (info["step"] / len(trained.history)),
         "best": best_epoch(trained.history),
         "steps": info["step"],
         "parameters": resolved["parameters"],

@@ -12,7 +12,7 @@ import torch
 from adautomix_parts import CLASSES, batch, draw_of, mixer_of, net, seeded, soft
 
 from mixaug.adautomix import MixDraw, MixLaw, mix_images, mix_targets, sample_mix
-from mixaug.adautomix.losses import similarity
+from mixaug.adautomix.losses import share_gap, similarity
 from mixaug.adautomix.mixing import plain_masks
 
 
@@ -215,3 +215,18 @@ def test_similarity_equals_plain_loops(dtype: torch.dtype) -> None:
     assert similarity(3 * sources[:4], sources, torch.arange(4)[:, None].expand(4, 3), whole).item() == pytest.approx(
         1, abs=1e-5
     )
+
+
+def test_the_share_gap_equals_plain_loops() -> None:
+    generator = torch.Generator().manual_seed(3)
+    masks = torch.rand(5, 3, 4, 7, generator=generator, dtype=torch.float64).softmax(1)
+    ratios = torch.rand(5, 3, generator=generator, dtype=torch.float64)
+    ratios = ratios / ratios.sum(1, keepdim=True)
+    expected = 0.0
+    for row in range(5):
+        for source in range(3):
+            share = sum(masks[row, source].flatten().tolist()) / 28
+            expected += max(abs(share - float(ratios[row, source])) - 0.1, 0.0) / 5
+    assert expected > 0
+    assert share_gap(masks, ratios).item() == pytest.approx(expected, abs=1e-12)
+    assert share_gap(masks, masks.mean((2, 3)) + 0.09).item() == 0

@@ -25,7 +25,7 @@ from adautomix_parts import (
 from torch import Tensor, nn
 
 from mixaug.adautomix import AdAutoMix, AdAutoMixOutput, MixDraw, mix_images, mix_targets
-from mixaug.adautomix.losses import similarity
+from mixaug.adautomix.losses import share_gap, similarity
 from mixaug.losses import soft_target_cross_entropy
 
 
@@ -333,3 +333,24 @@ def test_training_moves_both_and_gradients_of_a_skipped_turn_stay_none() -> None
     generator, model = state_of(mixer.generator), state_of(mixer.model)
     train_step(mixer, optimizers, images, labels)  # momentum of the generator's optimiser moves nothing either
     assert same_state(generator, state_of(mixer.generator)) and not same_state(model, state_of(mixer.model))
+
+
+def test_a_share_weight_is_a_term_of_the_generator_alone() -> None:
+    """The objective loses it, the classifier's loss does not see it, and following it brings the shares to the ratios."""
+    mixer, images, labels = prepared(norm=False, share_weight=4.0, n_mix=2)
+    draws = mixer.sample(images)
+    with_gap = mixer(images, labels, draws)
+    mixer.share_weight = 0.0
+    without = mixer(images, labels, draws)
+    gap = share_gap(with_gap.masks, draws[1].ratios)
+    assert with_gap.terms["share_gap"] == gap and gap > 0 and "share_gap" not in without.terms
+    torch.testing.assert_close(with_gap.generator_loss, without.generator_loss + 4 * gap)
+    torch.testing.assert_close(with_gap.classifier_loss, without.classifier_loss)
+    mixer.share_weight = 1e3
+    optimiser = torch.optim.Adam(mixer.generator.parameters(), 0.01)
+    for _ in range(150):
+        optimiser.zero_grad()
+        out = mixer(images, labels, draws)
+        out.generator_loss.backward()
+        optimiser.step()
+    assert out.terms["share_gap"] < 0.5 * gap

@@ -42,7 +42,7 @@ def test_a_run_leaves_both_players_behind(tmp_path):
     result = fit(settings(tmp_path / "run", **SMALL))
     assert len(result.history) == 3
     row = result.history[-1]
-    assert {*MIXING_COLUMNS} <= {*row}
+    assert {*MIXING_COLUMNS} - {*row} == {"share_gap"}  # which has no weight
     assert row["mixed_loss"] > 0 and -1 <= row["similarity"] <= 1 and row["skipped_steps"] == 0
     assert row["train_loss"] > row["mixed_loss"]  # with the clean and the plain term on top
     stored = read_checkpoint(result.last)["training"]["method"]
@@ -112,11 +112,12 @@ def test_the_settings_reach_the_mixer():
     step = step_of(
         small_model(), n_mix=4, mix_alpha=0.25, mix_beta=0.75, cooperative=True, without=["plain", "teacher"],
         alpha=2.0, per_image=True, generator_every=3, generator_share=0.5, terms_share=0.75, teacher_momentum=0.5,
-        feature_layer="stages.1",
+        feature_layer="stages.1", share_weight=3.0,
     )  # fmt: skip
     mixer = step.mixer
     assert (mixer.law.n_mix, mixer.law.concentration, mixer.law.per_image) == (4, 2.0, True)
     assert (mixer.alpha, mixer.beta, mixer.momentum, mixer.adversarial) == (0.25, 0.75, 0.5, False)
+    assert mixer.share_weight == 3.0
     assert (mixer.clean_term, mixer.plain_term, mixer.teacher_term, mixer.similarity_term) == (True, False, False, True)
     assert (mixer.generator_every, mixer.generator_share, mixer.terms_share) == (3, 0.5, 0.75)
     assert mixer.feature_layer == "1.stages.1" and not mixer.shared_draws
@@ -199,6 +200,7 @@ def test_other_methods_refuse_its_settings(name):
         ({"mix_alpha": 1.5}, "mix_alpha"),
         ({"mix_beta": -0.1}, "mix_beta"),
         ({"teacher_momentum": 2}, "teacher_momentum"),
+        ({"share_weight": -1}, "share_weight"),
         ({"generator_share": 0}, "generator_share"),
         ({"terms_share": 1.1}, "terms_share"),
         ({"generator_every": 0}, "generator_every must be at least 1, got 0"),

@@ -75,6 +75,8 @@ class AdAutoMix(nn.Module):
             ECCV 2022, arXiv:2103.13027).
         clean_term, plain_term: of :math:`L_f`; False leaves the term and its passes out.
         teacher_term, similarity_term: of :math:`J_G`, likewise.
+        share_weight: weight w, 0 or more, of a term that :math:`J_G` loses: how far the shares of the masks are from
+            their ratios, beyond 0.1, AutoMix's mask loss. Default 0, the paper: see the note.
         concentration: a of the ratios' ``Beta(a, a)``. Default 1.
         per_image: ratios for each image; False (default): one draw for the batch.
         dirichlet: ratios of a Dirichlet distribution, see :class:`~mixaug.adautomix.MixLaw`.
@@ -98,9 +100,11 @@ class AdAutoMix(nn.Module):
 
     Note:
         The authors' code alternates this with co-operative updates and has the opposite sign at the cosine; this is the
-        paper. ``mixer.generator`` is the :class:`~mixaug.nn.MixGenerator`, ``mixer.teacher`` a copy of the model.
-        Counted in forward passes of the model, a backward pass as two, a step costs 14 against 3 of a plain one; the
-        options that save some are in ``docs/methods/adautomix.md``.
+        paper. Nothing in :math:`J_G` ties the share of a mask to its ratio, and the surest way to a high loss is a
+        mixture that shows least of the image with the largest ratio: this is what the generator learnt in our runs. A
+        ``share_weight`` keeps it from that. ``mixer.generator`` is the :class:`~mixaug.nn.MixGenerator`,
+        ``mixer.teacher`` a copy of the model. Counted in forward passes of the model, a backward pass as two, a step
+        costs 14 against 3 of a plain one; the options that save some are in ``docs/methods/adautomix.md``.
 
     Example:
         >>> from mixaug.train.models import build_model
@@ -131,6 +135,7 @@ class AdAutoMix(nn.Module):
         plain_term: bool = True,
         teacher_term: bool = True,
         similarity_term: bool = True,
+        share_weight: float = 0.0,
         concentration: float = 1.0,
         per_image: bool = False,
         dirichlet: bool = False,
@@ -149,6 +154,7 @@ class AdAutoMix(nn.Module):
         self.num_classes = integer("num_classes", num_classes, 2)
         self.law = MixLaw(n_mix, concentration, per_image, dirichlet)
         self.alpha, self.beta = real("alpha", alpha, 0.0, 1.0), real("beta", beta, 0.0, 1.0)
+        self.share_weight = real("share_weight", share_weight, 0.0, 1e6)
         self.momentum = real("momentum", momentum, 0.0, 1.0)
         self.generator_every = integer("generator_every", generator_every, 1)
         self.generator_share = real("generator_share", generator_share, math.ulp(0.0), 1.0)

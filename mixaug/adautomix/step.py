@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mixaug.adautomix.draws import MixDraw
-from mixaug.adautomix.losses import similarity
+from mixaug.adautomix.losses import share_gap, similarity
 from mixaug.adautomix.mixing import mix_images, mix_targets, plain_masks
 from mixaug.adautomix.shared import SharedPass
 from mixaug.attacks._state import gradients_off
@@ -40,7 +40,7 @@ class AdAutoMixOutput:
             term.
         targets: (m, K) float32, the labels of ``logits``.
         terms: value of each term of both losses, detached scalars: ``mixed``, ``clean``, ``plain`` of the classifier;
-            ``adversarial``, ``teacher``, ``similarity`` of the generator.
+            ``adversarial``, ``teacher``, ``similarity`` and (with a ``share_weight``) ``share_gap`` of the generator.
         generator_turn: whether the generator plays in this step.
     """
 
@@ -106,7 +106,9 @@ class Step:
         mixed = mix_images(self.images, second.index, masks)
         wanted = mix_targets(self.labels, second.index, second.ratios, mixer.num_classes)
         rise = soft_target_cross_entropy(mixer.frozen_logits(mixed), wanted)
-        return self._output(loss, self._generator(rise, mixed, wanted, second), mixed, masks, second, logits, targets)
+        return self._output(
+            loss, self._generator(rise, mixed, wanted, second, masks), mixed, masks, second, logits, targets
+        )
 
     def shared(self, draw: MixDraw) -> AdAutoMixOutput:
         """One draw and one pass of the classifier for both."""
@@ -123,7 +125,7 @@ class Step:
         wanted = mix_targets(self.labels, draw.index, draw.ratios, mixer.num_classes)
         both.watch(amce)
         return self._output(
-            loss, self._generator(both.loss(), mixed, wanted, draw), mixed, masks, draw, logits, targets
+            loss, self._generator(both.loss(), mixed, wanted, draw, masks), mixed, masks, draw, logits, targets
         )
 
     def _classifier(self, draw: MixDraw, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -152,7 +154,7 @@ class Step:
         shown = 1 if mixer.clean_term else 0
         return total, losses[0], logits[shown].detach(), targets[shown]
 
-    def _generator(self, rise: Tensor, mixed: Tensor, wanted: Tensor, draw: MixDraw) -> Tensor:
+    def _generator(self, rise: Tensor, mixed: Tensor, wanted: Tensor, draw: MixDraw, masks: Tensor) -> Tensor:
         """Its loss: the negative of what it goes up."""
         mixer = self.mixer
         objective = rise if mixer.adversarial else -rise
@@ -167,6 +169,10 @@ class Step:
                 close = similarity(seen, self.source_logits, draw.index, draw.ratios)
                 objective = objective + (1 - mixer.beta) * close
                 self.terms["similarity"] = close.detach()
+        if mixer.share_weight:
+            gap = share_gap(masks, draw.ratios)
+            objective = objective - mixer.share_weight * gap
+            self.terms["share_gap"] = gap.detach()
         return -objective
 
     def _output(

@@ -105,6 +105,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(learned, "feature_layer", "layer that the generator sees (default: the third stage)", metavar="NAME")
     add(learned, "mix_alpha", "weight of the plain mixture against the clean images (default 0.5)", type=float)
     add(learned, "mix_beta", "weight of the teacher's loss against the similarity (default 0.3)", type=float)
+    add(learned, "share_weight", "weight of the gap between a mask's share and its ratio (default 0)", type=float)
     add(learned, "cooperative", "the generator helps the classifier, as in AutoMix", action="store_true")
     add(learned, "without", f"terms to leave out, with commas: {','.join(TERMS)}", type=_names)
     add(learned, "per_image", "ratios for each image in place of each batch", action="store_true")

@@ -16,9 +16,10 @@ from mixaug.train.step import Setup, Step, StepResult
 __all__ = ["MIXING_COLUMNS", "AutoMixStep", "adautomix"]
 
 #: Columns of the log: means over the epoch's steps of the classifier's loss on its mixtures and on the generator's, of
-#: the teacher's loss on these and of their similarity to their sources; steps skipped in the run so far.
-MIXING_COLUMNS = ("mixed_loss", "adversarial_loss", "teacher_loss", "similarity", "skipped_steps")
-_TERMS = ("mixed", "adversarial", "teacher", "similarity")
+#: the teacher's loss on these, of their similarity to their sources and (where it has a weight) of the gap between the
+#: shares of the masks and their ratios; steps skipped in the run so far.
+MIXING_COLUMNS = ("mixed_loss", "adversarial_loss", "teacher_loss", "similarity", "share_gap", "skipped_steps")
+_TERMS = ("mixed", "adversarial", "teacher", "similarity", "share_gap")
 
 
 def adautomix(setup: Setup) -> Step:
@@ -54,6 +55,7 @@ class AutoMixStep(Step):
             plain_term="plain" not in without,
             teacher_term="teacher" not in without,
             similarity_term="similarity" not in without,
+            share_weight=settings["share_weight"],
             concentration=settings["alpha"],
             per_image=settings["per_image"],
             generator_every=settings["generator_every"],

@@ -17,9 +17,9 @@ METHOD = "adautomix"
 TERMS = ("clean", "plain", "teacher", "similarity")
 #: Setting to its default; for every other method it is None.
 LEARNED: dict[str, Any] = {
-    "n_mix": 3, "feature_layer": None, "mix_alpha": 0.5, "mix_beta": 0.3, "cooperative": False, "without": (),
-    "per_image": False, "generator_lr": 0.1, "generator_every": 1, "generator_share": 1.0, "terms_share": 1.0,
-    "shared_draws": False, "teacher_momentum": 0.999, "picture_every": 500,
+    "n_mix": 3, "feature_layer": None, "mix_alpha": 0.5, "mix_beta": 0.3, "share_weight": 0.0, "cooperative": False,
+    "without": (), "per_image": False, "generator_lr": 0.1, "generator_every": 1, "generator_share": 1.0,
+    "terms_share": 1.0, "shared_draws": False, "teacher_momentum": 0.999, "picture_every": 500,
 }  # fmt: skip
 
 
@@ -52,6 +52,7 @@ def check_learned_mixing(settings: TrainSettings) -> None:
         real(name, values[name], 0.0, 1.0)
     for name in ("generator_share", "terms_share"):
         real(name, values[name], math.ulp(0.0), 1.0)
+    real("share_weight", values["share_weight"], 0.0, 1e6)
     real("generator_lr", values["generator_lr"], 0.0, math.inf)
     if values["shared_draws"] and values["generator_share"] < 1:
         raise ValueError(

@@ -119,7 +119,7 @@ class RunLog:
         >>> with RunLog(Path("run"), step=0, fresh=True) as log:
         ...     log.write([{"epoch": 1, "step": 10, "train_loss": 0.5}])
         >>> Path("run/log.csv").read_text().splitlines()[1]
-        '1,10,,0.5,,,,,,,,,,,,,,,,,,,,,,,,,,,'
+        '1,10,,0.5,,,,,,,,,,,,,,,,,,,,,,,,,,,,'
     """
 
     def __init__(self, folder: Path, step: int, fresh: bool, active: bool = True) -> None:
