@@ -336,7 +336,7 @@ def test_training_moves_both_and_gradients_of_a_skipped_turn_stay_none() -> None
 
 
 def test_a_share_weight_is_a_term_of_the_generator_alone() -> None:
-    """The objective loses it, the classifier's loss does not see it, and following it brings the shares to the ratios."""
+    """The objective loses it, the classifier does not see it, and following it brings the shares to the ratios."""
     mixer, images, labels = prepared(norm=False, share_weight=4.0, n_mix=2)
     draws = mixer.sample(images)
     with_gap = mixer(images, labels, draws)
