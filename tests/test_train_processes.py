@@ -270,6 +270,7 @@ def test_a_generator_of_the_rank_is_drawn_from_as_it_is(monkeypatch):
 def test_the_command_says_its_last_lines_once(tmp_path):
     words = ["--data", "digits", "--limit", "64", "--batch-size", "16", "--model", "lenet5", "--method", "mixup"]
     words += ["--steps", "2", "--device", "cpu", "--out", "run"]
+    words.append("--download")  # of what is there already: one process looks first
     done = torchrun("-m", "mixaug", "train", *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["run/best.pt", "Evaluate with: mixaug evaluate run/best.pt"]
