@@ -273,6 +273,7 @@ def test_the_command_says_its_last_lines_once(tmp_path):
     words.append("--download")  # of what is there already: one process looks first
     done = torchrun("-m", "mixaug", "train", *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["run/best.pt", "Evaluate with: mixaug evaluate run/best.pt"]
+    said = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]  # torch 2.8 greets
+    assert said == ["run/best.pt", "Evaluate with: mixaug evaluate run/best.pt"]
     assert done.stderr.count("epoch 1/1") == 1 and "Warning" not in done.stderr
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["resolved"]["processes"] == 2
