@@ -253,6 +253,8 @@ def test_nothing_of_it_is_trained():
     before = {name: value.clone() for name, value in mix.state_dict().items() if isinstance(value, Tensor)}
     mixed, targets = mix(images_of(6), labels_of(6))
     assert not mixed.requires_grad and not targets.requires_grad
+    unfrozen = copy.deepcopy(mix).requires_grad_()  # as part of somebody's model
+    assert not unfrozen(images_of(6), labels_of(6))[0].requires_grad
     after = mix.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items()) and len(before) > 10
     with torch.no_grad():
@@ -477,8 +479,10 @@ def test_images_that_look_normalised_are_warned_of_once():
     with pytest.warns(UserWarning, match="images must be in \\[0, 1\\].*Normalised images\\?"):
         mix(images, labels_of(4))
     mix(images, labels_of(4))  # read at the first call only: a warning would be an error here
+    mix = mix_of(check_values=True)
+    mix(images_of(4), labels_of(4))
     with pytest.warns(UserWarning, match="Bytes as floats"):
-        mix_of(check_values=True)(images_of(4) * 255, labels_of(4))
+        mix(images_of(4) * 255, labels_of(4))
 
 
 def test_bad_labels():

@@ -242,8 +242,6 @@ class GeneratedMix(BatchMix):
             return _labels.smooth(mix_targets(as_plain(labels), draw.index, draw.ratios, classes), self.smoothing)
         images = as_plain(inpt)
         out = self._mixed(images.flatten(0, -4), per_frame(draw, images)).reshape(images.shape)
-        if images.ndim == 4 and not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last):
-            out = out.contiguous(memory_format=torch.channels_last)
         return tv_tensors.wrap(out, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else out
 
     def extra_repr(self) -> str:
