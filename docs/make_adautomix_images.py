@@ -6,7 +6,8 @@
 where the teacher sees each source's class in it. ``images/adautomix_shares.png`` has the share of the image that a
 source's mask takes against its ratio, of a generator as it is initialised and of each that is given, by the names of
 their folders. The files are the ``generator.pt`` of runs of ``mixaug train --method adautomix`` on the same data. Those
-of the docs are of the study: ``RUNS/study_adautomix/{adautomix-s0,adautomix-s1,adautomix-s2,co-operative-s0}``.
+of the docs are of the study: ``RUNS/study_adautomix/{adautomix-s0,adautomix-s2,co-operative-s0,
+shares-tied-to-the-ratios-s0}``.
 """
 
 from __future__ import annotations

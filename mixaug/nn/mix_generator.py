@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -123,7 +121,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """``softmax(q^T k / sqrt(d)) v`` for (n, d, L) queries and keys and (n, 1, L) values: (n, L)."""
     places, d = query.shape[2], query.shape[1]
     if places <= _MANY_PLACES:
-        weights = (query.transpose(1, 2) @ key / math.sqrt(d)).softmax(2)
+        # Scaled before the product: the scores of all pairs are the larger tensor.
+        weights = ((query * d**-0.5).transpose(1, 2) @ key).softmax(2)
         return (weights @ value.transpose(1, 2)).squeeze(2)
     # The fused kernels want values of the queries' width.
     wide = F.pad(value, (0, 0, 0, d - 1))
