@@ -166,11 +166,11 @@ def test_the_same_picture_from_the_same_mixtures(tmp_path):
 
 def test_any_name_can_be_shown(tmp_path, texts):
     """Formulas, letters that the font lacks, and long ones: no warning, which would be an error here."""
-    names = ["$x_", "熊", "a very long name of a class that has no room", "\\frac{", "", "e"]
+    names = ["$x_{$", "熊", "a very long name of a class that has no room", "\\frac{", "", "e"]
     images, draw, masks, mixed = scene()
     draw_mixtures(images, draw, masks, mixed, names, tmp_path / "a.png", "$")
     shown = [line for line, _, _ in texts]
-    assert "$x_" in shown and any(line.startswith("a very long") and line.endswith("…") for line in shown)
+    assert "$x_{$" in shown and any(line.startswith("a very long") and line.endswith("…") for line in shown)
     assert max(map(len, (line for line in shown if line.startswith("a very")))) < 25
 
 
