@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -49,8 +50,10 @@ class SharedPass:
             loss: scalar, of the classifier's pass of the leaf.
         """
         self._loss = loss
-        loss.register_hook(self._note_scale)
-        self.leaf.register_hook(self._note_gradient)
+        # Hooks that hold this object, which holds what they hang on, would keep a step's memory until Python collects.
+        scale, gradient = weakref.WeakMethod(self._note_scale), weakref.WeakMethod(self._note_gradient)
+        loss.register_hook(lambda value: _tell(scale, value))
+        self.leaf.register_hook(lambda value: _tell(gradient, value))
         return loss
 
     def loss(self) -> Tensor:
@@ -74,10 +77,14 @@ class SharedPass:
     def _note_scale(self, scale: Tensor) -> None:
         self._scale = scale
 
-    def _note_gradient(self, gradient: Tensor) -> Tensor:
-        # Hooks hold this object and it holds the loss: a circle that would keep a step's graph until Python collects.
+    def _note_gradient(self, gradient: Tensor) -> None:
         self._gradient, self._loss = gradient, None
-        return gradient
+
+
+def _tell(note: weakref.WeakMethod[Any], value: Tensor) -> None:
+    """Calls the method, if there is still somebody to be told."""
+    if (method := note()) is not None:
+        method(value)
 
 
 class _Routed(torch.autograd.Function):
