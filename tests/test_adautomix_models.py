@@ -162,6 +162,8 @@ def test_features_are_those_of_the_layer_also_where_the_next_writes_in_place() -
     with torch.no_grad():
         expected = teacher.stage2(teacher.stage1(images))
     assert mixer.teacher.look(images)[0].equal(expected) and mixer.teacher.features(images).equal(expected)
+    images.requires_grad_()  # also then, they have no graph
+    assert not any(value.requires_grad for value in (*mixer.teacher.look(images), mixer.teacher.features(images)))
 
 
 class Keeps(Net):

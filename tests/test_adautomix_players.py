@@ -19,7 +19,6 @@ from adautomix_parts import (
     same_state,
     soft,
     state_of,
-    train_step,
     uneven,
 )
 from torch import Tensor, nn
@@ -324,15 +323,6 @@ def test_dropout_is_drawn_anew_for_the_generator() -> None:
     again = shared(images, soft(labels), (draw, draw))
     backward(again, "sum")
     assert all(value.isfinite().all() for value in (*gradients(shared.model), *gradients(shared.generator)))
-
-
-def test_training_moves_both_and_gradients_of_a_skipped_turn_stay_none() -> None:
-    mixer, images, labels = prepared(generator_every=2)
-    optimizers = optimizers_of(mixer)
-    train_step(mixer, optimizers, images, labels)
-    generator, model = state_of(mixer.generator), state_of(mixer.model)
-    train_step(mixer, optimizers, images, labels)  # momentum of the generator's optimiser moves nothing either
-    assert same_state(generator, state_of(mixer.generator)) and not same_state(model, state_of(mixer.model))
 
 
 def test_a_share_weight_is_a_term_of_the_generator_alone() -> None:

@@ -201,6 +201,15 @@ def test_a_generator_that_breaks_breaks_the_step() -> None:
 # ---------------------------------------------------------------- what the players reach
 
 
+def test_training_moves_both_and_gradients_of_a_skipped_turn_stay_none() -> None:
+    mixer, (images, labels) = mixer_of(net(), generator_every=2), batch()
+    optimizers = optimizers_of(mixer)
+    train_step(mixer, optimizers, images, labels)
+    generator, model = state_of(mixer.generator), state_of(mixer.model)
+    train_step(mixer, optimizers, images, labels)  # momentum of the generator's optimiser moves nothing either
+    assert same_state(generator, state_of(mixer.generator)) and not same_state(model, state_of(mixer.model))
+
+
 def coloured(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Noise in which one quarter of the image says the class."""
     drawn = seeded(seed)
