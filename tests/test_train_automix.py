@@ -50,6 +50,8 @@ def test_a_run_leaves_both_players_behind(tmp_path):
     assert any(name.startswith("teacher.model.") for name in stored["mixer"])
     assert stored["generator_optimiser"]["state"]  # its momentum
     assert (tmp_path / "run" / "generator.pt").exists()
+    with pytest.raises(ValueError, match=r"generator.pt holds the generator of an adautomix run, .* best.pt"):
+        load_checkpoint(tmp_path / "run" / "generator.pt")
     model, _ = load_checkpoint(result.best)
     assert model(torch.rand(2, 1, 16, 16)).shape == (2, 3)
     header = (tmp_path / "run" / "log.csv").read_text().splitlines()[0]

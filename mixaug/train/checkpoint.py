@@ -6,17 +6,16 @@ A checkpoint holds what is needed to build its model again: ``mixaug evaluate`` 
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from mixaug._files import atomic_path
+from mixaug._tensor_files import read_tensors
+from mixaug.adautomix.checkpoint import KIND as GENERATOR
 from mixaug.train.activation import Activation
 
 __all__ = ["ModelSpec", "load_checkpoint", "read_checkpoint", "write_checkpoint"]
@@ -77,6 +76,7 @@ def write_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> N
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> path = Path(tempfile.mkdtemp()) / "last.pt"
         >>> write_checkpoint(path, {"format": FORMAT})
         >>> path.exists()
@@ -104,21 +104,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         Traceback (most recent call last):
         FileNotFoundError: no checkpoint at /nowhere/best.pt
     """
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"a checkpoint must be a file such as {path / 'best.pt'}, got the folder {path}")
-    if not path.exists():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        # torch reads tensors without looking at their checksums: a flipped bit would pass as a weight.
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"its part {damaged} does not match its checksum")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"the checkpoint {path} is damaged or was not written by mixaug: {reason}") from error
+    content = read_tensors(path, "checkpoint", "best.pt")
+    if isinstance(content, dict) and content.get("kind") == GENERATOR:
+        raise ValueError(
+            f"{path} holds the generator of an adautomix run, not a model: the models are beside it, as best.pt"
+        )
     if not isinstance(content, dict) or any(part not in content for part in _PARTS):
         raise ValueError(f"the checkpoint {path} was not written by mixaug: it must have {', '.join(_PARTS)}")
     if content["format"] != FORMAT:
@@ -144,6 +134,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, 
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> spec = ModelSpec("lenet5", 10, 1, 28, (0.5,), (0.25,))
         >>> path = Path(tempfile.mkdtemp()) / "best.pt"
         >>> write_checkpoint(path, describe_model(spec, spec.build(), data={"name": "embedded"}, settings={}))
