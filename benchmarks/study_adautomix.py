@@ -12,7 +12,7 @@ goes on after an interruption. ``--report-only`` writes the page from what is fi
     --quick                 a handful of images, to see that it works
 
 Equal for all variants: first weights (per seed), optimiser, schedule, number of optimiser steps, crops and flips,
-images, corruptions, hidden patches. What they cost is not equal: the page has the seconds of a step.
+images, corruptions, hidden patches. What they cost is not equal: see benchmarks/bench_adautomix.py.
 """
 
 from __future__ import annotations

@@ -43,24 +43,8 @@ def figures_table(study: Study, names: Sequence[str]) -> list[str]:
         values = [values_of(rows, key) for rows in shown.values()]
         texts = bold_lowest([statistics.mean(each) for each in values], [mean_text(each) for each in values])
         columns[f"{heading} (n = {first[key]['n']:,})"] = texts
-    columns["ms/step"] = [f"{1e3 * step_seconds(rows):.0f}" for rows in shown.values()]
-    columns["times standard"] = [times(study, name) for name in shown]
     columns["seeds"] = [str(len(rows)) for rows in shown.values()]
     return markdown_table(["", *columns], list(zip(shown, *columns.values(), strict=True)))
-
-
-def step_seconds(rows: Mapping[int, Row]) -> float:
-    """Seconds of a training step in the fastest epoch of all seeds: other work on the machine only ever adds time."""
-    return min(
-        epoch["epoch_seconds"] * len(row["history"]) / row["steps"] for row in rows.values() for epoch in row["history"]
-    )
-
-
-def times(study: Study, name: str) -> str:
-    """Seconds of a step as a multiple of standard training's."""
-    if study.plan.reference not in study.rows:
-        return "-"
-    return f"{step_seconds(study.rows[name]) / step_seconds(study.rows[study.plan.reference]):.1f}"
 
 
 def differences(study: Study, name: str, other: str, key: str) -> list[float]:
@@ -193,9 +177,8 @@ def page(study: Study) -> str:
         f"{ours['teacher_momentum']:g}.", "",
         f"Errors in percent on test images, {seeds}; the lowest mean of a column is bold. All figures are of the last "
         "epoch. Corruption error: the mean over 15 corruptions and five severities. Occlusion error: the mean over 0 "
-        f"to 90% of the patches hidden. FGSM: eps {plan.eps:.4g}. ms/step: training alone, the fastest epoch of all "
-        "seeds, on a machine with other work on it, which only adds time; docs/benchmarks.md has the times of a quiet "
-        "one.", "",
+        f"to 90% of the patches hidden. FGSM: eps {plan.eps:.4g}. What a step of each costs was measured apart, "
+        "on a quiet machine: docs/benchmarks.md.", "",
         f"![Every seed a dot, means as lines; accuracy under occlusion]({plan.key}.png)", "",
         *figures_table(study, list(METHODS)), *goals(study),
     ]  # fmt: skip
