@@ -118,7 +118,7 @@ def test_each_part_has_its_table_beside_the_method(finished):
     assert names["Number of images in a mixture"] == ["standard", "N = 2", "AdAutoMix", "N = 4", "N = 5"]
     assert "N = 1 is standard training, N = 3 is AdAutoMix as above." in lines
     numbers = part_of(lines, "Number of images in a mixture")
-    assert starting(numbers, "| N = 5 |").endswith("| 200 | 10.0 | 2 |")
+    assert starting(numbers, "| N = 5 |").endswith("| 50.0 ± 0.0 | 2 |")
 
 
 def test_the_players_are_those_of_the_runs_with_a_generator(finished):
