@@ -41,6 +41,7 @@ def test_every_draw_is_used_in_turn():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
 def test_whole_calls_mix_images_and_labels(dtype):
+    torch.manual_seed(0)  # a box without pixels mixes nothing
     i = bench_mixcut.Inputs(6, 16, dtype, "cpu")
     cases = bench_mixcut.call_cases(i)
     for name in ("DynamicMixCut, partners", "DynamicMixCut, two views", "torchvision CutMix"):
@@ -53,6 +54,7 @@ def test_whole_calls_mix_images_and_labels(dtype):
 @pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs timm")
 @pytest.mark.filterwarnings("ignore")
 def test_timm_and_kornia_mix_too():
+    torch.manual_seed(0)
     i = bench_mixcut.Inputs(6, 16, torch.float32, "cpu")
     cases = bench_mixcut.call_cases(i)
     mixed, targets = cases["timm Mixup elem"]()
@@ -112,7 +114,8 @@ def test_peak_counts_what_is_freed_before_the_end():
         large = torch.ones(size, dtype=torch.uint8)
         return large[:4].clone()
 
-    assert measure.peak_of(call) > size // 2
+    # The system may take pages of the process back meanwhile, such as those of a library's file: never three times.
+    assert max(measure.peak_of(call) for _ in range(3)) > size // 2
 
 
 def test_versions_name_the_packages():

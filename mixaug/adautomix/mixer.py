@@ -83,7 +83,8 @@ class AdAutoMix(nn.Module):
         generator_every: the generator plays every so many steps. Default 1.
         generator_share: share of the batch in (0, 1] that the generator plays with, at least two images. Default 1.
         terms_share: share of the batch in (0, 1] that the clean and the plain term are of, likewise. Default 1.
-        shared_draws: one draw and one pass of the classifier for both players. Default False.
+        shared_draws: one draw and one pass of the classifier for both players, whose losses then go backward by
+            ``backward()``, in any order, and not by ``torch.autograd.grad``. Default False.
         momentum: of the teacher at the start, in [0, 1]. Default 0.999.
         max_skipped: steps in a row with a loss that is not finite, after which :meth:`is_finite` raises. Default 10.
         example_input: a batch of images that the model takes, to look at its layers; None: guessed.
