@@ -141,9 +141,7 @@ def test_mixing_set_folder_is_used(model, batch, tmp_path, monkeypatch):
 
 
 def test_unknown_methods_list_the_right_ones():
-    with pytest.raises(
-        ValueError, match=r"method must be one of standard, mixup, .*, hybrid, adautomix, got 'mixed'"
-    ):
+    with pytest.raises(ValueError, match=r"method must be one of standard, mixup, .*, hybrid, adautomix, got 'mixed'"):
         TrainSettings(method="mixed")
     assert tuple(METHODS) == METHOD_NAMES
 

@@ -68,9 +68,9 @@ class TrainSettings:
         boxes: of dynamic-mixcut, for each image: a number, by default 2, or a range ``(low, high)``; None for all
             others.
         smoothing: of the labels of pgd, feature-scatter and dynamic-mixcut; None: 0, 0.5 and 0.1.
-        n_mix, feature_layer, mix_alpha, mix_beta, share_weight, per_image, generator_every, generator_share,
-            terms_share, shared_draws, teacher_momentum: of :class:`mixaug.AdAutoMix` (alpha and beta with ``mix_``,
-            momentum with ``teacher_``), by default as there; None for all methods but adautomix, as the next four.
+        n_mix, feature_layer, mix_alpha, mix_beta, share_weight, per_image: of :class:`mixaug.AdAutoMix` (alpha and beta
+            with ``mix_``), by default as there; None for all methods but adautomix, as the next five.
+        generator_every, generator_share, terms_share, shared_draws, teacher_momentum: likewise.
         cooperative: the generator goes down the classifier's loss, as in AutoMix. Default False.
         without: terms that are left out, of ``"clean"``, ``"plain"``, ``"teacher"``, ``"similarity"``. Default none.
         generator_lr: highest learning rate of the generator's SGD, which follows the model's rate. Default 0.1.
