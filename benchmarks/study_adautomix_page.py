@@ -8,8 +8,9 @@ from typing import Any
 
 from study_adautomix_plan import METHODS, NUMBERS, OURS, PARTS
 from study_adversarial_page import how_it_was_made
+from study_adversarial_page import summary as summary_of
 from study_adversarial_tables import Study
-from study_page import Row, bold_lowest, markdown_table, mean_text, spread, values_of, without_places
+from study_page import Row, bold_lowest, markdown_table, mean_text, spread, values_of
 
 #: Key of a figure, its heading. All are errors: lower is better.
 FIGURES = {
@@ -199,20 +200,4 @@ def page(study: Study) -> str:
 
 def summary(study: Study) -> dict[str, Any]:
     """The content of the JSON: how it was made, means, and the whole result of each run."""
-    means = {
-        name: {
-            key: {"mean": statistics.mean(values), "sd": spread(values), "seeds": len(values)}
-            for key in FIGURES
-            if (values := [row["figures"][key]["value"] for row in rows.values()])
-        }
-        for name, rows in study.rows.items()
-    }
-    return {
-        "command": study.command,
-        "date": study.date,
-        "conditions": study.conditions,
-        "planned": study.planned,
-        "missing": list(study.missing),
-        "means": means,
-        "results": {name: [without_places(row) for row in rows.values()] for name, rows in study.rows.items()},
-    }
+    return summary_of(study, FIGURES)

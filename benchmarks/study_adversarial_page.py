@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 from study_adversarial_papers import HYBRID_GAPS, HYBRID_MEMORY, HYBRID_TIME
@@ -194,12 +195,12 @@ def how_it_was_made(study: Study) -> list[str]:
     ]  # fmt: skip
 
 
-def summary(study: Study) -> dict[str, Any]:
-    """The content of the JSON: how it was made, means, and the whole result of each run."""
+def summary(study: Study, figures: Iterable[str] = tuple(FIGURES)) -> dict[str, Any]:
+    """The content of the JSON: how it was made, means of the figures, and the whole result of each run."""
     means = {
         name: {
             key: {"mean": statistics.mean(values), "sd": spread(values), "seeds": len(values)}
-            for key in FIGURES
+            for key in figures
             if (values := [row["figures"][key]["value"] for row in rows.values()])
         }
         for name, rows in study.rows.items()
