@@ -22,14 +22,13 @@ import math
 import signal
 import sys
 
-import torch
 from study_adautomix_figure import draw
 from study_adautomix_page import page, summary
 from study_adautomix_plan import MixPlan, jobs_of, plan_of
 from study_adautomix_run import run_one
 from study_adversarial import read_result
 from study_adversarial_tables import Study
-from study_command import add_shared_options, changed_arguments, locked, parsed, save_page, study_of
+from study_command import add_shared_options, changed_arguments, locked, parsed, runs_to_do, save_page, study_of
 from study_runs import Clock, run_all, say
 
 
@@ -39,16 +38,7 @@ def run_missing(plan: MixPlan, options: argparse.Namespace) -> None:
     Raises:
         ValueError: ``--gpu`` without a GPU.
     """
-    if options.gpu and not torch.cuda.is_available():
-        raise ValueError("--gpu needs a GPU that this torch can use, and there is none")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit stops it as cleanly as Ctrl-C
-    jobs = jobs_of(plan, options.seeds)
-    done = {job: row for job in jobs if (row := read_result(job, options)) is not None}
-    known: dict[tuple[str, str], list[float]] = {}
-    for job, row in done.items():
-        known.setdefault(job.group, []).append(row["seconds"]["all"])
-    todo = [job for job in jobs if job not in done and options.only in job.name]
-    say(f"{len(todo)} of {len(jobs)} runs to do, {options.jobs} at a time, in {options.out}")
+    todo, known = runs_to_do(jobs_of(plan, options.seeds), read_result, options)
     run_all(
         todo,
         lambda job: [sys.executable, __file__, *options.typed, "--one", job.variant, str(job.seed)],

@@ -26,13 +26,12 @@ import signal
 import sys
 from pathlib import Path
 
-import torch
 from study_adversarial_figure import draw
 from study_adversarial_page import page, summary
 from study_adversarial_plan import ABLATIONS, Job, Plan, jobs_of, plan_of
 from study_adversarial_run import attacks_of, run_one, settings_of
 from study_adversarial_tables import Study
-from study_command import add_shared_options, changed_arguments, locked, parsed, save_page, study_of
+from study_command import add_shared_options, changed_arguments, locked, parsed, runs_to_do, save_page, study_of
 from study_page import Row
 from study_runs import Clock, run_all, say
 
@@ -78,15 +77,7 @@ def run_missing(jobs: list[Job], options: argparse.Namespace) -> None:
         ValueError: ``--gpu`` without a GPU.
     """
     attacks_of(jobs[0].plan)  # what is missing is said now, not after the first training
-    if options.gpu and not torch.cuda.is_available():
-        raise ValueError("--gpu needs a GPU that this torch can use, and there is none")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit stops it as cleanly as Ctrl-C
-    done = {job: row for job in jobs if (row := read_result(job, options)) is not None}
-    known: dict[tuple[str, str], list[float]] = {}
-    for job, row in done.items():
-        known.setdefault(job.group, []).append(row["seconds"]["all"])
-    todo = [job for job in jobs if job not in done and options.only in job.name]
-    say(f"{len(todo)} of {len(jobs)} runs to do, {options.jobs} at a time, in {options.out}")
+    todo, known = runs_to_do(jobs, read_result, options)
 
     def command(job: Job) -> list[str]:
         return [sys.executable, __file__, *options.typed, "--one", job.variant, str(job.seed)]

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from study_adversarial_plan import Job, Plan
 from study_adversarial_tables import Study
 from study_ipmix import write_text
 from study_page import Row
+from study_runs import say
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -99,6 +101,33 @@ def locked(job: Job, options: argparse.Namespace) -> Iterator[Path]:
     # A run outlives a killed parent: a second one in its folder would spoil both.
     with FileLock(folder / ".lock", timeout=0):
         yield folder
+
+
+def runs_to_do(
+    jobs: Sequence[Job], read: Callable[[Job, argparse.Namespace], Row | None], options: argparse.Namespace
+) -> tuple[list[Job], dict[tuple[str, str], list[float]]]:
+    """What is not finished and has ``--only`` in its name, and the seconds of what is, by group; says how many.
+
+    From here on a time limit stops the study as cleanly as Ctrl-C.
+
+    Args:
+        jobs: all planned runs.
+        read: gives the result of a run, None where there is none.
+        options: of the command.
+
+    Raises:
+        ValueError: ``--gpu`` without a GPU.
+    """
+    if options.gpu and not torch.cuda.is_available():
+        raise ValueError("--gpu needs a GPU that this torch can use, and there is none")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    done = {job: row for job in jobs if (row := read(job, options)) is not None}
+    known: dict[tuple[str, str], list[float]] = {}
+    for job, row in done.items():
+        known.setdefault(job.group, []).append(row["seconds"]["all"])
+    todo = [job for job in jobs if job not in done and options.only in job.name]
+    say(f"{len(todo)} of {len(jobs)} runs to do, {options.jobs} at a time, in {options.out}")
+    return todo, known
 
 
 def study_of(

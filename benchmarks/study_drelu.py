@@ -30,11 +30,10 @@ import signal
 import sys
 from pathlib import Path
 
-import torch
 from study_adversarial import read_result
 from study_adversarial_plan import Job, jobs_of
 from study_adversarial_tables import Study
-from study_command import add_shared_options, changed_arguments, locked, parsed, save_page, study_of
+from study_command import add_shared_options, changed_arguments, locked, parsed, runs_to_do, save_page, study_of
 from study_drelu_figure import draw
 from study_drelu_page import page, summary
 from study_drelu_plan import PLACES, DreluPlan, plan_of
@@ -73,16 +72,7 @@ def run_missing(plan: DreluPlan, options: argparse.Namespace) -> None:
         ValueError: ``--gpu`` without a GPU.
     """
     attacks_of(plan, {})  # what is missing is said now, not after the first training
-    if options.gpu and not torch.cuda.is_available():
-        raise ValueError("--gpu needs a GPU that this torch can use, and there is none")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit stops it as cleanly as Ctrl-C
-    jobs = jobs_of(plan, options.seeds)
-    done = {job: row for job in jobs if (row := read_result(job, options)) is not None}
-    known: dict[tuple[str, str], list[float]] = {}
-    for job, row in done.items():
-        known.setdefault(job.group, []).append(row["seconds"]["all"])
-    todo = [job for job in jobs if job not in done and options.only in job.name]
-    say(f"{len(todo)} of {len(jobs)} runs to do, {options.jobs} at a time, in {options.out}")
+    todo, known = runs_to_do(jobs_of(plan, options.seeds), read_result, options)
     sources = list(dict.fromkeys(plan.source(job.seed) for job in todo))
     sources = [job for job in sources if not read_pairs(plan, options.out / job.name)]
 
