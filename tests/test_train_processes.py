@@ -17,7 +17,7 @@ from train_parts import fit, settings, timeless
 
 from mixaug.train.checkpoint import read_checkpoint
 from mixaug.train.devices import run_device
-from mixaug.train.processes import ALONE, Processes, this_process
+from mixaug.train.processes import ALONE, Processes, _reduce, this_process
 from mixaug.train.settings import TrainSettings
 from mixaug.transforms._random import GeneratorState, RankGenerator
 
@@ -277,3 +277,18 @@ def test_the_command_says_its_last_lines_once(tmp_path):
     assert said == ["run/best.pt", "Evaluate with: mixaug evaluate run/best.pt"]
     assert done.stderr.count("epoch 1/1") == 1 and "Warning" not in done.stderr
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["resolved"]["processes"] == 2
+
+
+def test_a_reduction_ends_when_gloo_has_let_go_of_the_tensor():
+    # Otherwise the process may end while gloo's thread still holds it, and is aborted then; see processes._reduce.
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        held = []
+        for value in range(500):
+            values = torch.full((2,), float(value))
+            _reduce(values)
+            held.append(values._use_count())
+            assert values.tolist() == [value, value]
+    finally:
+        torch.distributed.destroy_process_group()
+    assert set(held) == {1}
