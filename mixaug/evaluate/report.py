@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,14 +15,19 @@ from torch import Tensor
 from mixaug.evaluate._save import save_files
 from mixaug.evaluate.calibration import CALIBRATION, ReliabilityCurve, reliability_curve
 from mixaug.evaluate.corruptions import CORRUPTIONS, OURS
-from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_centred, bootstrap_means, share
+from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_centred, bootstrap_means, complement, share
 from mixaug.evaluate.labels import attack_label
 from mixaug.evaluate.lipschitz import mean_constant
 from mixaug.evaluate.outcomes import Examples, Outcomes
 from mixaug.evaluate.report_text import report_notes, report_text
 from mixaug.evaluate.results import AttackResult, LossRise, attack_result, loss_rises, rises_to_json
+from mixaug.evaluate.robustness import WorstCase, accuracy_curve, worst_case
 
-FORMAT = "mixaug-report-2"
+if TYPE_CHECKING:
+    from mixaug.evaluate.anomaly import AnomalyScores
+    from mixaug.evaluate.audit import Audit
+
+FORMAT = "mixaug-report-3"
 # AlexNet's mean error over the five severities of each ImageNet-C corruption, in the order of CORRUPTIONS.
 _ALEXNET = (88.6, 89.4, 92.3, 82.0, 82.6, 78.6, 79.8, 86.7, 82.7, 81.9, 56.5, 85.3, 64.6, 71.8, 60.7)
 
@@ -41,7 +46,10 @@ class Report:
         environment: versions and machine.
         seconds: time of each part.
         classes: names of the classes, or None.
-        examples: corrupted and adversarial pictures.
+        examples: pictures, loss surfaces, sequences and the map of the features.
+        audit: whether robustness is real or masked; None: not asked for.
+        left_out: what was asked for and could not be measured: part to reason.
+        notices: what was noticed of the model, a sentence each.
 
     Example:
         >>> outcomes = Outcomes(torch.tensor([True, True, True, False]), torch.tensor([0.9, 0.8, 0.9, 0.6]),
@@ -58,6 +66,9 @@ class Report:
     seconds: dict[str, float]
     classes: list[str] | None
     examples: Examples
+    audit: Audit | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
 
     @cached_property
     def clean_error(self) -> Estimate:
@@ -166,6 +177,34 @@ class Report:
         return max(gaps.items(), key=lambda item: item[1].value) if gaps else None
 
     @cached_property
+    def worst_case(self) -> WorstCase | None:
+        """All attacks within the radius together, the worst case of each image; None without such attacks."""
+        return worst_case(self.outcomes, self.settings.get("eps", 0.0))
+
+    @cached_property
+    def accuracy_curve(self) -> dict[float, Estimate]:
+        """Accuracy against the radius of the attack, from 0 on; empty if it was not measured."""
+        return accuracy_curve(self.outcomes)
+
+    @property
+    def flip_rate(self) -> Estimate | None:
+        """Mean flip rate over the perturbation sequences; None if it was not measured."""
+        return None if self.outcomes.flips is None else self.outcomes.flips.mean
+
+    @property
+    def occlusion(self) -> Estimate | None:
+        """Mean accuracy while 0 to 90% of each image are hidden; None if it was not measured."""
+        return None if self.outcomes.occlusion is None else self.outcomes.occlusion.area
+
+    @cached_property
+    def anomaly(self) -> AnomalyScores | None:
+        """How well the confidence tells images of another data set apart; None if there was none."""
+        from mixaug.evaluate.anomaly import AnomalyScores
+
+        outcomes = self.outcomes
+        return AnomalyScores(outcomes.confidence, outcomes.ood_confidence) if len(outcomes.ood_confidence) else None
+
+    @cached_property
     def lipschitz(self) -> Quantity | None:
         """The local Lipschitz constant of :func:`mixaug.evaluate.local_lipschitz`; None if it was not measured."""
         return mean_constant(self.outcomes.lipschitz) if len(self.outcomes.lipschitz) else None
@@ -184,6 +223,12 @@ class Report:
         rows["rms"] = ("RMS calibration error", self.rms)
         rows["ece"] = ("ECE", self.ece)
         rows |= {name: (f"{attack_label(name)} error", result.error) for name, result in self.attacks.items()}
+        if self.worst_case is not None and len(self.worst_case.attacks) > 1:
+            rows["worst_case"] = (f"worst case of {len(self.worst_case.attacks)} attacks", self.worst_case.error)
+        if self.flip_rate is not None:
+            rows["flip_rate"] = ("flip rate", self.flip_rate)
+        if self.occlusion is not None:
+            rows["occlusion"] = ("occlusion error", complement(self.occlusion))
         if self.lipschitz is not None:
             rows["lipschitz"] = ("Lipschitz constant", self.lipschitz)
         return rows
@@ -219,6 +264,13 @@ class Report:
                 "robustness_gap": None
                 if self.robustness_gap is None
                 else vars(self.robustness_gap[1]) | {"attack": self.robustness_gap[0]},
+                "worst_case": None
+                if self.worst_case is None
+                else {key: list(v) if isinstance(v, tuple) else vars(v) for key, v in vars(self.worst_case).items()},
+                "accuracy_curve": [vars(each) | {"eps": eps} for eps, each in self.accuracy_curve.items()],
+                "flip_rate": None if self.flip_rate is None else vars(self.flip_rate),
+                "occlusion": None if self.occlusion is None else vars(self.occlusion),
+                "anomaly": None if self.anomaly is None else self.anomaly.to_json(),
                 "lipschitz": None if self.lipschitz is None else vars(self.lipschitz),
                 "loss_rise": rises_to_json(self.loss_rises),
             },
@@ -228,6 +280,9 @@ class Report:
             "classes": self.classes,
             "outcomes": self.outcomes.to_json(),
             "examples": self.examples.to_json(),
+            "audit": None if self.audit is None else self.audit.to_json(),
+            "left_out": self.left_out,
+            "notices": self.notices,
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -277,6 +332,9 @@ class Report:
                 seconds=data["seconds"],
                 classes=data["classes"],
                 examples=Examples.from_json(data["examples"]),
+                audit=None if data["audit"] is None else _audit_from_json(data["audit"]),
+                left_out=data["left_out"],
+                notices=data["notices"],
             )
         except KeyError as error:
             raise ValueError(f"{path} is not a whole report: {error} is missing") from error
@@ -284,3 +342,9 @@ class Report:
     def class_name(self, label: int) -> str:
         """The name of a class, or its number where names are not known."""
         return self.classes[label] if self.classes is not None and label < len(self.classes) else str(label)
+
+
+def _audit_from_json(data: dict[str, Any]) -> Audit:
+    from mixaug.evaluate.audit import Audit
+
+    return Audit.from_json(data)

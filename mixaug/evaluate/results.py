@@ -22,7 +22,8 @@ class AttackResult:
         error: the rest of them.
         clean_accuracy: accuracy on the same images before the attack.
         gap: accuracy before less accuracy under the attack, image by image.
-        confidence: mean probability of the predicted class on the attacked images, right or wrong.
+        confidence: mean probability of the predicted class on the images that were attacked, those that the model gets
+            right without an attack; on all if there are none.
     """
 
     accuracy: Estimate
@@ -49,8 +50,9 @@ def attack_result(outcomes: Outcomes, name: str) -> AttackResult:
     """The figures of the attack ``name``, from right and wrong image by image."""
     right = outcomes.attacked[name]
     before = outcomes.correct[outcomes.attack_index[name]]
-    columns = torch.stack([before.double() - right.double(), outcomes.attack_confidence[name].double()], dim=1)
-    gap, confidence = bootstrap_means(columns)
+    sure = outcomes.attack_confidence[name].double()
+    (gap,) = bootstrap_means((before.double() - right.double())[:, None])
+    (confidence,) = bootstrap_means((sure[before] if bool(before.any()) else sure)[:, None])
     return AttackResult(share(right), share(~right), share(before), gap, confidence)
 
 
