@@ -1,0 +1,367 @@
+"""Consistency: how often a model's prediction changes while a picture changes a little."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.io import decode_png, encode_png
+from torchvision.transforms.v2.functional import resize
+
+from mixaug.attacks._checks import check_choice, check_class_range, check_int, check_logits
+from mixaug.attacks._state import bare, evaluation_mode
+from mixaug.evaluate._choices import seed_of, subset
+from mixaug.evaluate._place import home_of, on_device
+from mixaug.evaluate._progress import Progress
+from mixaug.evaluate._subject import subject_of
+from mixaug.evaluate.corruptions import PRESETS
+from mixaug.evaluate.images import LabelledImages, as_bytes, as_float
+from mixaug.evaluate.intervals import Estimate, bootstrap_means
+from mixaug.evaluate.perturbations import FRAMES, PERTURBATIONS, PerturbationParams, frame, frames, sample_perturbation
+
+__all__ = ["FlipExample", "FlipRates", "flip_rates", "flips", "pairs", "sequence_predictions"]
+
+#: Frames of an example that are kept as pictures.
+SHOWN = (0, 6, 12, 18, 24, 30)
+_SHOWN_SIDE = 112  # larger pictures are shown smaller: ten sequences of 224 px would be megabytes of a page
+
+
+@dataclass(frozen=True)
+class FlipExample:
+    """One sequence and what the model said of each of its frames.
+
+    Args:
+        perturbation: its name.
+        label: the image's class.
+        predictions: (31,) int64, the predicted class of each frame.
+        shown: the frames that are kept as pictures.
+        images: uint8 (len(shown), C, H, W), these frames, at most 112 px a side.
+
+    Example:
+        >>> FlipExample("scale", 3, torch.tensor([3] * 30 + [4]), (0,), torch.zeros(1, 1, 4, 4).byte()).flips
+        1
+    """
+
+    perturbation: str
+    label: int
+    predictions: Tensor
+    shown: tuple[int, ...]
+    images: Tensor
+
+    @property
+    def flips(self) -> int:
+        """How often the prediction changes."""
+        return int(flips(self.predictions[None], self.perturbation))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; pictures as lossless PNG in base64."""
+        pictures = [base64.b64encode(encode_png(image).numpy().tobytes()).decode() for image in self.images]
+        return vars(self) | {
+            "predictions": self.predictions.tolist(),
+            "shown": list(self.shown),
+            "images": pictures,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> FlipExample:
+        """The inverse of :meth:`to_json`, exactly."""
+        pictures = [torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8) for text in data["images"]]
+        return cls(
+            perturbation=data["perturbation"],
+            label=data["label"],
+            predictions=torch.tensor(data["predictions"], dtype=torch.int64),
+            shown=tuple(data["shown"]),
+            images=torch.stack([decode_png(picture) for picture in pictures]),
+        )
+
+
+@dataclass(frozen=True)
+class FlipRates:
+    """How often the predictions of a model change along perturbation sequences.
+
+    Args:
+        flips: perturbation to (n,) int64, changes image by image.
+        pairs: how many pairs of frames are compared in a sequence, 30.
+        examples: for each perturbation the sequence with the most changes.
+
+    Example:
+        >>> rates = FlipRates({"rotate": torch.tensor([3, 0]), "scale": torch.tensor([0, 0])}, pairs=30)
+        >>> rates.rates["rotate"].value, rates.mean.value
+        (0.05, 0.025)
+    """
+
+    flips: dict[str, Tensor]
+    pairs: int = FRAMES - 1
+    examples: tuple[FlipExample, ...] = ()
+
+    @cached_property
+    def rates(self) -> dict[str, Estimate]:
+        """The share of changed predictions of each perturbation, with 95% bootstrap intervals over the images."""
+        return dict(zip(self.flips, bootstrap_means(self._shares), strict=True))
+
+    @cached_property
+    def mean(self) -> Estimate:
+        """The mean flip rate: the mean of the rates, with the 95% bootstrap interval over the images."""
+        return bootstrap_means(self._shares.mean(1, keepdim=True))[0]
+
+    @property
+    def _shares(self) -> Tensor:
+        return torch.stack([count.double() for count in self.flips.values()], 1) / self.pairs
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values: the changes image by image, and the figures to read."""
+        return {
+            "flips": {name: count.tolist() for name, count in self.flips.items()},
+            "pairs": self.pairs,
+            "examples": [example.to_json() for example in self.examples],
+            "rates": {name: dict(vars(rate)) for name, rate in self.rates.items()},
+            "mean": dict(vars(self.mean)),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> FlipRates:
+        """The inverse of :meth:`to_json`, exactly."""
+        return cls(
+            {name: torch.tensor(count, dtype=torch.int64) for name, count in data["flips"].items()},
+            data["pairs"],
+            tuple(FlipExample.from_json(example) for example in data["examples"]),
+        )
+
+
+def pairs(name: str) -> tuple[tuple[int, int], ...]:
+    """The pairs of frames that are compared: with the first frame for noise, else with the frame before.
+
+    A frame of noise has nothing to do with the one before; what can be asked is whether it is still the clean image.
+
+    Args:
+        name: of the perturbation.
+
+    Returns:
+        30 pairs (earlier, later).
+
+    Raises:
+        ValueError: an unknown name.
+
+    Example:
+        >>> pairs("shot_noise")[:3], pairs("tilt")[:3]
+        (((0, 1), (0, 2), (0, 3)), ((0, 1), (1, 2), (2, 3)))
+    """
+    if name not in PERTURBATIONS:
+        raise ValueError(f"name must be one of {', '.join(PERTURBATIONS)}, got {name!r}")
+    return tuple((0 if name.endswith("_noise") else later - 1, later) for later in range(1, FRAMES))
+
+
+def flips(predictions: Tensor, name: str) -> Tensor:
+    """How often the predictions of each sequence change, over the :func:`pairs` of the perturbation.
+
+    Args:
+        predictions: the predicted class of each frame.
+        name: of the perturbation.
+
+    Shape:
+        predictions: (B, 31) integers; the changes: (B,) int64.
+
+    Raises:
+        TypeError: predictions that are no integer tensor.
+        ValueError: a wrong shape, an unknown name.
+
+    Example:
+        >>> there_and_back = torch.tensor([[0] * 10 + [1] * 11 + [0] * 10])
+        >>> int(flips(there_and_back, "rotate")), int(flips(there_and_back, "gaussian_noise"))
+        (2, 11)
+    """
+    earlier, later = torch.tensor(pairs(name)).T
+    if not isinstance(predictions, Tensor) or predictions.is_floating_point() or predictions.dtype == torch.bool:
+        got = predictions.dtype if isinstance(predictions, Tensor) else type(predictions).__name__
+        raise TypeError(f"predictions must be an integer tensor, got {got}")
+    if predictions.ndim != 2 or predictions.shape[1] != FRAMES:
+        raise ValueError(f"predictions must have shape (B, {FRAMES}), got {tuple(predictions.shape)}")
+    return (predictions[:, earlier] != predictions[:, later]).sum(1)
+
+
+def sequence_predictions(
+    predict: Callable[[Tensor], Tensor],
+    images: Tensor,
+    name: str,
+    preset: str = "cifar",
+    generator: torch.Generator | None = None,
+    *,
+    params: PerturbationParams | None = None,
+) -> Tensor:
+    """The predicted class of each frame of the perturbation sequences of a batch.
+
+    Args:
+        predict: takes float32 images (B, C, H, W) in [0, 1], gives the predicted classes (B,).
+        images: uint8, or float in [0, 1].
+        name: of the perturbation, see :func:`~mixaug.evaluate.perturbations.frame`.
+        preset: ``"cifar"`` (default) or ``"imagenet"``.
+        generator: of torch, on the CPU, from which the record of the sequences is drawn; None: torch's default.
+        params: that record, in place of a draw.
+
+    Shape:
+        images: (B, C, H, W), C 1 or 3; the predictions: (B, 31) int64, on the CPU.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: an unknown name or preset; a wrong shape, also of what ``predict`` gives.
+
+    Example:
+        >>> brighter = lambda images: (images.mean((1, 2, 3)) > 0.5).long()
+        >>> predictions = sequence_predictions(brighter, torch.full((1, 1, 4, 4), 0.5), "brightness")
+        >>> predictions[0, 14].item(), predictions[0, 16].item()
+        (0, 1)
+    """
+    if params is None:
+        params = sample_perturbation(len(images) if isinstance(images, Tensor) else 0, generator)
+    columns = []
+    for each in frames(images, name, preset, params):
+        predicted = predict(each)
+        if not isinstance(predicted, Tensor) or predicted.is_floating_point() or predicted.shape != each.shape[:1]:
+            got = type(predicted).__name__
+            if isinstance(predicted, Tensor):
+                got = f"{predicted.dtype} of shape {tuple(predicted.shape)}"
+            raise ValueError(f"predict must return integers of shape ({len(each)},), got {got}")
+        columns.append(predicted.cpu().long())
+    return torch.stack(columns, 1)
+
+
+def flip_rates(
+    model: Any,
+    dataset: Any,
+    *,
+    preset: str = "cifar",
+    names: Sequence[str] = PERTURBATIONS,
+    n: int | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    keep: Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]] | None = None,
+    advance: Callable[[str], None] | None = None,
+) -> FlipRates:
+    """The mean flip rate of a classifier over sequences of slightly changed pictures.
+
+    ``FR_p = 1 / (30 n) sum_i sum_(s,t) [f(x_i,s) != f(x_i,t)]`` over the :func:`pairs` (s, t) of the perturbation p,
+    and its mean over the perturbations; Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
+    Corruptions and Perturbations", ICLR 2019. Lower is better; the true class plays no part in it.
+
+    Convention: what is random in a sequence depends on the seed, the perturbation and the image's place in the data set
+    alone. So two models see the same pictures, whatever their ``batch_size`` and ``n``.
+
+    Args:
+        model: as for :func:`~mixaug.evaluate.evaluate_model`: a module, or any callable from images to logits.
+        dataset: as there.
+        preset: steps between the frames: ``"cifar"`` (default, for images of about 32 px) or ``"imagenet"`` (224 px).
+        names: which perturbations, default all ten.
+        n: number of images, drawn from the seed as for ``evaluate_model``; default all.
+        batch_size: images in one pass of the model, default 256.
+        seed: default 0.
+        device: where the model runs; default where its first parameter is.
+        progress: show a progress bar; default False.
+        keep: computes a piece of the work or finds it, ``(name, compute) -> tensors``; default computes it.
+        advance: told of each piece that is done; there are ``len(names) * ceil(n / batch_size)``.
+
+    Returns:
+        :class:`FlipRates`. The model is left as it was.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: an argument out of range, logits of a wrong shape, labels above the model's classes.
+        FloatingPointError: logits that are not finite.
+
+    Note:
+        For CIFAR-P the rate is given as it is, as here. For ImageNet-P it is often divided by AlexNet's.
+        The sequences differ from the published ones as :func:`~mixaug.evaluate.perturbations.frame` says.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+        >>> data = (torch.rand(4, 3, 8, 8), torch.arange(4) % 2)
+        >>> rates = flip_rates(model, data, names=("rotate", "scale"))
+        >>> list(rates.rates), rates.mean.n
+        (['rotate', 'scale'], 4)
+    """
+    check_choice("preset", preset, PRESETS)
+    chosen = _names(names)
+    check_int("batch_size", batch_size, low=1)
+    check_int("seed", seed, low=0)
+    module = subject_of(model, getattr(dataset, "model_classes", None)).module
+    data = dataset if isinstance(dataset, LabelledImages) else LabelledImages(dataset)
+    index = subset("n", n, len(data), seed)
+    home = home_of(module)
+    place = home if device is None else torch.device(device)
+    counts: dict[str, Tensor] = {}
+    examples = []
+
+    with (
+        Progress(len(chosen) * math.ceil(len(index) / batch_size), "model", progress) as bar,
+        on_device(module, home, place),
+        evaluation_mode(module),
+    ):
+        for name in chosen:
+            rows = []
+            for block, positions in enumerate(index.split(batch_size)):
+                compute = partial(_block, module, place, data, positions, name, preset, seed)
+                piece = compute() if keep is None else keep(f"flips/{name}/{block}", compute)
+                rows.append(piece["predictions"])
+                bar.advance(name.replace("_", " "))
+                if advance is not None:
+                    advance(name.replace("_", " "))
+            found = torch.cat(rows)
+            counts[name] = flips(found, name)
+            examples.append(_example(data, index, found, name, preset, seed))
+    return FlipRates(counts, FRAMES - 1, tuple(examples))
+
+
+def _block(
+    module: nn.Module, place: torch.device, data: LabelledImages, positions: Tensor, name: str, preset: str, seed: int
+) -> dict[str, Tensor]:
+    """The predictions for the sequences of the images at ``positions``."""
+    images, labels = data.take(positions)
+
+    def predict(batch: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits = check_logits(bare(module)(batch), len(batch))
+        if not bool(logits.isfinite().all()):
+            raise FloatingPointError(f"the model's logits are not finite on frames of {name}")
+        check_class_range("labels", labels, logits.shape[1])
+        return logits.argmax(1)
+
+    params = _params(positions, name, seed)
+    return {"predictions": sequence_predictions(predict, as_float(images).to(place), name, preset, params=params)}
+
+
+def _example(
+    data: LabelledImages, index: Tensor, predictions: Tensor, name: str, preset: str, seed: int
+) -> FlipExample:
+    """The sequence in which the prediction changes most often."""
+    most = int(flips(predictions, name).argmax())
+    at = index[most : most + 1]
+    images, labels = data.take(at)
+    params = _params(at, name, seed)
+    pictures = torch.cat([as_bytes(frame(images, name, t, preset, params)) for t in SHOWN])
+    height, width = pictures.shape[-2:]
+    if max(height, width) > _SHOWN_SIDE:
+        shrink = _SHOWN_SIDE / max(height, width)
+        pictures = resize(pictures, [max(1, round(height * shrink)), max(1, round(width * shrink))], antialias=True)
+    return FlipExample(name, int(labels), predictions[most].clone(), SHOWN, pictures)
+
+
+def _params(positions: Tensor, name: str, seed: int) -> PerturbationParams:
+    return PerturbationParams(torch.tensor([seed_of(seed, "flips", name, at) for at in positions.tolist()]))
+
+
+def _names(names: Any) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise TypeError(f"names must be a sequence of perturbations, got {type(names).__name__}")
+    for name in names:
+        if name not in PERTURBATIONS:
+            raise ValueError(f"names must be of {', '.join(PERTURBATIONS)}; got {name!r}")
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"names must be one or more different perturbations, got {list(names)}")
+    return tuple(names)
