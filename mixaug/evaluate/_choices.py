@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from mixaug.attacks import PGD
 from mixaug.attacks._attack import Attack as OwnAttack
 from mixaug.attacks._checks import check_int
-from mixaug.evaluate.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
+from mixaug.evaluate.attack_presets import ATTACK_PRESETS, preset_attacks
+from mixaug.evaluate.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, PRESETS
+
+if TYPE_CHECKING:
+    from mixaug.evaluate.corrupted_sets import CorruptedSet
 
 #: Model, images and labels to adversarial images.
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -23,28 +26,45 @@ Attacks = str | Mapping[str, Attack] | Sequence[Attack] | None
 AttackCounts = int | Mapping[str, int | None] | None
 
 
-def chosen_corruptions(preset: str | None, names: Sequence[str] | None) -> tuple[str, ...]:
-    """The corruptions to measure; none without a preset.
+def chosen_corruptions(
+    corruptions: str | CorruptedSet | None, names: Sequence[str] | None, channels: int
+) -> tuple[str, ...]:
+    """The corruptions to measure; none without a preset or a saved set.
 
     Raises:
-        ValueError: an unknown preset or corruption, none at all, or one twice.
+        TypeError: neither of these.
+        ValueError: an unknown preset or corruption, none at all, one twice, or saturate for grey images.
     """
-    if preset is None:
+    if corruptions is None:
         return ()
-    if preset not in ("cifar", "imagenet"):
-        raise ValueError(f"corruptions must be 'cifar', 'imagenet' or None, got {preset!r}")
-    names = CORRUPTIONS if names is None else tuple(names)
-    known = (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
+    if isinstance(corruptions, str):
+        if corruptions not in PRESETS:
+            raise ValueError(
+                f"corruptions must be 'cifar', 'imagenet', a CorruptedSet or None, got {corruptions!r}"
+                + ("; a folder is read by CorruptedSet(folder)" if "/" in corruptions else "")
+            )
+        known: tuple[str, ...] = (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
+        usual: tuple[str, ...] = CORRUPTIONS
+    elif hasattr(corruptions, "take") and hasattr(corruptions, "names"):
+        known = corruptions.names
+        usual = tuple(name for name in CORRUPTIONS if name in known) or known
+    else:
+        raise TypeError(
+            f"corruptions must be 'cifar', 'imagenet', a CorruptedSet or None, got {type(corruptions).__name__}"
+        )
+    names = usual if names is None else tuple(names)
     for name in names:
         if name not in known:
             raise ValueError(f"corruption_names must be of {', '.join(known)}; got {name!r}")
     if not names or len(set(names)) != len(names):
         raise ValueError(f"corruption_names must be one or more different names, got {list(names)}")
+    if "saturate" in names and channels == 1 and isinstance(corruptions, str):
+        raise ValueError("corruption_names must not hold 'saturate' for grey images, which have no saturation")
     return tuple(names)
 
 
-def chosen_attacks(attacks: Attacks, eps: float, seed: int) -> dict[str, Attack]:
-    """The attacks by name. Those of this package that have no generator get one from the seed and their name.
+def chosen_attacks(attacks: Attacks, eps: float) -> dict[str, Attack]:
+    """The attacks by name.
 
     Raises:
         TypeError: something that is no attack.
@@ -52,24 +72,26 @@ def chosen_attacks(attacks: Attacks, eps: float, seed: int) -> dict[str, Attack]
     """
     if attacks is None:
         return {}
+    wanted = f"{', '.join(map(repr, ATTACK_PRESETS))}, None, attacks or names to attacks"
     if isinstance(attacks, str):
-        if attacks != "pgd":
-            raise ValueError(f"attacks must be 'pgd', None, attacks or names to attacks, got {attacks!r}")
-        pgd = PGD(eps=eps, step_size=eps / 4, steps=20)
-        return {pgd.name: dataclasses.replace(pgd, generator=_generator(seed, "pgd"))}
+        if attacks not in ATTACK_PRESETS:
+            raise ValueError(f"attacks must be {wanted}, got {attacks!r}")
+        if eps == 0:
+            raise ValueError(f"eps must be above 0 for the attacks {attacks!r}, got 0; attacks=None attacks nothing")
+        attacks = preset_attacks(attacks, eps)
     if isinstance(attacks, Mapping):
         found = list(attacks.items())
     elif isinstance(attacks, Iterable):
         found = [(_name_of(attack), attack) for attack in attacks]
     else:
-        raise TypeError(f"attacks must be 'pgd', None, attacks or names to attacks, got {type(attacks).__name__}")
+        raise TypeError(f"attacks must be {wanted}, got {type(attacks).__name__}")
     names = [name for name, _ in found]
     if len(set(names)) != len(names):
         raise ValueError(f"attacks must have different names, got {', '.join(names)}; give names to attacks")
     for name, attack in found:
         if not callable(attack):
             raise TypeError(f"attacks[{name!r}] must be callable, got {type(attack).__name__}")
-    return {name: _seeded(attack, name, seed) for name, attack in found}
+    return dict(found)
 
 
 def attack_indices(
@@ -111,11 +133,12 @@ def describe(attack: Attack) -> dict[str, Any]:
     """An attack's kind and plain settings, for the record."""
     fields = {"kind": getattr(attack, "__name__", type(attack).__name__)}
     if dataclasses.is_dataclass(attack):
-        fields |= {
-            field.name: getattr(attack, field.name)
-            for field in dataclasses.fields(attack)
-            if isinstance(getattr(attack, field.name), bool | int | float | str)
-        }
+        for field in dataclasses.fields(attack):
+            value = getattr(attack, field.name)
+            if isinstance(value, bool | int | float | str):
+                fields[field.name] = value
+            elif callable(value):  # an objective
+                fields[field.name] = getattr(value, "__name__", type(value).__name__)
     return fields
 
 
@@ -130,12 +153,18 @@ def _name_of(attack: object) -> str:
     return str(getattr(attack, "name", None) or getattr(attack, "__name__", type(attack).__name__.lower()))
 
 
-def _seeded(attack: Attack, name: str, seed: int) -> Attack:
-    if not isinstance(attack, OwnAttack) or attack.generator is not None or not dataclasses.is_dataclass(attack):
+def seeded(attack: Attack, *parts: object) -> Attack:
+    """An attack of this package that has no generator with one from a seed; any other as it is."""
+    if not repeats(attack) or not dataclasses.is_dataclass(attack):
         return attack
     if "generator" not in {field.name for field in dataclasses.fields(attack)}:
         return attack  # it draws nothing
-    return dataclasses.replace(attack, generator=_generator(seed, name))
+    return dataclasses.replace(attack, generator=_generator(*parts))
+
+
+def repeats(attack: Attack) -> bool:
+    """Whether an attack is one of this package without a generator of its own: its settings say all that it does."""
+    return isinstance(attack, OwnAttack) and attack.generator is None and dataclasses.is_dataclass(attack)
 
 
 def _generator(*parts: object) -> torch.Generator:

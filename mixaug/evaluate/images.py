@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,11 +38,14 @@ class LabelledImages:
     """
 
     def __init__(self, dataset: Any) -> None:
-        if hasattr(dataset, "images") and hasattr(dataset, "labels"):
-            dataset = (dataset.images, dataset.labels)
         self._images: Tensor | None = None
         self._labels: Tensor | None = None
         self._items: Any = None
+        if isinstance(dataset, LabelledImages):
+            self._images, self._labels, self._items = dataset._images, dataset._labels, dataset._items
+            return
+        if hasattr(dataset, "images") and hasattr(dataset, "labels"):
+            dataset = (dataset.images, dataset.labels)
         if isinstance(dataset, tuple | list) and len(dataset) == 2 and isinstance(dataset[0], Tensor):
             self._keep(*dataset)
         elif hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, Tensor | str):
@@ -83,6 +87,21 @@ class LabelledImages:
         """``take`` for consecutive pieces of ``index`` of at most ``size`` images."""
         for piece in index.split(size):
             yield self.take(piece)
+
+    @property
+    def channels(self) -> int:
+        """Of the images."""
+        return int(self.take(torch.tensor([0]))[0].shape[1])
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of images and labels."""
+        images_digest, labels_digest = hashlib.sha256(), hashlib.sha256()
+        for images, labels in self.blocks(torch.arange(len(self)), 1024):
+            images_digest.update(images.contiguous().numpy().tobytes())
+            labels_digest.update(labels.numpy().tobytes())
+        shape = f"{images.dtype} {tuple(images.shape[1:])}"
+        return hashlib.sha256(f"{images_digest.hexdigest()} {labels_digest.hexdigest()} {shape}".encode()).hexdigest()
 
     def _item(self, position: int) -> tuple[Tensor, int]:
         pair = self._items[position]

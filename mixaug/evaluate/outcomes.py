@@ -13,7 +13,7 @@ from torch import Tensor
 from mixaug.evaluate.surface import LossSurface
 
 if TYPE_CHECKING:
-    from mixaug.evaluate.consistency import FlipExample, FlipRates
+    from mixaug.evaluate.consistency import FlipRates
     from mixaug.evaluate.features import FeatureMap
     from mixaug.evaluate.occlusion import OcclusionCurve
 
@@ -158,13 +158,12 @@ class MapExample:
 
 @dataclass(frozen=True)
 class Examples:
-    """What a report shows of single images: pictures, loss surfaces, sequences, and a map of the features."""
+    """What a report shows of single images: pictures, loss surfaces, and a map of the features."""
 
     corrupted: list[CorruptedExample] = field(default_factory=list)
     adversarial: list[AdversarialExample] = field(default_factory=list)
     surfaces: list[LossSurface] = field(default_factory=list)
     maps: list[MapExample] = field(default_factory=list)
-    flips: list[FlipExample] = field(default_factory=list)
     features: FeatureMap | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -177,7 +176,6 @@ class Examples:
                 for surface in self.surfaces
             ],
             "maps": [_with_pictures(vars(example)) for example in self.maps],
-            "flips": [example.to_json() for example in self.flips],
             "features": None if self.features is None else self.features.to_json(),
         }
 
@@ -194,7 +192,6 @@ class Examples:
                 for surface in data["surfaces"]
             ],
             maps=[MapExample(**_flat_maps(_without_pictures(example))) for example in data["maps"]],
-            flips=_flip_examples(data["flips"]),
             features=None if data["features"] is None else _features_from_json(data["features"]),
         )
 
@@ -217,12 +214,6 @@ def _flips_from_json(data: dict[str, Any]) -> FlipRates:
     from mixaug.evaluate.consistency import FlipRates
 
     return FlipRates.from_json(data)
-
-
-def _flip_examples(rows: list[dict[str, Any]]) -> list[FlipExample]:
-    from mixaug.evaluate.consistency import FlipExample
-
-    return [FlipExample.from_json(row) for row in rows]
 
 
 def _features_from_json(data: dict[str, Any]) -> FeatureMap:
