@@ -35,6 +35,7 @@ def run_one(plan: MixPlan, job: Job, folder: Path, device: str) -> int:
         data.test,
         attacks=[FGSM(eps=plan.eps)],
         corruptions="cifar",
+        audit=False,
         n_corruption=n["corruptions"],
         n_attack=n["fgsm"],
         device=device,

@@ -71,6 +71,7 @@ def run_one(job: Job, folder: Path, device: str) -> int:
         data.test,
         attacks=attacks,
         corruptions=None,
+        audit=False,
         eps=plan.eps,
         n_attack={attack.name: plan.sizes.n[attack.name] for attack in attacks},
         n_lipschitz=plan.sizes.n["lipschitz"],
@@ -84,6 +85,7 @@ def run_one(job: Job, folder: Path, device: str) -> int:
         data.test,
         attacks=[attack for attack in attacks if attack.name == BEST_ATTACK],
         corruptions=None,
+        audit=False,
         n_attack=plan.sizes.n[BEST_ATTACK],
         device=device,
     )

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from mixaug._files import atomic_path
 from mixaug.attacks import APGD, CWL2, FGSM, PGD, AutoAttack, CWLinf, Square
+from mixaug.attacks._state import evaluation_mode
 from mixaug.evaluate import Report, evaluate_model
+from mixaug.evaluate._choices import seeded, subset
 from mixaug.evaluate.capping import cap_figures, zero_gradient_share
 from mixaug.evaluate.images import LabelledImages, as_float
 from mixaug.evaluate.intervals import bootstrap_means, share
@@ -35,25 +37,6 @@ Pairs = dict[str, tuple[Tensor, Tensor]]
 def at(name: str, radius: float) -> str:
     """Name of an attack of a curve: ``pgd-20 at 0.3``."""
     return f"{name} at {radius:g}"
-
-
-class Keep:
-    """An attack that keeps what it makes.
-
-    Args:
-        attack: the attack.
-    """
-
-    def __init__(self, attack: Attack) -> None:
-        self.attack = attack
-        self.clean: list[Tensor] = []
-        self.made: list[Tensor] = []
-
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        made = self.attack(model, images, labels)
-        self.clean.append(images.cpu())
-        self.made.append(made.cpu())
-        return made
 
 
 class Transferred:
@@ -139,11 +122,17 @@ def run_source(plan: DreluPlan, job: Job, folder: Path, device: str) -> int:
         return 130
     data, _, model, _ = found
     attacks, counts = attacks_of(plan, {})
-    kept = {name: Keep(attack) for name, attack in attacks.items() if name.startswith("transfer")}
-    evaluate_model(
-        model, data.test, attacks=kept, corruptions=None, n_attack={name: counts[name] for name in kept}, device=device
-    )
-    pairs = {name: (torch.cat(attack.clean), torch.cat(attack.made)) for name, attack in kept.items()}
+    images = LabelledImages(data.test)
+    model = model.to(device)
+    pairs = {}
+    for name, attack in attacks.items():
+        if name.startswith("transfer"):
+            # All of them, also those that this model gets wrong: another one may get them right.
+            clean, labels = images.take(subset("counts", counts[name], len(images), seed=0))
+            clean = as_float(clean)
+            with evaluation_mode(model):
+                made = seeded(attack, 0, name)(model, clean.to(device), labels.to(device))
+            pairs[name] = (clean, made.cpu())
     with atomic_path(folder / "transfer.pt") as temporary:
         torch.save({"evaluation": plan.evaluation(), "pairs": pairs}, temporary)
     return 0
@@ -168,8 +157,9 @@ def run_one(plan: DreluPlan, job: Job, folder: Path, pairs: Pairs, device: str) 
     attacks, counts = attacks_of(plan, pairs)
     # Every attack draws from the seed and its own name: the same starts for all models.
     report = evaluate_model(
-        model, data.test, attacks=attacks, corruptions=None, n_attack=counts, device=device, name=job.variant
-    )
+        model, data.test, attacks=attacks, corruptions=None, audit=False, n_attack=counts, device=device,
+        name=job.variant,
+    )  # fmt: skip
     resolved = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["resolved"]
     seconds = {"training": trained.history[-1]["seconds"], "measuring": time.perf_counter() - measuring}
     result = {

@@ -185,13 +185,14 @@ def _train_and_measure(job: Job, folder: Path, options: argparse.Namespace) -> i
         model,
         data.test,
         attacks=attacks,
+        audit=False,
         n_corruption=plan.images,
         n_attack=plan.images,
         name=job.variant,
         classes=data.classes,
     )
     best_model, best = load_checkpoint(trained.best)
-    best_report = evaluate_model(best_model, data.test, attacks=None, corruptions=None, name=job.variant)
+    best_report = evaluate_model(best_model, data.test, attacks=None, corruptions=None, audit=False, name=job.variant)
     if report.mce is None:
         raise RuntimeError("the evaluation measured no corruption")
     estimates = {

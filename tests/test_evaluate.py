@@ -52,7 +52,7 @@ def test_known_errors_come_out(monkeypatch):
     images = torch.full((40, 1, 4, 4), 255, dtype=torch.uint8)
     labels = torch.ones(40, dtype=torch.int64)
     labels[:4] = 0  # 10% wrong
-    report = evaluate_model(Bright(), (images, labels), attacks=None)
+    report = evaluate_model(Bright(), (images, labels), attacks=None, audit=False)
     assert report.clean_error.value == pytest.approx(0.1)
     assert report.clean_error.n == 40
     # Black images are right where the label is 0: of the first j images, 4 labels turn right and j - 4 wrong.
@@ -76,7 +76,9 @@ def test_the_last_block_of_corrupted_images_is_counted_too(monkeypatch):
     monkeypatch.setattr(module, "corrupt", lambda images, *_, **__: images * 0)
     monkeypatch.setattr(module, "CORRUPTION_BLOCK", 7)
     images, labels = torch.full((17, 1, 4, 4), 255, dtype=torch.uint8), torch.ones(17, dtype=torch.int64)
-    report = evaluate_model(Bright(), (images, labels), attacks=None, corruption_names=["fog"], batch_size=3)
+    report = evaluate_model(
+        Bright(), (images, labels), attacks=None, audit=False, corruption_names=["fog"], batch_size=3
+    )
     assert report.mce is not None
     assert (report.mce.value, report.mce.n) == (1.0, 17)
     assert report.mce_label == "mean corruption error (1 of 15)"
@@ -93,6 +95,7 @@ def test_each_model_sees_the_same_images_whatever_its_batch_size(data, preset):
             model,
             (data[0], data[1] % 2),
             attacks=None,
+            audit=False,
             corruptions=preset,
             corruption_names=names,
             n_corruption=20,
@@ -101,12 +104,19 @@ def test_each_model_sees_the_same_images_whatever_its_batch_size(data, preset):
         )
         seen.append(torch.cat(model.seen))
     assert torch.equal(*seen)
-    assert len(seen[0]) == 30 + 3 * 5 * 20
+    # The first 16 to see what the model is, all of them clean and normalised in two ways, the corrupted ones.
+    assert len(seen[0]) == 16 + 30 + 2 * 30 + 3 * 5 * 20
 
 
 def test_the_same_seed_repeats_and_another_differs(data):
     def outcomes(seed):
-        settings = {"corruption_names": ["shot_noise", "frost"], "n_attack": 11, "n_corruption": 20}
+        settings = {
+            "corruption_names": ["shot_noise", "frost"],
+            "n_attack": 11,
+            "attacks": "pgd",
+            "audit": False,
+            "n_corruption": 20,
+        }
         return evaluate_model(small_model(), data, seed=seed, **settings).outcomes
 
     one, two, other = outcomes(1).to_json(), outcomes(1).to_json(), outcomes(2).to_json()
@@ -118,7 +128,7 @@ def test_the_global_random_state_is_neither_used_nor_moved(data):
     model = small_model()
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    evaluate_model(model, data, corruption_names=CORRUPTIONS, n_corruption=2, n_attack=2)
+    evaluate_model(model, data, corruption_names=CORRUPTIONS, n_corruption=2, n_attack=2, attacks="pgd", audit=False)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -138,7 +148,7 @@ def test_the_model_is_left_as_it_was(data):
 
     frozen = nn.Module.state_dict(model)["1.running_mean"].clone()
     model[1].momentum = 0.0  # its own statistics are its own affair: keep them from moving
-    evaluate_model(model, data, attacks={"careless": careless}, corruptions=None)
+    evaluate_model(model, data, attacks={"careless": careless}, audit=False, corruptions=None)
     assert [m.training for m in model] == [True, False, True, True, True]
     assert torch.equal(model[4].weight.grad, torch.ones_like(model[4].weight))
     assert model[0].weight.grad is None
@@ -156,7 +166,7 @@ def test_modes_come_back_after_an_error(data):
         raise RuntimeError("no attack")
 
     with pytest.raises(RuntimeError, match="no attack"):
-        evaluate_model(model, data, attacks={"fails": fails}, corruptions=None)
+        evaluate_model(model, data, attacks={"fails": fails}, audit=False, corruptions=None)
     assert [m.training for m in model] == [True, True, False, True, True]
 
 
@@ -164,7 +174,7 @@ def test_a_map_style_data_set_gives_the_same_as_tensors(data, monkeypatch):
     from torchvision.transforms.v2.functional import to_pil_image
 
     images, labels = data
-    settings = {"corruption_names": ["snow"], "n_attack": 5}
+    settings = {"corruption_names": ["snow"], "n_attack": 5, "attacks": "pgd", "audit": False}
     expected = evaluate_model(small_model(), data, **settings).outcomes.to_json()
     pictures = [(to_pil_image(image), int(label)) for image, label in zip(images, labels, strict=True)]
     assert evaluate_model(small_model(), pictures, **settings).outcomes.to_json() == expected
@@ -180,14 +190,16 @@ def test_images_and_labels_attributes_and_class_names(data):
         images, labels = data
         classes = ("cat", "dog", "eel")
 
-    report = evaluate_model(small_model(), Part(), attacks=None, corruptions=None)
+    report = evaluate_model(small_model(), Part(), attacks=None, corruptions=None, audit=False)
     assert report.class_name(2) == "eel"
     assert report.settings["n_clean"] == 30
 
 
 def test_the_device_is_put_back_and_progress_shows(data, capsys):
     model = small_model()
-    evaluate_model(model, data, device="cpu", corruption_names=["fog"], n_attack=2, progress=True)
+    evaluate_model(
+        model, data, device="cpu", corruption_names=["fog"], n_attack=2, attacks="pgd", audit=False, progress=True
+    )
     assert model[0].weight.device.type == "cpu"
 
 
@@ -196,12 +208,16 @@ def test_refuses_bad_arguments(data):
     model = small_model()
     for settings, error, message in [
         (
-            {"attacks": "standard"},
+            {"attacks": "strong"},
             ValueError,
-            "attacks must be 'pgd', None, attacks or names to attacks, got 'standard'",
+            "attacks must be 'pgd', 'quick', 'standard', 'autoattack', None, attacks or names to attacks, got 'strong'",
         ),
         ({"attacks": {"x": 3}}, TypeError, r"attacks\['x'\] must be callable, got int"),
-        ({"corruptions": "mnist"}, ValueError, "corruptions must be 'cifar', 'imagenet' or None, got 'mnist'"),
+        (
+            {"corruptions": "mnist"},
+            ValueError,
+            "corruptions must be 'cifar', 'imagenet', a CorruptedSet or None, got 'mnist'",
+        ),
         ({"corruptions": "cifar", "corruption_names": ["rain"]}, ValueError, "got 'rain'"),
         ({"corruptions": "cifar", "corruption_names": []}, ValueError, "one or more different names"),
         ({"corruptions": "cifar", "n_corruption": 31}, ValueError, "n_corruption must be at most the 30 images"),
@@ -214,9 +230,7 @@ def test_refuses_bad_arguments(data):
         ({"attacks": {"cut": lambda m, x, y: x[..., 1:]}}, ValueError, "must return images of shape"),
     ]:
         with pytest.raises(error, match=message):
-            evaluate_model(model, data, **({"corruptions": None, "attacks": None} | settings))
-    with pytest.raises(TypeError, match=r"torch\.nn\.Module, got function; wrap it in a torch\.nn\.Module"):
-        evaluate_model(lambda x: model(x), data)
+            evaluate_model(model, data, **({"corruptions": None, "attacks": None, "audit": False} | settings))
     for dataset, error, message in [
         (3, TypeError, "dataset must be"),
         (images, TypeError, "dataset must be"),
@@ -235,11 +249,11 @@ def test_refuses_bad_arguments(data):
         ([(images[0], 1), (images[0, :, 1:], 1)], ValueError, "one size"),
     ]:
         with pytest.raises(error, match=message):
-            evaluate_model(model, dataset, attacks=None, corruptions=None)
+            evaluate_model(model, dataset, attacks=None, audit=False, corruptions=None)
     with pytest.raises(TypeError, match="model must be"):
         evaluate_model("model", data)
     with pytest.raises(ValueError, match="model must return logits"):
-        evaluate_model(nn.Identity(), data, attacks=None, corruptions=None)
+        evaluate_model(nn.Identity(), data, attacks=None, audit=False, corruptions=None)
 
 
 def test_logits_that_are_not_finite_are_an_error_that_says_where(data, monkeypatch):
@@ -249,7 +263,7 @@ def test_logits_that_are_not_finite_are_an_error_that_says_where(data, monkeypat
 
     monkeypatch.setattr(module, "corrupt", lambda images, *_, **__: images * 0)
     with pytest.raises(FloatingPointError, match="not finite on fog of severity 1"):
-        evaluate_model(Breaks(), data, corruption_names=["fog"], attacks=None)
+        evaluate_model(Breaks(), data, corruption_names=["fog"], attacks=None, audit=False)
 
 
 def test_labelled_images_take_and_length(data):

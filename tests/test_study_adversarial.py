@@ -315,6 +315,7 @@ def test_an_image_counts_for_all_attacks_if_none_fools_the_model():
         (images, torch.arange(12) % 3),
         attacks=dict.fromkeys(names, noise),
         corruptions=None,
+        audit=False,
         n_attack={name: 12 if name in ("fgsm", "pgd-20", "cw-20") else 5 for name in names},
         n_lipschitz=2,
     )

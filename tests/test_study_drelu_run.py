@@ -121,7 +121,12 @@ def test_all_attacks_are_of_the_same_images_and_radius(tmp_path):
             at = study_drelu_run.at(name, radius)
             attacks[at], counts[at] = attacks["cw-l2"], 12
     report = study_drelu_run.evaluate_model(
-        Dark(), (images, torch.zeros(24, dtype=torch.int64)), attacks=attacks, corruptions=None, n_attack=counts
+        Dark(),
+        (images, torch.zeros(24, dtype=torch.int64)),
+        attacks=attacks,
+        corruptions=None,
+        audit=False,
+        n_attack=counts,
     )
     found = study_drelu_run.measured(report, plan)
     rest = report.outcomes.attack_index["autoattack"] % 4

@@ -128,7 +128,7 @@ def test_a_report_keeps_its_surfaces(tmp_path):
     model = small_model()
     data = torch.rand(6, 3, 8, 8, generator=seeded()), torch.arange(6) % 3
     before = fingerprint(model.state_dict())
-    report = evaluate_model(model, data, attacks=None, corruptions=None, n_surface=2, seed=3)
+    report = evaluate_model(model, data, attacks=None, corruptions=None, audit=False, n_surface=2, seed=3)
     assert fingerprint(model.state_dict()) == before
     surfaces = report.examples.surfaces
     assert [surface.radius for surface in surfaces] == pytest.approx([0.05, 0.1, 0.15] * 2)
@@ -157,7 +157,7 @@ def test_rises_by_hand():
 def test_the_rises_are_in_table_page_and_json(tmp_path):
     pytest.importorskip("matplotlib")
     data = torch.rand(4, 3, 8, 8, generator=seeded()), torch.arange(4) % 3
-    report = evaluate_model(small_model(), data, attacks=None, corruptions=None, n_surface=3)
+    report = evaluate_model(small_model(), data, attacks=None, corruptions=None, audit=False, n_surface=3)
     of = [surface for surface in report.examples.surfaces if surface.radius == 0.1]
     want = sum(surface.attack_rise for surface in of) / 3
     assert report.loss_rises[0.1].attack.value == pytest.approx(want, rel=1e-5) and want > 0
@@ -168,7 +168,7 @@ def test_the_rises_are_in_table_page_and_json(tmp_path):
     figures = json.loads(path.with_suffix(".json").read_text())["figures"]
     assert figures["loss_rise"]["0.1"]["attack"]["value"] == pytest.approx(want, rel=1e-5)
     assert Report.load(path.with_suffix(".json")).loss_rises == report.loss_rises
-    without = evaluate_model(small_model(), data, attacks=None, corruptions=None)
+    without = evaluate_model(small_model(), data, attacks=None, corruptions=None, audit=False)
     assert without.loss_rises == {} and "rise" not in without.to_table()
 
 
@@ -178,7 +178,7 @@ def test_models_are_compared_on_the_same_surfaces(tmp_path):
     steep, smooth = small_model(), small_model()
     with torch.no_grad():
         steep[5].weight *= 20
-    settings = {"attacks": None, "corruptions": None}
+    settings = {"attacks": None, "corruptions": None, "audit": False}
     reports = [evaluate_model(model, data, **settings, n_surface=2) for model in (steep, smooth)]
     comparison = compare(reports, ["steep", "smooth"])
     assert comparison.radii == [0.05, 0.1, 0.15]

@@ -60,6 +60,8 @@ def run(options: argparse.Namespace) -> int:
             evaluate_model(
                 model,
                 data.test,
+                attacks="pgd",
+                audit=False,
                 eps=EPS,
                 n_corruption=N_CORRUPTION,
                 n_attack=N_ATTACK,

@@ -62,9 +62,12 @@ class Judge:
         confidence, predicted = logits.softmax(1).max(1)
         if labels is None:
             labels = predicted
+        self._check_labels(labels)
+        return predicted == labels, confidence.clamp(0, 1), predicted
+
+    def _check_labels(self, labels: Tensor) -> None:
         if int(labels.max()) >= self.num_classes:
             raise ValueError(f"labels must lie below the model's {self.num_classes} classes, got {int(labels.max())}")
-        return predicted == labels, confidence.clamp(0, 1), predicted
 
     def logits(self, images: Tensor, what: str) -> Tensor:
         """(B, K) float32 logits of one batch, checked, on the CPU."""
@@ -86,9 +89,9 @@ class Judge:
     def probe(self) -> Tensor:
         """The logits of the first images: what the model is, beside its weights."""
         images, labels = self.data.take(torch.arange(min(_PROBED, len(self.data))))
-        images = as_float(images)
-        self(images, labels, "clean images")
-        return self.logits(images, "clean images")
+        logits = torch.cat([self.logits(batch, "clean images") for batch in as_float(images).split(self.batch_size)])
+        self._check_labels(labels)
+        return logits
 
     def clean(self) -> tuple[Tensor, Tensor]:
         """Right or wrong and confidence of all images."""

@@ -27,7 +27,7 @@ from mixaug.evaluate.outcomes import Examples, Outcomes
 from mixaug.evaluate.report import Report
 
 if TYPE_CHECKING:
-    from mixaug.evaluate.audit import Thresholds
+    from mixaug.evaluate.audit import Audit, Thresholds
     from mixaug.evaluate.corrupted_sets import CorruptedSet
 
 
@@ -174,10 +174,14 @@ def evaluate_model(
         )
         weights = fingerprint(dict(model.state_dict())) if isinstance(model, nn.Module) else None
         judge.journal = Journal(state, f"{weights} {data.sha256} {seed} {probed.tolist() if state else None}")
-        noticed = expects_normalised(judge)
+        with timed(seconds, "clean"):
+            correct, confidence = judge.clean()
+        noticed = expects_normalised(judge, correct)
         if noticed:
             warnings.warn(noticed, stacklevel=2)
-        outcomes, report_audit = _measured(judge, plan, source, other, eps, surrogate, thresholds, seconds)
+        parts, report_audit = _measured(
+            judge, plan, source, other, eps, surrogate, thresholds, correct, confidence, seconds
+        )
     settings = {
         "model": subject.name,
         "weights_sha256": weights,
@@ -198,7 +202,7 @@ def evaluate_model(
         "device": str(place),
     }
     return Report(
-        name, outcomes, settings, environment(place), seconds, class_names, judge.examples, report_audit,
+        name, Outcomes(correct, confidence, **parts), settings, environment(place), seconds, class_names, judge.examples, report_audit,
         plan.left_out, [noticed] if noticed else [],
     )  # fmt: skip
 
@@ -211,12 +215,12 @@ def _measured(
     eps: float,
     surrogate: nn.Module | None,
     thresholds: Thresholds | None,
+    correct: Tensor,
+    confidence: Tensor,
     seconds: dict[str, float],
-) -> tuple[Outcomes, Any]:
-    """Part after part; pictures go to ``judge.examples``."""
+) -> tuple[dict[str, Any], Audit | None]:
+    """Part after part, as fields of :class:`Outcomes`; pictures go to ``judge.examples``."""
     index = plan.index
-    with timed(seconds, "clean"):
-        correct, confidence = judge.clean()
     with timed(seconds, "corruptions"):
         corrupted = {name: judge.corrupted(plan.corruption_index, name, source) for name in plan.corruptions}
     attacked: dict[str, dict[str, Tensor]] = {}
@@ -224,7 +228,7 @@ def _measured(
         with timed(seconds, attack_name):
             positions = plan.attack_index[attack_name]
             attacked[attack_name] = judge.attacked(positions, attack_name, attack, correct, confidence)
-    outcomes: dict[str, Any] = {
+    parts: dict[str, Any] = {
         "corruption_index": plan.corruption_index,
         "corrupted": corrupted,
         "attack_index": plan.attack_index,
@@ -232,7 +236,6 @@ def _measured(
         "attack_change": {name: float(result["change"]) for name, result in attacked.items()},
         "attack_confidence": {name: result["confidence"] for name, result in attacked.items()},
     }
-    parts: dict[str, Any] = {}
     examples: dict[str, Any] = {}
     if len(index["n_curve"]):
         with timed(seconds, "curve"):
@@ -269,7 +272,7 @@ def _measured(
         with timed(seconds, "maps"):
             examples["maps"] = _around.maps(judge, index["n_maps"])
     judge.examples = Examples(judge.examples.corrupted, judge.examples.adversarial, **examples)
-    return Outcomes(correct, confidence, **outcomes, **parts), audit
+    return parts, audit
 
 
 def _other(dataset: Any, data: LabelledImages) -> LabelledImages:
