@@ -1,0 +1,355 @@
+"""Running an audit: the model and its images in, the verdict out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixaug.attacks import cross_entropy, margin
+from mixaug.attacks._checks import check_batch, check_class_range, check_int, check_length, check_model
+from mixaug.attacks._random import signs_like
+from mixaug.evaluate._choices import subset
+from mixaug.evaluate._place import home_of, on_device
+from mixaug.evaluate._progress import Progress
+from mixaug.evaluate.audit.attacks import BLACK_BOX, FOREIGN, LARGE, WHITE_BOX, Plan, attacked
+from mixaug.evaluate.audit.checks import Evidence, all_checks
+from mixaug.evaluate.audit.result import Audit
+from mixaug.evaluate.audit.subject import REPEATS, Subject, left_as_it_was
+from mixaug.evaluate.audit.thresholds import Thresholds
+from mixaug.evaluate.audit.verdict import verdict_of
+from mixaug.evaluate.images import LabelledImages, as_float
+
+#: Computes tensors under a name, or gives what was computed under it before.
+Keep = Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
+
+_DEFAULT = Thresholds()
+_CURVE = ("radius-half", "radius-double", "radius-large")
+
+
+def audit_pieces(surrogate: bool) -> list[str]:
+    """The pieces of work of an audit, each of which is one step of progress, whether it is run or left out.
+
+    Args:
+        surrogate: whether there is one.
+
+    Example:
+        >>> audit_pieces(surrogate=False)[:3], len(audit_pieces(surrogate=True)) - len(audit_pieces(surrogate=False))
+        (['clean', 'gradients', 'fgsm'], 1)
+    """
+    transfer = ("transfer",) if surrogate else ()
+    return ["clean", "gradients", *WHITE_BOX, *BLACK_BOX, "noise", *transfer, "averaged", *_CURVE, "grey"]
+
+
+def audit_model(
+    model: nn.Module,
+    dataset: Any,
+    eps: float = 8 / 255,
+    *,
+    n: int | None = 200,
+    surrogate: nn.Module | None = None,
+    thresholds: Thresholds = _DEFAULT,
+    batch_size: int = 256,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    square_queries: int = 1000,
+    draws: int = 8,
+    progress: bool = False,
+    keep: Keep | None = None,
+    advance: Callable[[str], None] | None = None,
+) -> Audit:
+    """Whether a model's robustness is real or masked: gradient attacks against attacks that see around them.
+
+    After the checklists of Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security", ICML 2018
+    (arXiv:1802.00420) and Carlini et al., "On evaluating adversarial robustness", 2019 (arXiv:1902.06705).
+
+    Convention: every attack starts from all images that the model gets right; none gets only what another left. An
+    accuracy is over all n images. A model that draws random numbers is asked four times about each image, and is right
+    if it is right every time. Masked are robustnesses, not models: an attack of another kind (or another loss) leaves
+    less than the gradient attack, beyond the margin and the paired bootstrap interval; where the gradient attack leaves
+    nothing there is nothing to mask.
+
+    Args:
+        model: takes float32 images (B, C, H, W) in [0, 1] and gives logits (B, classes); its normalisation is inside.
+        dataset: ``(images, labels)`` tensors, an object with these attributes, or a map-style data set; see
+            :class:`~mixaug.evaluate.images.LabelledImages`.
+        eps: l-infinity radius in [0, 1] pixel units, above 0, default 8/255.
+        n: number of images drawn from the seed, default 200 (all of a smaller data set); None for all.
+        surrogate: a model trained on such data whose adversarial images are tried on this one; default none.
+        thresholds: limits of the rules.
+        batch_size: most images in one pass, default 256.
+        seed: of images, attacks and bootstrap, default 0.
+        device: where the model runs; default where its first parameter is.
+        square_queries: of the Square attack for each image, default 1,000.
+        draws: forwards that a gradient is averaged over if the model draws random numbers, default 8.
+        progress: show a progress bar; default False.
+        keep: ``keep(name, compute)`` gives ``compute()``, or what it gave before: a killed audit continues. Default
+            computes all.
+        advance: told the name of each piece of :func:`audit_pieces` that is done.
+
+    Returns:
+        An :class:`Audit`.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: an argument out of range, ``eps`` 0; a model of one class, or labels beyond its classes.
+        FloatingPointError: logits that are not finite.
+        ModuleNotFoundError: ``progress=True`` without rich installed.
+
+    Note:
+        The model is left as it was: modes, buffers, gradients, device and every global random state, also after an
+        error. APGD and Square need ``pyautoattack``; without it they are left out, and the checks say so.
+
+    Example:
+        >>> images, labels = torch.rand(30, 1, 4, 4), torch.arange(30) % 2
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+        >>> audit = audit_model(model, (images, labels), n=20, square_queries=10)
+        >>> audit.n, len(audit.checks)
+        (20, 12)
+    """
+    check_model(model)
+    check_int("seed", seed, low=0)
+    data = LabelledImages(dataset)
+    if n is not None:
+        check_int("n", n, low=1)
+        n = min(n, len(data))
+    images, labels = data.take(subset("n", n, len(data), seed))
+    home = home_of(model)
+    place = home if device is None else torch.device(device)
+    with (
+        Progress(len(audit_pieces(surrogate is not None)), "audit", progress) as bar,
+        on_device(model, home, place),
+    ):
+
+        def step(name: str) -> None:
+            bar.advance(name)
+            if advance is not None:
+                advance(name)
+
+        return audit_images(
+            model,
+            as_float(images).to(place),
+            labels.to(place),
+            eps,
+            surrogate=surrogate,
+            thresholds=thresholds,
+            seed=seed,
+            batch_size=batch_size,
+            square_queries=square_queries,
+            draws=draws,
+            keep=keep,
+            advance=step,
+        )
+
+
+def audit_images(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    *,
+    surrogate: nn.Module | None = None,
+    thresholds: Thresholds = _DEFAULT,
+    seed: int = 0,
+    batch_size: int = 256,
+    square_queries: int = 1000,
+    draws: int = 8,
+    keep: Keep | None = None,
+    advance: Callable[[str], None] | None = None,
+) -> Audit:
+    """:func:`audit_model` on given images, all of them, where they are.
+
+    Args:
+        model, eps, thresholds, seed, batch_size, square_queries, draws, keep, advance: as :func:`audit_model`.
+        surrogate: as there; moved to the images' device meanwhile.
+        images: on the model's device.
+        labels: their classes.
+
+    Shape:
+        images: (n, C, H, W) float32 in [0, 1]; labels: (n,) int64.
+
+    Returns:
+        An :class:`Audit`.
+
+    Raises:
+        TypeError, ValueError, FloatingPointError: as :func:`audit_model`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+        >>> audit_images(model, torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 0]), eps=0.1).verdict[:10]
+        'No verdict'
+    """
+    _check_arguments(model, images, labels, eps, surrogate, thresholds, seed, batch_size)
+    check_int("square_queries", square_queries, low=1)
+    check_int("draws", draws, low=2)
+    plan = Plan(float(eps), square_queries, draws, surrogate)
+    with left_as_it_was(model):
+        if surrogate is None:
+            return _Run(Subject(model, images, labels, seed, batch_size), plan, thresholds, keep, advance).audit()
+        home = home_of(surrogate)
+        with on_device(surrogate, home, images.device), left_as_it_was(surrogate):
+            return _Run(Subject(model, images, labels, seed, batch_size), plan, thresholds, keep, advance).audit()
+
+
+class _Run:
+    """One audit: which pieces are run depends on what the ones before left."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        plan: Plan,
+        thresholds: Thresholds,
+        keep: Keep | None,
+        advance: Callable[[str], None] | None,
+    ) -> None:
+        self._subject = subject
+        self._plan = plan
+        self._thresholds = thresholds
+        self._keep = keep
+        self._advance = advance
+        self._right: dict[str, Tensor] = {}
+        self._confidence: dict[str, Tensor] = {}
+        self._measures: dict[str, Tensor] = {}
+        self._left_out: dict[str, str] = {}
+        self._classes = 0
+
+    def audit(self) -> Audit:
+        """Runs what is to be run, and applies the rules."""
+        self._look()
+        evidence = Evidence(
+            self._right, self._measures, self._left_out, self._plan.eps, self._thresholds, self._subject.seed
+        )
+        self._attack(WHITE_BOX, evidence.too_few)
+        why = evidence.nothing_left
+        self._attack((*BLACK_BOX, "noise"), why)
+        if self._plan.surrogate is None:
+            self._left_out["transfer"] = "No surrogate was given."
+        else:
+            self._attack(("transfer",), why)
+        steady = None if self._subject.repeats > 1 else "Equal calls give equal logits: there is nothing to average."
+        self._attack(("averaged",), why or steady)
+        self._attack(("radius-half",), why)
+        large = f"The radius is {LARGE} or more by itself." if self._plan.eps >= LARGE else None
+        above = f"Twice the radius is {LARGE} or more." if 2 * self._plan.eps >= LARGE else None
+        self._attack(("radius-double",), why or above)
+        self._attack(("radius-large", "grey"), why or large)
+        checks = all_checks(evidence)
+        return Audit(
+            checks=checks,
+            verdict=verdict_of(checks, evidence),
+            eps=self._plan.eps,
+            right=self._right,
+            confidence=self._confidence,
+            measures=self._measures,
+            left_out=self._left_out,
+            thresholds=self._thresholds,
+            settings={
+                "seed": self._subject.seed,
+                "square_queries": self._plan.square_queries,
+                "draws": self._plan.draws,
+                "classes": self._classes,
+                "repeats": self._subject.repeats,
+                "gradient": not self._subject.model.cut_off,
+            },
+        )
+
+    def _look(self) -> None:
+        """Clean images, equal calls, gradients."""
+        subject = self._subject
+        self._classes = subject.logits(subject.images[:1]).shape[1]
+        check_class_range("labels", subject.labels, self._classes)
+        if self._classes < 2:
+            raise ValueError(f"model must have 2 classes or more to be attacked, got logits of {self._classes}")
+        subject.find_cut()
+        clean = self._piece("clean", self._clean)
+        if bool(clean["changed"].any()):
+            subject.repeats = REPEATS
+        self._right["clean"], self._confidence["clean"] = clean["right"], clean["confidence"]
+        self._measures |= {name: clean[name] for name in ("changed", "turned")}
+        self._measures |= self._piece("gradients", self._gradients)
+
+    def _attack(self, names: tuple[str, ...], why: str | None) -> None:
+        """Runs attacks, or notes why not."""
+        for name in names:
+            reason = why or self._unable(name)
+            if reason:
+                self._left_out[name] = reason
+                self._done(name)
+                continue
+            found = self._piece(
+                name,
+                lambda name=name: attacked(self._subject, name, self._plan, self._right["clean"]),  # type: ignore[misc]
+            )
+            self._right[name], self._confidence[name] = found["right"], found["confidence"]
+
+    def _unable(self, name: str) -> str | None:
+        if name in FOREIGN and not self._plan.installed:
+            return f"{name} needs pyautoattack: pip install 'mixaug[attacks]'."
+        if name == "apgd-dlr" and self._classes < 3:
+            return f"APGD-DLR needs 3 classes or more, and there are {self._classes}."
+        return None
+
+    def _piece(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        found = compute() if self._keep is None else self._keep(f"audit {name}", compute)
+        self._done(name)
+        return found
+
+    def _done(self, name: str) -> None:
+        if self._advance is not None:
+            self._advance(name)
+
+    def _clean(self) -> dict[str, Tensor]:
+        subject = self._subject
+        with subject.drawing("clean"):
+            changed, turned = subject.differences()
+            subject.repeats = REPEATS if bool(changed.any()) else 1
+            right, confidence = subject.judged(subject.images, subject.labels)
+        return {"right": right, "confidence": confidence, "changed": changed, "turned": turned}
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """Where there is no gradient, and how far it turns a quarter of the radius away."""
+        subject = self._subject
+        images, labels = subject.images, subject.labels
+        with subject.drawing("gradients") as generator:
+            here = subject.gradients(images, labels, margin)
+            near = (images + self._plan.eps / 4 * signs_like(images, generator)).clamp(0, 1)
+            there = subject.gradients(near, labels, margin)
+            entropy = subject.gradients(images, labels, cross_entropy)
+        nothing = [(each == 0).flatten(1).all(1) for each in (here, there, entropy)]
+        cosine = nn.functional.cosine_similarity(_unit(here), _unit(there), dim=1)
+        cosine[nothing[0] | nothing[1]] = torch.nan
+        return {"zero-ce": nothing[2].cpu(), "zero-margin": nothing[0].cpu(), "cosine": cosine.float().cpu()}
+
+
+def _unit(gradient: Tensor) -> Tensor:
+    """Scaled to a largest value of 1: the squares of small gradients would underflow."""
+    flat = gradient.flatten(1).double()
+    return flat / flat.abs().amax(1, keepdim=True).clamp_min(1e-300)
+
+
+def _check_arguments(
+    model: Any,
+    images: Any,
+    labels: Any,
+    eps: Any,
+    surrogate: Any,
+    thresholds: Any,
+    seed: Any,
+    batch_size: Any,
+) -> None:
+    check_batch(model, images, labels)
+    if labels.ndim != 1:
+        raise TypeError(f"labels must be class indices of shape (n,), got {tuple(labels.shape)}")
+    if len(images) == 0:
+        raise ValueError("images must be 1 or more, got 0")
+    check_length("eps", eps)
+    if eps == 0:
+        raise ValueError("eps must be above 0 to look for masking, got 0")
+    if surrogate is not None and not isinstance(surrogate, nn.Module):
+        raise TypeError(f"surrogate must be a torch.nn.Module or None, got {type(surrogate).__name__}")
+    if not isinstance(thresholds, Thresholds):
+        raise TypeError(f"thresholds must be Thresholds, got {type(thresholds).__name__}")
+    check_int("seed", seed, low=0)
+    check_int("batch_size", batch_size, low=1)
