@@ -129,7 +129,7 @@ def test_relative_mce_is_for_imagenet_only(report):
 def test_the_page_is_one_file_that_needs_no_network(folder):
     page = (folder / "report.html").read_text()
     assert not re.search(r"https?://|//[a-z]|@import|url\(|<script|<link", re.sub(r"base64,[A-Za-z0-9+/=]+", "", page))
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 6
     assert "a &amp; b" in page
     assert "<b>cat</b>" not in page  # what users name is escaped
     assert 'name="viewport"' in page
@@ -138,7 +138,7 @@ def test_the_page_is_one_file_that_needs_no_network(folder):
 
 def test_the_files_beside_the_page(folder):
     names = sorted(path.name for path in folder.iterdir())
-    parts = ["adversarial-pgd-20", "corrupted", "corruptions", "reliability", "severity"]
+    parts = ["adversarial-pgd-20", "attacks", "corrupted", "corruptions", "reliability", "severity"]
     assert names == sorted(["report.html", "report.json", *(f"report-{part}.png" for part in parts)])
     assert all((folder / f"report-{part}.png").read_bytes().startswith(b"\x89PNG") for part in parts)
 
@@ -166,9 +166,9 @@ def test_bad_files_and_paths(report, tmp_path):
         report.save(tmp_path / "report.pdf")
     for text, message in [
         ("{", "it is not JSON"),
-        ("[]", "its format must be 'mixaug-report-2', got 'list'"),
+        ("[]", "its format must be 'mixaug-report-3', got 'list'"),
         ('{"format": "other"}', "got 'other'"),
-        ('{"format": "mixaug-report-2", "name": "x"}', "'outcomes' is missing"),
+        ('{"format": "mixaug-report-3", "name": "x"}', "'outcomes' is missing"),
     ]:
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ValueError, match=message):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixaug.evaluate._optional import optional_import
+from mixaug.evaluate.intervals import Estimate
 
 # Narrow and tall: readable on a phone, two beside each other on a desk.
 _WIDTH = 5.2
@@ -15,6 +16,8 @@ _DPI = 180
 # Okabe and Ito's colours, told apart by colour-blind readers.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 RIGHT, WRONG, GREY = "#00734F", "#B3400A", "#777777"
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+_LINES = ("-", "--", ":")
 _STYLE = {
     "font.size": 10,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
@@ -70,12 +73,50 @@ def png_of(figure: Any) -> bytes:
     return file.getvalue()
 
 
+@dataclass(frozen=True)
+class Look:
+    """How one model looks in every figure: colour, marker and line differ, so that grey paper will do."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+def looks(count: int) -> list[Look]:
+    """A look for each of ``count`` models, all different up to 12 (36 with repeated markers).
+
+    Example:
+        >>> len(set(looks(12))), looks(2)[1].marker
+        (12, 's')
+    """
+    return [
+        Look(
+            COLOURS[index % len(COLOURS)],
+            _MARKERS[index % len(_MARKERS)],
+            _LINES[index // len(COLOURS) % len(_LINES)],
+        )
+        for index in range(count)
+    ]
+
+
 def colours(count: int) -> list[str]:
     """A colour for each of ``count`` models."""
-    return [COLOURS[index % len(COLOURS)] for index in range(count)]
+    return [look.colour for look in looks(count)]
 
 
-def add_legend(axes: Any, names: Sequence[str]) -> None:
-    """A legend where there is more than one model."""
+def add_legend(figure: Any, names: Sequence[str]) -> None:
+    """A legend above the axes, where there is more than one model: inside, many models would hide the lines."""
     if len(names) > 1:
-        axes.legend(loc="upper left", fontsize=9, frameon=False)
+        # Long names need the room of two columns.
+        columns = 1 if max(map(len, names)) > 34 else 3 if max(map(len, names)) < 14 else 2
+        figure.legend(loc="outside upper center", ncols=min(len(names), columns), fontsize=8.5, frameon=False)
+
+
+def draw_curve(axes: Any, places: Sequence[float], estimates: Sequence[Estimate], name: str, look: Look) -> None:
+    """A line in percent with its band of 95% intervals."""
+    low, high = ([100 * getattr(estimate, end) for estimate in estimates] for end in ("low", "high"))
+    axes.fill_between(places, low, high, color=look.colour, alpha=0.12, linewidth=0)
+    values = [100 * estimate.value for estimate in estimates]
+    axes.plot(
+        places, values, look.line, marker=look.marker, color=look.colour, label=name, markersize=4.5, linewidth=1.6
+    )

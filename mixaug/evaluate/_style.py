@@ -2,43 +2,87 @@
 
 CSS = """
 :root { color-scheme: light dark; --ground: #f6f6f4; --card: #ffffff; --ink: #1d1d1f; --soft: #65656b;
-  --line: #dededa; --best: #dff0e6; --good: #00734f; --bad: #b3400a; --heat: 179, 64, 10; }
+  --line: #dededa; --best: #dff0e6; --good: #00734f; --bad: #b3400a; --heat: 179, 64, 10; --odd: #8a5a00;
+  --bad-ground: #fde9e0; --good-ground: #e2f3ea; --open-ground: #ececea; }
 @media (prefers-color-scheme: dark) { :root { --ground: #19191b; --card: #232326; --ink: #ececee; --soft: #a2a2a9;
-  --line: #3a3a3f; --best: #1d3d2e; --good: #5fd0a0; --bad: #ff9d6b; --heat: 255, 140, 80; } }
+  --line: #3a3a3f; --best: #1d3d2e; --good: #5fd0a0; --bad: #ff9d6b; --heat: 255, 140, 80; --odd: #f0c060;
+  --bad-ground: #47261a; --good-ground: #1b3a2d; --open-ground: #2d2d31; } }
 * { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
 body { margin: 0; background: var(--ground); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 main { max-width: 1080px; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; overflow-wrap: anywhere; }
 h3 { font-size: 1rem; margin: 1.4rem 0 .5rem; overflow-wrap: anywhere; }
-p { margin: .3rem 0; } .soft, figcaption, .note { color: var(--soft); font-size: .88rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .75rem; margin: 1.2rem 0; }
+p { margin: .3rem 0; overflow-wrap: anywhere; } .soft, figcaption, .note { color: var(--soft); font-size: .88rem; }
+.banner { display: flex; gap: .9rem; align-items: center; margin: 1rem 0; padding: .8rem 1rem; border-radius: 10px;
+  border: 2px solid var(--soft); border-left-width: 10px; background: var(--open-ground); }
+.banner .sign { font-size: 2rem; line-height: 1; font-weight: 700; min-width: 1.4rem; text-align: center; }
+.banner b { font-size: 1.2rem; line-height: 1.3; } .banner p { margin: .1rem 0 0; }
+.banner.masked { border-color: var(--bad); background: var(--bad-ground); } .masked .sign { color: var(--bad); }
+.banner.clear { border-color: var(--good); background: var(--good-ground); } .clear .sign { color: var(--good); }
+.notice { margin: .6rem 0; padding: .6rem .9rem; border-left: 6px solid var(--odd); border-radius: 6px;
+  background: var(--card); overflow-wrap: anywhere; }
+.notice ul { margin: .2rem 0 0; padding-left: 1.2rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .75rem;
+  margin: 1.2rem 0 .6rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem .9rem; }
 .card b { display: block; font-size: 1.65rem; line-height: 1.25; font-weight: 650; font-variant-numeric: tabular-nums; }
 .card span { display: block; font-size: .82rem; color: var(--soft); }
-.card .label { color: var(--ink); font-size: .88rem; }
+.card .label { color: var(--ink); font-size: .88rem; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
+.scroll + .scroll { margin-top: .8rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .38rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; } tr:last-child > * { border-bottom: 0; } thead th { color: var(--soft); font-size: .82rem; }
-th:first-child { text-align: left; position: sticky; left: 0; background: var(--card); }
+thead th { white-space: normal; vertical-align: bottom; overflow-wrap: break-word; min-width: 4.4rem; }
+th:first-child { text-align: left; position: sticky; left: 0; background: var(--card); white-space: normal;
+  min-width: 7rem; max-width: 17rem; overflow-wrap: anywhere; }
+tr.total > * { border-top: 2px solid var(--line); font-weight: 650; }
 td.best { background: var(--best); font-weight: 650; } .better { color: var(--good); } .worse { color: var(--bad); }
+td.distrusted { color: var(--soft); }
 td small { display: block; color: var(--soft); font-size: .76rem; font-weight: 400; }
+.audit th, .audit td { text-align: left; vertical-align: top; } .audit thead th { min-width: 0; }
+.audit td.text { white-space: normal; min-width: 13rem; } .audit td.source { font-size: .8rem; color: var(--soft); }
+.audit td.limit { white-space: normal; }
+.chip { display: inline-block; padding: 0 .55rem; border-radius: 99px; border: 1.5px solid var(--soft);
+  font-weight: 650; font-size: .84rem; background: var(--open-ground); }
+.chip.pass { border-color: var(--good); color: var(--good); background: var(--good-ground); }
+.chip.fail { border-color: var(--bad); color: var(--bad); background: var(--bad-ground); }
+.chip.warn { border-color: var(--odd); color: var(--odd); }
 .figures { columns: 2 420px; column-gap: 1rem; }
 figure { margin: 0 0 1rem; break-inside: avoid;
   background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .9rem; }
 figure h3 { margin: 0 0 .5rem; }
 figure img { display: block; width: 100%; height: auto; border-radius: 6px; background: #fff; }
-figcaption { margin-top: .5rem; }
-details { margin-top: 2rem; } summary { cursor: pointer; font-weight: 600; margin-bottom: .6rem; }
-.settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; font-variant-numeric: normal; }
+figcaption { margin-top: .5rem; overflow-wrap: anywhere; }
+details { margin-top: 1.6rem; } summary { cursor: pointer; font-weight: 600; margin-bottom: .6rem; }
+.settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; font-variant-numeric: normal;
+  min-width: 9rem; }
 @media (max-width: 520px) { main { padding: 1rem .7rem 2rem; } th, td { padding: .34rem .5rem; }
   .cards { grid-template-columns: 1fr 1fr; gap: .5rem; } .card b { font-size: 1.4rem; } figure { padding: .6rem; }
-  th, td small { white-space: normal; } th:first-child { min-width: 5.5rem; } }
+  .banner { padding: .7rem .8rem; gap: .7rem; align-items: flex-start; }
+  th:first-child { min-width: 6.4rem; max-width: 8.5rem; }
+  /* Sentences in a table that scrolls cannot be read: each check is a block of its own. */
+  .audit thead { display: none; } .audit, .audit tbody, .audit tr, .audit th, .audit td { display: block; }
+  .audit tr { padding: .6rem .7rem; border-bottom: 1px solid var(--line); }
+  .audit th, .audit td { border: 0; padding: .12rem 0; } .audit th:first-child { max-width: none; }
+  .audit td.limit::before { content: "threshold "; } .audit tr:last-child { border-bottom: 0; } }
+@page { size: A4; margin: 13mm 12mm; }
 @media print { :root { color-scheme: light; --ground: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #bbb;
-  --best: #e4f2ea; --good: #00734f; --bad: #b3400a; --heat: 179, 64, 10; }
-  body { font-size: 10.5pt; } main { max-width: none; padding: 0; } .scroll { overflow: visible; }
-  .card, tr { break-inside: avoid; } .figures { columns: 2; } h2, h3 { break-after: avoid; }
+  --best: #e4f2ea; --good: #00734f; --bad: #b3400a; --heat: 179, 64, 10; --odd: #7a5000;
+  --bad-ground: #fde9e0; --good-ground: #e2f3ea; --open-ground: #ececea; }
+  body { font-size: 10pt; } main { max-width: none; padding: 0; }
+  .scroll { overflow: visible; } table { font-size: 8pt; } thead { display: table-header-group; }
+  th, td { padding: .2rem .3rem; white-space: normal; } th:first-child { position: static; min-width: 0; }
+  thead th, .audit td.text, .settings td { min-width: 0; font-size: 7.5pt; }
+  td small { font-size: 6.5pt; white-space: nowrap; } .audit td.source { font-size: 7pt; }
+  .card, .banner, .notice, tr, figure { break-inside: avoid; } .figures { columns: 2; } h2, h3 { break-after: avoid; }
+  .cards { grid-template-columns: repeat(5, 1fr); gap: .4rem; } .card { padding: .4rem .5rem; }
+  .card b { font-size: 1.3rem; }
+  figure { padding: .5rem; } details::details-content { content-visibility: visible; display: block; }
+  details.more { display: none; } .wide table { font-size: 6.5pt; } .wide th, .wide td { padding: .15rem .2rem; }
+  .wide td small { font-size: 5.5pt; }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; } }
 """

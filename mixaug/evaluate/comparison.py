@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,17 +13,21 @@ import torch
 from torch import Tensor
 
 from mixaug.evaluate._save import save_files
-from mixaug.evaluate.calibration import CALIBRATION
-from mixaug.evaluate.corruptions import OURS
-from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_centred, bootstrap_means
-from mixaug.evaluate.labels import attack_label, corruption_label, interval_text
+from mixaug.evaluate.comparison_text import comparison_notes, comparison_text
+from mixaug.evaluate.differences import difference, same_images
+from mixaug.evaluate.headline import HIGHER, headline, verdict
+from mixaug.evaluate.intervals import Estimate, share
+from mixaug.evaluate.labels import attack_label
+from mixaug.evaluate.page_audit import outcome
 from mixaug.evaluate.report import Report
 from mixaug.evaluate.results import rises_to_json
-from mixaug.evaluate.tables import text_table
+from mixaug.evaluate.robustness import all_right, within
 
-FORMAT = "mixaug-comparison-1"
+FORMAT = "mixaug-comparison-2"
 # What must agree for two reports to be about the same question; a difference is paired image by image.
 _SAME = ("data_sha256", "seed", "preset", "corruptions", "n_clean", "n_corruption", "eps")
+# Attacks that need no gradient, or hold one that does not: gradients that are masked do not stop them.
+_WITHOUT_GRADIENT = ("Square", "SPSA", "AutoAttack")
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,87 @@ class Comparison:
     reports: tuple[Report, ...]
     names: tuple[str, ...]
 
-    @property
+    @cached_property
+    def _headlines(self) -> list[dict[str, tuple[str, Estimate]]]:
+        return [
+            {key: value for key, value in headline(report).items() if key != "worst_case"} | self._worst_case(report)
+            for report in self.reports
+        ]
+
+    @cached_property
     def columns(self) -> dict[str, str]:
         """The headline figures that all reports have of the same images: key to label."""
-        first, *others = (report.figures for report in self.reports)
-        # A Lipschitz constant of other images has no paired difference.
+        first, *others = self._headlines
         return {
             key: label
-            for key, (label, figure) in first.items()
-            if all(key in other and (key != "lipschitz" or other[key][1].n == figure.n) for other in others)
+            for key, (label, _) in first.items()
+            if all(key in other for other in others) and self._on_same_images(key)
         }
+
+    @cached_property
+    def values(self) -> dict[str, list[Estimate]]:
+        """For each column the figure of each report."""
+        return {key: [figures[key][1] for figures in self._headlines] for key in self.columns}
+
+    @cached_property
+    def not_shared(self) -> list[str]:
+        """Labels of the figures that some reports lack, or that were measured on other images."""
+        labels = {key: label for figures in self._headlines for key, (label, _) in figures.items()}
+        return [label for key, label in labels.items() if key not in self.columns]
+
+    @cached_property
+    def worst_attacks(self) -> list[str]:
+        """The attacks that every report has and that kept to the radius on every model: those of the worst case."""
+        first, *others = (within(report.outcomes, report.settings.get("eps", 0.0)) for report in self.reports)
+        return [name for name in first if all(name in other for other in others)]
+
+    @cached_property
+    def attack_columns(self) -> list[str]:
+        """The columns of single attacks and of their worst case."""
+        return [key for key in self.columns if key == "worst_case" or key in self.reports[0].attacks]
+
+    @cached_property
+    def masked(self) -> list[bool | None]:
+        """Whether each model's robustness is masked; None without a verdict."""
+        return [outcome(report.audit) for report in self.reports]
+
+    def distrusted(self, index: int, key: str) -> bool:
+        """Whether a figure says little, because the model hides its gradients from what measured it.
+
+        Convention: of a masked model these are all single attacks and the Lipschitz constant, which gradients find. The
+        worst case is trusted where it holds an attack that needs no gradient (Square, SPSA, AutoAttack).
+        """
+        if not self.masked[index]:
+            return False
+        if key == "worst_case":
+            kinds = self.reports[index].settings.get("attacks", {})
+            return not any(kinds.get(name, {}).get("kind") in _WITHOUT_GRADIENT for name in self.worst_attacks)
+        return key == "lipschitz" or key in self.attack_columns
+
+    def verdict(self, index: int, key: str) -> str:
+        """What the difference of a report to the reference says: better, worse, no clear difference, or masked."""
+        if self.distrusted(index, key) or self.distrusted(0, key):
+            return "masked"
+        return verdict(self.differences[index][key], higher=key in HIGHER)
+
+    @property
+    def worst_labels(self) -> list[str]:
+        """The attacks of the worst case, as they are written."""
+        return [attack_label(name) for name in self.worst_attacks]
+
+    @property
+    def marked_names(self) -> list[str]:
+        """The names, with a sign behind those of masked models."""
+        return [name + (" †" if masked else "") for name, masked in zip(self.names, self.masked, strict=True)]
+
+    def shares(self, part: str) -> bool:
+        """Whether all reports have the part ``curve``, ``flip_rate`` or ``occlusion`` of the same images."""
+        has = {
+            "curve": lambda report: bool(report.accuracy_curve),
+            "flip_rate": lambda report: report.outcomes.flips is not None,
+            "occlusion": lambda report: report.outcomes.occlusion is not None,
+        }
+        return all(has[part](report) for report in self.reports) and self._on_same_images(part)
 
     @property
     def corruptions(self) -> list[str]:
@@ -68,86 +143,42 @@ class Comparison:
 
     @cached_property
     def best(self) -> dict[str, list[int]]:
-        """For each column and each corruption the indices of the reports with the lowest error (several at a tie)."""
-        values = {key: [report.figures[key][1].value for report in self.reports] for key in self.columns}
-        values |= {name: [report.corruption_means[name].value for report in self.reports] for name in self.corruptions}
-        # Means of the same number of images: equal counts give equal values up to the order of a sum.
-        return {
-            key: [index for index, value in enumerate(row) if value <= min(row) + 1e-12] for key, row in values.items()
-        }
+        """For each column and each corruption the indices of the best reports (several at a tie).
+
+        Convention: the lowest error, the highest AUROC and AUPR. A figure that is :meth:`distrusted` is never best.
+        """
+        rows = {key: [each.value for each in column] for key, column in self.values.items()}
+        rows |= {name: [report.corruption_means[name].value for report in self.reports] for name in self.corruptions}
+        best = {}
+        for key, row in rows.items():
+            sign = -1 if key in HIGHER else 1
+            found = {index: sign * value for index, value in enumerate(row) if not self.distrusted(index, key)}
+            # Means of the same number of images: equal counts give equal values up to the order of a sum.
+            best[key] = [index for index, value in found.items() if value <= min(found.values()) + 1e-12]
+        return best
 
     @cached_property
     def differences(self) -> list[dict[str, Estimate]]:
         """For each report its figures minus the reference's, with paired bootstrap intervals over the images.
 
-        Negative is better. The reference's own entry is empty.
+        Negative is better, but for AUROC and AUPR. The reference's own entry is empty.
         """
         reference = self.reports[0]
         return [
-            {} if report is reference else {key: _difference(report, reference, key) for key in self.columns}
+            {}
+            if report is reference
+            else {key: difference(report, reference, key, self.worst_attacks) for key in self.columns}
             for report in self.reports
         ]
 
     def to_table(self) -> str:
         """The comparison as plain text for the terminal; ``<`` marks the best of a column."""
-        rows = []
-        for index, report in enumerate(self.reports):
-            row = [self.names[index]]
-            for key in self.columns:
-                mark = " <" if index in self.best[key] else "  "
-                row.append(report.figures[key][1].text + mark)
-            rows.append(row)
-        first = self.reports[0].figures
-        rows.append(["n", *(f"{first[key][1].n}  " for key in self.columns)])
-        parts = [text_table(["model", *(f"{label}  " for label in self.columns.values())], rows)]
-        for index, difference in enumerate(self.differences):
-            if difference:
-                changes = [
-                    [
-                        label,
-                        difference[key].change,
-                        interval_text(difference[key]),
-                        verdict(difference[key]),
-                    ]
-                    for key, label in self.columns.items()
-                ]
-                parts += [
-                    f"\n{self.names[index]} against {self.names[0]}, {self.unit}",
-                    text_table(["figure", "change", "95% interval", ""], changes),
-                ]
-        if self.corruptions:
-            cells = [
-                [corruption_label(name)]
-                + [
-                    f"{100 * report.corruption_means[name].value:.1f}" + (" <" if index in self.best[name] else "  ")
-                    for index, report in enumerate(self.reports)
-                ]
-                for name in self.corruptions
-            ]
-            parts += ["", text_table(["error in %, mean of severities", *(f"{name}  " for name in self.names)], cells)]
-        if self.radii:
-            rises = [
-                [name, *(report.loss_rises[radius].attack.text for radius in self.radii)]
-                for name, report in zip(self.names, self.reports, strict=True)
-            ]
-            header = ["rise of the loss along the attack", *(f"radius {radius:g}" for radius in self.radii)]
-            parts += ["", text_table(header, rises)]
-        return "\n".join([*parts, *self.notes])
+        return comparison_text(self)
 
     @property
     def notes(self) -> list[str]:
         """What a reader must know about the figures, a sentence each."""
-        errors = "All figures in % are errors" if "lipschitz" in self.columns else "All figures are errors"
-        notes = [f"{errors}: lower is better; < marks the best. Intervals are paired bootstraps over images."]
-        ours = [name for name in self.corruptions if name in OURS]
-        if ours:
-            notes.append(
-                f"* {', '.join(ours)}: our own texture, not the original benchmark's; compare it with our figures only."
-            )
-        if any(report.missing for report in self.reports):
-            missing = sorted({name for report in self.reports for name in report.missing})
-            notes.append(f"Not measured for every model: {', '.join(missing)}; the mean is over those measured.")
-        return notes
+        return comparison_notes(self)
 
     def to_json(self) -> dict[str, Any]:
         """Figures, differences and settings of each report; the image-by-image outcomes stay in the reports' own."""
@@ -155,13 +186,21 @@ class Comparison:
             "format": FORMAT,
             "reference": self.names[0],
             "columns": self.columns,
+            "higher_is_better": [key for key in self.columns if key in HIGHER],
+            "not_shared": self.not_shared,
+            "worst_case_attacks": self.worst_attacks,
             "models": [
                 {
                     "name": self.names[index],
-                    "figures": {key: vars(report.figures[key][1]) for key in self.columns},
+                    "masked": self.masked[index],
+                    "verdict": None if report.audit is None else report.audit.verdict,
+                    "figures": {key: vars(self.values[key][index]) for key in self.columns},
                     "difference_to_reference": {key: vars(value) for key, value in self.differences[index].items()},
                     "corruption_means": {name: vars(report.corruption_means[name]) for name in self.corruptions},
+                    "accuracy_curve": [vars(each) | {"eps": eps} for eps, each in report.accuracy_curve.items()],
                     "loss_rise": rises_to_json(report.loss_rises),
+                    "left_out": report.left_out,
+                    "notices": report.notices,
                     "settings": report.settings,
                     "environment": report.environment,
                     "seconds": report.seconds,
@@ -176,13 +215,23 @@ class Comparison:
 
         Args, returns and errors as :meth:`Report.save`.
         """
+        from mixaug.evaluate.comparison_page import comparison_page
         from mixaug.evaluate.figures import comparison_figures
-        from mixaug.evaluate.page import comparison_page
 
         figures = comparison_figures(self)
         return save_files(
             path, comparison_page(self, figures), self.to_json(), {key: figure.png for key, figure in figures.items()}
         )
+
+    def _on_same_images(self, key: str) -> bool:
+        return all(same_images(self.reports[0], other, key) for other in self.reports[1:])
+
+    def _worst_case(self, report: Report) -> dict[str, tuple[str, Estimate]]:
+        """The worst case over the attacks that count for all reports, in place of the report's own."""
+        if len(self.worst_attacks) < 2:
+            return {}
+        right = all_right(report.outcomes, self.worst_attacks)[1]
+        return {"worst_case": (f"worst case of {len(self.worst_attacks)} attacks", share(~right))} if len(right) else {}
 
 
 def compare(reports: Sequence[Report], names: Sequence[str] | None = None) -> Comparison:
@@ -228,42 +277,17 @@ def compare(reports: Sequence[Report], names: Sequence[str] | None = None) -> Co
                 f"reports must agree in the number of images of {attack_label(name)} to be compared image by image, "
                 f"got {counts}"
             )
+        _check_same_index(f"images of {attack_label(name)}", [report.outcomes.attack_index[name] for report in reports])
         values = [report.settings["attacks"].get(name) for report in reports]
         if any(value != values[0] for value in values):
             raise ValueError(f"reports must agree in the settings of the attack {name!r}, got {values}")
+    if reports[0].outcomes.corrupted:
+        _check_same_index("corrupted images", [report.outcomes.corruption_index for report in reports])
     given = [report.name for report in reports] if names is None else list(names)
     unique = [name if given.count(name) == 1 else f"{name} ({index + 1})" for index, name in enumerate(given)]
     return Comparison(reports, tuple(unique))
 
 
-def verdict(difference: Estimate) -> str:
-    """What a difference of errors says: ``better``, ``worse``, or ``no clear difference`` where zero is inside."""
-    if not difference.excludes_zero:
-        return "no clear difference"
-    return "better" if difference.value < 0 else "worse"
-
-
-def _difference(report: Report, reference: Report, key: str) -> Estimate:
-    one, two = report.outcomes, reference.outcomes
-    if key in CALIBRATION:
-        return _calibration_difference(CALIBRATION[key], report, reference)
-    if key == "clean_error":
-        change = (~one.correct).double() - (~two.correct).double()
-    elif key == "mce":
-        change = one.failures() - two.failures()
-    elif key == "lipschitz":
-        (estimate,) = bootstrap_means((one.lipschitz - two.lipschitz)[:, None], method="paired bootstrap")
-        return Quantity(**vars(estimate))
-    else:
-        change = (~one.attacked[key]).double() - (~two.attacked[key]).double()
-    return bootstrap_means(change[:, None], method="paired bootstrap")[0]
-
-
-def _calibration_difference(metric: Callable[[Tensor, Tensor], float], report: Report, reference: Report) -> Estimate:
-    one, two = report.outcomes, reference.outcomes
-
-    def statistic(index: Tensor) -> Tensor:
-        here = metric(one.confidence[index], one.correct[index])
-        return torch.tensor(here - metric(two.confidence[index], two.correct[index]))
-
-    return bootstrap_centred(statistic, len(one.correct), lower=-1.0, resamples=500, method="paired bootstrap")
+def _check_same_index(what: str, indices: Sequence[Tensor]) -> None:
+    if not all(torch.equal(index, indices[0]) for index in indices):
+        raise ValueError(f"reports must agree in the {what} to be compared image by image, got other positions")

@@ -44,3 +44,16 @@ def interval_text(figure: Estimate) -> str:
     if figure.n == 1 and figure.method.endswith("bootstrap"):
         return "not known"
     return " to ".join(figure.ends)
+
+
+def radius_text(eps: float) -> str:
+    """A radius as people write it: as a short decimal if it is one, else in grey levels if it is some.
+
+    Example:
+        >>> radius_text(8 / 255), radius_text(0.2), radius_text(0.1 / 3)
+        ('8/255', '0.2', '0.0333')
+    """
+    levels = 255 * eps
+    if abs(eps - round(eps, 3)) < 1e-9 or abs(levels - round(levels)) > 1e-4:
+        return f"{eps:.3g}"
+    return f"{round(levels)}/255"

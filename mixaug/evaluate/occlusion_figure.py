@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from mixaug.evaluate._drawing import FigureImage, colours, new_figure, png_of
+from mixaug.evaluate._drawing import FigureImage, Look, add_legend, draw_curve, looks, new_figure, png_of
 from mixaug.evaluate.occlusion import OcclusionCurve
 
 
-def occlusion_figure(curves: Mapping[str, OcclusionCurve]) -> FigureImage:
+def occlusion_figure(curves: Mapping[str, OcclusionCurve], styles: Sequence[Look] | None = None) -> FigureImage:
     """Accuracy against the share of each image that is hidden.
 
     Args:
         curves: each model's name to its curve, with one patch size; an empty name has no legend.
+        styles: how each looks; default one after the other.
 
     Returns:
         The figure; bands are 95% intervals.
@@ -31,17 +32,12 @@ def occlusion_figure(curves: Mapping[str, OcclusionCurve]) -> FigureImage:
     if len(sides) != 1:
         raise ValueError(f"curves must be one or more of one patch size, got {sorted(sides) or 'none'}")
     figure, axes = new_figure(3.4)
-    for (name, curve), colour in zip(curves.items(), colours(len(curves)), strict=True):
-        places = [100 * ratio for ratio in curve.ratios]
-        low, high = ([100 * getattr(estimate, end) for estimate in curve.accuracy] for end in ("low", "high"))
-        axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
-        values = [100 * estimate.value for estimate in curve.accuracy]
-        axes.plot(places, values, "o-", color=colour, label=name, markersize=4.5)
+    for (name, curve), look in zip(curves.items(), styles or looks(len(curves)), strict=True):
+        draw_curve(axes, [100 * ratio for ratio in curve.ratios], curve.accuracy, name, look)
     axes.set_xlabel("hidden patches in %")
     axes.set_ylabel("accuracy in %")
     axes.set_ylim(bottom=0)
-    if len(curves) > 1:
-        axes.legend(loc="upper right", fontsize=9)  # where curves that fall leave room
+    add_legend(figure, list(curves))
     count = max(len(curve.correct[0]) for curve in curves.values())
     caption = (
         f"Random patches of {sides.pop()} px hidden, the same for all; n = {count} images; bands are 95% intervals. "

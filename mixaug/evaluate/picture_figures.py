@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mixaug.evaluate._drawing import GREY, RIGHT, WRONG, FigureImage, new_figure, png_of
+from mixaug.evaluate.activation_map_figure import overlay
 from mixaug.evaluate.labels import attack_label, corruption_label
 from mixaug.evaluate.report import Report
 
@@ -69,6 +70,30 @@ def adversarial_examples(report: Report, attack: str) -> FigureImage:
     return FigureImage(png_of(figure), f"Attacked images ({attack_label(attack)})", caption)
 
 
+def activation_examples(report: Report) -> FigureImage:
+    """Images with the class activation maps of their label and of what the model predicts."""
+    examples = report.examples.maps
+    height = 5.2 / 3 * examples[0].image.shape[1] / examples[0].image.shape[2] + 0.3
+    figure, grid = new_figure(height * len(examples), rows=len(examples), columns=3)
+    for axes_row, example in zip(grid.reshape(-1, 3), examples, strict=True):
+        right = example.predicted == example.label
+        label, predicted = report.class_name(example.label), report.class_name(example.predicted)
+        maps = [overlay(example.image, map_.float() / 255) for map_ in (example.label_map, example.predicted_map)]
+        titles = ("image", f"label: {label}", f"predicted: {predicted} {100 * example.confidence:.0f}%")
+        for axes in axes_row:
+            axes.axis("off")
+        _show(axes_row[0], example.image)
+        for axes, map_ in zip(axes_row[1:], maps, strict=True):
+            _show(axes, map_.permute(2, 0, 1))
+        for axes, title, colour in zip(axes_row, titles, ("black", GREY, RIGHT if right else WRONG), strict=True):
+            axes.set_title(_short(title, 26), fontsize=8, pad=3, color=colour)
+    caption = (
+        "Class activation maps: the brighter, the more this place speaks for the class. Where the prediction is wrong, "
+        "its title is red and the two maps show what each class was seen in."
+    )
+    return FigureImage(png_of(figure), "Class activation maps", caption)
+
+
 def _show(axes: Any, image: Tensor) -> None:
     smooth = "nearest" if max(image.shape[1:]) <= 96 else "antialiased"
     if image.shape[0] == 1:
@@ -89,8 +114,8 @@ def _below(axes: Any, lines: Sequence[tuple[str, bool]], truth: str) -> None:
         )
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 24 else text[:15] + "…" + text[-8:]
+def _short(text: str, length: int = 24) -> str:
+    return text if len(text) <= length else text[: length - 9] + "…" + text[-8:]
 
 
 def _difference(clean: Tensor, adversarial: Tensor) -> Tensor:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
+
+#: Columns of a terminal that lines are kept to.
+WIDTH = 110
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -25,3 +29,45 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int =
         return "  ".join(padded).rstrip()
 
     return "\n".join([line(header), "  ".join("-" * width for width in widths), *(line(row) for row in rows)])
+
+
+def fitted_tables(header: Sequence[str], rows: Sequence[Sequence[str]], width: int = WIDTH) -> str:
+    """A table, or where it is wider than ``width`` several with some of its columns, each with the first one.
+
+    Example:
+        >>> print(fitted_tables(["name", "one", "two"], [["a", "1", "2"]], width=10))
+        name  one
+        ----  ---
+        a       1
+        <BLANKLINE>
+        name  two
+        ----  ---
+        a       2
+    """
+    header, rows = [cut(header[0]), *header[1:]], [[cut(row[0]), *row[1:]] for row in rows]
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    groups: list[list[int]] = [[]]
+    for column in range(1, len(header)):
+        if groups[-1] and sum(widths[each] + 2 for each in (*groups[-1], column)) + widths[0] > width:
+            groups.append([])
+        groups[-1].append(column)
+    return "\n\n".join(text_table(_chosen(header, group), [_chosen(row, group) for row in rows]) for group in groups)
+
+
+def wrapped(text: str, width: int = WIDTH) -> str:
+    """A sentence in lines of the terminal."""
+    return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def cut(text: str, length: int = 36) -> str:
+    """A long name without its middle.
+
+    Example:
+        >>> cut("a-rather-long-name", 10)
+        'a-rat…name'
+    """
+    return text if len(text) <= length else text[: length // 2] + "…" + text[-(length - length // 2 - 1) :]
+
+
+def _chosen(row: Sequence[str], columns: Sequence[int]) -> list[str]:
+    return [row[0], *(row[column] for column in columns)]
