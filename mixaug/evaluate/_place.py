@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib import metadata
 
 import torch
 from torch import nn
@@ -51,16 +52,18 @@ def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
     seconds[part] = round(time.perf_counter() - start, 3)
 
 
+# What figures may depend on: pictures, filters and foreign attacks.
+_PACKAGES = ("torchvision", "numpy", "pillow", "kornia", "pyautoattack", "scikit-learn")
+
+
 def environment(device: torch.device) -> dict[str, str]:
     """Versions, machine and time of an evaluation."""
-    import torchvision
-
     import mixaug
 
     return {
         "mixaug": mixaug.__version__,
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        **{name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name(device)
@@ -68,3 +71,10 @@ def environment(device: torch.device) -> dict[str, str]:
         else f"CPU, {torch.get_num_threads()} threads",
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

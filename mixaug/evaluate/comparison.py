@@ -44,10 +44,7 @@ class Comparison:
 
     @cached_property
     def _headlines(self) -> list[dict[str, tuple[str, Estimate]]]:
-        return [
-            {key: value for key, value in headline(report).items() if key != "worst_case"} | self._worst_case(report)
-            for report in self.reports
-        ]
+        return [self._shared(report) for report in self.reports]
 
     @cached_property
     def columns(self) -> dict[str, str]:
@@ -226,12 +223,15 @@ class Comparison:
     def _on_same_images(self, key: str) -> bool:
         return all(same_images(self.reports[0], other, key) for other in self.reports[1:])
 
-    def _worst_case(self, report: Report) -> dict[str, tuple[str, Estimate]]:
-        """The worst case over the attacks that count for all reports, in place of the report's own."""
-        if len(self.worst_attacks) < 2:
-            return {}
-        right = all_right(report.outcomes, self.worst_attacks)[1]
-        return {"worst_case": (f"worst case of {len(self.worst_attacks)} attacks", share(~right))} if len(right) else {}
+    def _shared(self, report: Report) -> dict[str, tuple[str, Estimate]]:
+        """The headline figures, the worst case over the attacks that count for all reports."""
+        figures, names = headline(report), self.worst_attacks
+        right = all_right(report.outcomes, names)[1] if len(names) > 1 else torch.empty(0)
+        if "worst_case" in figures and len(right):
+            figures["worst_case"] = (f"worst case of {len(names)} attacks", share(~right))
+        else:
+            figures.pop("worst_case", None)
+        return figures
 
 
 def compare(reports: Sequence[Report], names: Sequence[str] | None = None) -> Comparison:
