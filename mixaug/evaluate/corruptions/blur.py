@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mixaug.evaluate.corruptions.filters import (
-    border,
-    clipped_zoom,
-    convolve,
-    directional_blur,
-    uniform,
-)
-from mixaug.evaluate.corruptions.filters import (
-    gaussian_blur as smooth,
-)
+from mixaug.evaluate.corruptions.filters import border, convolve, directional_blur, kernels, uniform
+from mixaug.evaluate.corruptions.filters import gaussian_blur as smooth
+from mixaug.evaluate.corruptions.warps import mean_of_zooms
 
 
 def gaussian_blur(images: Tensor, sigma: float, generator: torch.Generator | None) -> Tensor:
@@ -40,15 +31,13 @@ def glass_blur(images: Tensor, setting: tuple[float, int, int], generator: torch
     """
     sigma, reach, rounds = setting
     h, w = images.shape[-2:]
-    blurred = (smooth(images, sigma) * 255).floor() / 255  # the original goes through bytes, truncated
-    ys, xs = range(h - reach, reach, -1), range(w - reach, reach, -1)
-    if len(ys) and len(xs):
-        shape = (len(images), rounds, len(ys), len(xs), 2)
-        shift = (uniform(shape, images, generator) * (2 * reach)).long().clamp_max(2 * reach - 1) - reach
-        source = np.arange(h * w).repeat(len(images)).reshape(h * w, -1).T.copy()
-        _follow()(source, shift.cpu().numpy(), h, w, reach)
-        index = torch.from_numpy(source).to(images.device)
-        blurred = blurred.flatten(2).gather(2, index[:, None].expand(-1, images.shape[1], -1)).view(images.shape)
+    blurred = smooth(images, sigma).mul_(255).floor_().div_(255)  # the original goes through bytes, truncated
+    ys, xs = max(0, h - 2 * reach), max(0, w - 2 * reach)
+    if ys and xs:
+        u = uniform((len(images), rounds, ys, xs), images, generator)
+        # One draw gives both shifts: a code (dy + reach) * 2 reach + dx + reach.
+        codes = u.mul_((2 * reach) ** 2).to(torch.uint8)
+        blurred = copy_near(blurred, codes, reach)
     return smooth(blurred, sigma)
 
 
@@ -60,11 +49,7 @@ def motion_blur(images: Tensor, setting: tuple[int, float], generator: torch.Gen
 def zoom_blur(images: Tensor, setting: tuple[float, float], generator: torch.Generator | None) -> Tensor:
     """The mean of the image and of its enlargements by 1, 1 + step, ... below the limit."""
     # numpy.arange itself, since its rounding decides whether the limit is among the factors in the published sets.
-    factors = np.arange(1, *setting).tolist()
-    total = images.clone()
-    for factor in factors:
-        total += clipped_zoom(images, factor)
-    return total / (len(factors) + 1)
+    return mean_of_zooms(images, np.arange(1, *setting).tolist())
 
 
 @functools.cache
@@ -88,23 +73,55 @@ def disk(radius: float, alias_blur: float) -> Tensor:
     kernel = blur @ kernel @ blur.T
     used = (kernel > 0).nonzero()
     edge = int((used - reach).abs().max())
-    return kernel[reach - edge : reach + edge + 1, reach - edge : reach + edge + 1].float()
+    return kernel[reach - edge : reach + edge + 1, reach - edge : reach + edge + 1]
 
 
-@functools.cache
-def _follow() -> Callable[..., Any]:
-    """The glass blur's copies, compiled at the first use: each depends on those before it."""
-    import numba
+def copy_near(images: Tensor, codes: Tensor, reach: int) -> Tensor:
+    """The glass blur's copies in the original's order: from the last pixel to the first, each seeing those before.
 
-    return numba.njit(cache=True)(_follow_copies)
+    Args:
+        images: ``(N, C, H, W)`` float32.
+        codes: ``(N, rounds, H - 2 reach, W - 2 reach)`` uint8, ``(dy + reach) 2 reach + dx + reach`` with shifts in
+            ``[-reach, reach)``; first entries belong to the last pixels.
+        reach: in pixels.
+
+    Returns:
+        images of the same shape.
+
+    Example:
+        >>> image = torch.arange(9.0).view(1, 1, 3, 3)
+        >>> copy_near(image, torch.zeros(1, 1, 1, 1, dtype=torch.uint8), 1).flatten().tolist()
+        [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 4.0]
+    """
+    if images.device.type != "cpu":
+        return copy_near_torch(images, codes, reach)
+    out = images.clone(memory_format=torch.contiguous_format)
+    loops = kernels()
+    loops.over_images(loops.copy_pixels, len(out), out.numpy(), codes.contiguous().numpy(), reach)
+    return out
 
 
-def _follow_copies(source, shift, h, w, reach):  # type: ignore[no-untyped-def]
-    for image in range(source.shape[0]):
-        for turn in range(shift.shape[1]):
-            for i in range(shift.shape[2]):
-                y = h - reach - i
-                for j in range(shift.shape[3]):
-                    x = w - reach - j
-                    dx, dy = shift[image, turn, i, j, 0], shift[image, turn, i, j, 1]
-                    source[image, y * w + x] = source[image, (y + dy) * w + x + dx]
+def copy_near_torch(images: Tensor, codes: Tensor, reach: int) -> Tensor:
+    """:func:`copy_near` in torch: where a pixel's value comes from is found by doubling its chain of copies.
+
+    Example:
+        >>> image = torch.arange(9.0).view(1, 1, 3, 3)
+        >>> copy_near_torch(image, torch.zeros(1, 1, 1, 1, dtype=torch.uint8), 1).flatten().tolist()
+        [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 4.0]
+    """
+    n, channels, h, w = images.shape
+    place = torch.arange(h * w, device=images.device).view(h, w)
+    source = place.view(1, -1).expand(n, -1)
+    for turn in codes.unbind(1):
+        shift = turn.flip(1, 2).long()
+        dy, dx = shift // (2 * reach) - reach, shift % (2 * reach) - reach
+        near = place.repeat(n, 1, 1)
+        near[:, reach + 1 : h - reach + 1, reach + 1 : w - reach + 1] += dy * w + dx
+        near = near.view(n, -1)
+        # Pixels are written from the last to the first: one after this has its new value already, one before not yet.
+        follow = torch.where(near <= place.view(-1), place.view(-1), near)
+        for _ in range(max(1, (h * w - 1).bit_length())):
+            follow = follow.gather(1, follow)
+        source = source.gather(1, near.gather(1, follow))
+    index = source[:, None].expand(-1, channels, -1)
+    return images.flatten(2).gather(2, index).view(images.shape)

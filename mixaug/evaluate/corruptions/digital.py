@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import io
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
-from mixaug.evaluate.corruptions.filters import gaussian_blur, sample_bilinear, uniform
+from mixaug.evaluate.corruptions.filters import gaussian_blur, kernels, uniform
+from mixaug.evaluate.corruptions.warps import warp
+
+_BITS = 22  # of the weights in PIL's resampling
 
 
 def contrast(images: Tensor, factor: float, generator: torch.Generator | None) -> Tensor:
     """Pulls each channel towards its mean."""
-    mean = images.mean((2, 3), keepdim=True)
-    return (images - mean) * factor + mean
+    return torch.lerp(images.mean((2, 3), keepdim=True), images, factor)
 
 
 def elastic_transform(images: Tensor, setting: tuple[float, ...], generator: torch.Generator | None) -> Tensor:
@@ -26,70 +28,122 @@ def elastic_transform(images: Tensor, setting: tuple[float, ...], generator: tor
     n, _, h, w = images.shape
     side = min(h, w)
     amplitude, sigma, affine = (value * side for value in setting)
-    centre = torch.tensor([h // 2, w // 2], dtype=torch.float64)
-    third = side // 3
-    # In OpenCV's order (x, y) the original passes (row, column); for square images, which it assumes, it is the same.
-    points = torch.stack([centre + third, centre + torch.tensor([third, -third]), centre - third])
-    shift = (uniform((n, 3, 2), images, generator).double().cpu() * 2 - 1) * affine
-    homogeneous = torch.cat([points, torch.ones(3, 1, dtype=torch.float64)], 1)
-    y = torch.arange(h, device=images.device, dtype=torch.float32)[:, None].expand(h, w)
-    x = torch.arange(w, device=images.device, dtype=torch.float32).expand(h, w)
-    if third:  # the affine map takes points to points + shift; pixels are fetched through its inverse
-        forward = torch.linalg.solve(homogeneous.expand(n, 3, 3), points + shift)
-        square = torch.cat([forward, torch.tensor([0.0, 0.0, 1.0]).double().view(1, 3, 1).expand(n, 3, 1)], 2)
-        inverse = torch.linalg.inv(square).float().to(images.device)
-        grid = torch.stack([x, y, torch.ones_like(x)], -1).view(1, h * w, 3) @ inverse
-        images = sample_bilinear(images, grid[..., 1].view(n, h, w), grid[..., 0].view(n, h, w), "reflect101")
+    shift = (uniform((n, 3, 2), images, generator) * 2 - 1) * affine
+    if third := side // 3:
+        images = warp(images, affine_of_points(h // 2, w // 2, third, shift), None, "reflect101")
     if amplitude == 0:
         return images
     noise = uniform((2, n, h, w), images, generator) * 2 - 1
-    dx, dy = gaussian_blur(noise, sigma, truncate=3.0, mode="reflect") * amplitude
-    return sample_bilinear(images, y + dy, x + dx, "reflect")
+    still = torch.eye(2, 3, device=images.device).expand(n, 2, 3)
+    return warp(images, still, gaussian_blur(noise, sigma, truncate=3.0, mode="reflect").mul_(amplitude), "reflect")
+
+
+def affine_of_points(centre_y: int, centre_x: int, reach: int, shift: Tensor) -> Tensor:
+    """The inverse of the affine map that takes three points to themselves plus a shift.
+
+    The points are ``(cy + r, cx + r)``, ``(cy + r, cx - r)`` and ``(cy - r, cx - r)``. The original passes them as
+    (row, column) where OpenCV takes (x, y); its images are square, and so is it here.
+
+    Args:
+        centre_y: cy.
+        centre_x: cx.
+        reach: r, above 0.
+        shift: ``(N, 3, 2)``.
+
+    Returns:
+        ``(N, 2, 3)`` float32: where the pixel (x, y) is fetched from.
+
+    Example:
+        >>> affine_of_points(4, 4, 2, torch.ones(1, 3, 2)).tolist()
+        [[[1.0, 0.0, -1.0], [0.0, 1.0, -1.0]]]
+    """
+    start = torch.tensor([centre_y + reach, centre_x + reach], dtype=torch.float64, device=shift.device)
+    moved = shift.double()
+    # Along the sides of the right triangle that they are.
+    first = (moved[:, 1] - moved[:, 2]) / (2 * reach) + start.new_tensor([1.0, 0.0])
+    second = (moved[:, 0] - moved[:, 1]) / (2 * reach) + start.new_tensor([0.0, 1.0])
+    (a, c), (b, d) = first.unbind(1), second.unbind(1)
+    determinant = a * d - b * c
+    inverse = torch.stack([d, -b, -c, a], 1).view(-1, 2, 2) / determinant[:, None, None]
+    back = start - (inverse @ (start + moved[:, 0])[:, :, None])[..., 0]
+    return torch.cat([inverse, back[:, :, None]], 2).float()
 
 
 def pixelate(images: Tensor, scale: float, generator: torch.Generator | None) -> Tensor:
-    """Box-filtered down to ``int(side * scale)`` pixels and up again, rounded to bytes in between as PIL does."""
-    h, w = images.shape[-2:]
+    """Box-filtered down to ``int(side * scale)`` pixels and up again, in PIL's integers: rounded to bytes each time."""
+    if images.device.type != "cpu":
+        return pixelate_torch(images, scale)
+    n, channels, h, w = images.shape
     small_h, small_w = max(1, int(h * scale)), max(1, int(w * scale))
-    down = _resize(images, box_matrix(small_h, h), box_matrix(small_w, w))
-    return _resize(down, box_matrix(h, small_h), box_matrix(w, small_w))
+    planes = images.reshape(n * channels, h, w).contiguous()
+    out = torch.empty_like(planes)
+    steps = [part for step in ((small_w, w), (small_h, h), (w, small_w), (h, small_h)) for part in box_taps(*step)]
+    loops = kernels()
+    loops.over_images(loops.pixelate_planes, len(planes), planes.numpy(), out.numpy(), *steps)
+    return out.view(images.shape)
 
 
-def jpeg_compression(images: Tensor, quality: int, generator: torch.Generator | None) -> Tensor:
-    """Written and read as JPEG by PIL (4:2:0 for RGB), an image at a time: there is no batched codec."""
-    out = []
-    for array in (images * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1).numpy():
-        file = io.BytesIO()
-        PIL.Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array).save(file, "JPEG", quality=quality)
-        decoded = np.asarray(PIL.Image.open(file))
-        out.append(torch.from_numpy(decoded.reshape(array.shape).copy()))
-    return torch.stack(out).permute(0, 3, 1, 2).to(images.device).float() / 255
+def pixelate_torch(images: Tensor, scale: float) -> Tensor:
+    """:func:`pixelate` in torch.
+
+    Example:
+        >>> pixelate_torch(torch.tensor([0.0, 0.0, 1.0, 1.0]).view(1, 1, 1, 4), 0.5).flatten().tolist()
+        [0.0, 0.0, 1.0, 1.0]
+    """
+    h, w = images.shape[-2:]
+    levels = (images * 255 + 0.5).int()
+    small_h, small_w = max(1, int(h * scale)), max(1, int(w * scale))
+    for axis, target, source in ((3, small_w, w), (2, small_h, h), (3, w, small_w), (2, h, small_h)):
+        first, weights = (torch.from_numpy(part).to(images.device) for part in box_taps(target, source))
+        total = torch.full((), 1 << (_BITS - 1), device=images.device)
+        for tap, weight in enumerate(weights.int().unbind(1)):
+            part = levels.index_select(axis, first + tap)
+            total = total + part * (weight if axis == 3 else weight[:, None])
+        levels = (total >> _BITS).clamp(0, 255)
+    return levels.float() / 255
 
 
-def box_matrix(target: int, source: int) -> Tensor:
-    """PIL's box filter along one axis: ``(target, source)`` weights, rows sum to 1.
+@functools.lru_cache(256)
+def box_taps(target: int, source: int) -> tuple[np.ndarray, np.ndarray]:
+    """PIL's box filter along one axis: the first source position of each result, and the weights from there.
 
     Args:
         target: length after it.
         source: length before it.
 
+    Returns:
+        ``(target,)`` int64 and ``(target, taps)`` int64 in units of 2^-22; every position is inside.
+
     Example:
-        >>> box_matrix(2, 4).tolist()
-        [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
+        >>> first, weights = box_taps(2, 4)
+        >>> first.tolist(), (weights / 2**22).tolist()
+        ([0, 2], [[0.5, 0.5], [0.5, 0.5]])
     """
     ratio = source / target
     width = max(ratio, 1.0)
-    centre = (torch.arange(target, dtype=torch.float64) + 0.5) * ratio
-    low = (centre - width / 2 + 0.5).long().clamp_min(0)
-    high = (centre + width / 2 + 0.5).long().clamp_max(source)
-    position = torch.arange(source)
-    distance = (position + 0.5 - centre[:, None]) / width
+    centre = (np.arange(target) + 0.5) * ratio
+    low = np.maximum((centre - width / 2 + 0.5).astype(np.int64), 0)
+    high = np.minimum((centre + width / 2 + 0.5).astype(np.int64), source)
+    position = np.arange(source)
+    distance = (position - centre[:, None] + 0.5) / width
     inside = (position >= low[:, None]) & (position < high[:, None]) & (distance > -0.5) & (distance <= 0.5)
-    weights = inside.double()
-    return (weights / weights.sum(1, keepdim=True)).float()
+    weights = np.floor(inside / inside.sum(1, keepdims=True) * 2**_BITS + 0.5).astype(np.int64)
+    taps = int(inside.sum(1).max())
+    first = np.minimum(inside.argmax(1), source - taps)
+    return first, np.take_along_axis(weights, first[:, None] + np.arange(taps), 1)
 
 
-def _resize(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    # PIL rounds halves up, and means of a few bytes often are halves; float64 keeps them exact.
-    across = (images.double() @ columns.to(images.device).double().T * 255 + (0.5 + 1e-6)).floor() / 255
-    return ((rows.to(images.device).double() @ across * 255 + (0.5 + 1e-6)).floor() / 255).float()
+def jpeg_compression(images: Tensor, quality: int, generator: torch.Generator | None) -> Tensor:
+    """Written and read as JPEG (4:2:0 for RGB), an image at a time on the CPU: there is no batched codec."""
+    levels = (images * 255).round_().to(torch.uint8).cpu()
+    return torch.stack([_pil_code(image, quality) for image in levels]).to(images.device).float().div_(255)
+
+
+def _pil_code(image: Tensor, quality: int) -> Tensor:
+    import PIL.Image
+
+    array = image.permute(1, 2, 0).numpy()
+    file = io.BytesIO()
+    PIL.Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array).save(file, "JPEG", quality=quality)
+    decoded = np.asarray(PIL.Image.open(file)).reshape(array.shape)
+    return torch.from_numpy(decoded.copy()).permute(2, 0, 1)

@@ -15,7 +15,7 @@ CORRUPTIONS = (
     "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
 )  # fmt: skip
 #: Further corruptions of the benchmark, not part of its mean; saturate needs colour.
-EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "saturate")
+EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 #: Corruptions that are not the original's: its frost needs photographs, ours makes a texture.
 OURS = ("frost",)
 PRESETS = ("cifar", "imagenet")
@@ -46,6 +46,13 @@ _CIFAR: dict[str, tuple[Any, ...]] = {
     "jpeg_compression": (80, 65, 58, 50, 40),  # quality
     "speckle_noise": (0.06, 0.1, 0.12, 0.16, 0.2),  # standard deviation, times the value
     "gaussian_blur": (0.4, 0.6, 0.7, 0.8, 1),  # sigma
+    "spatter": (  # mean, sd, sigma, threshold, strength (of the mud: sigma), mud?
+        (0.62, 0.1, 0.7, 0.7, 0.5, 0),
+        (0.65, 0.1, 0.8, 0.7, 0.5, 0),
+        (0.65, 0.3, 1, 0.69, 0.5, 0),
+        (0.65, 0.1, 0.7, 0.69, 0.6, 1),
+        (0.65, 0.1, 0.5, 0.68, 0.6, 1),
+    ),
     "saturate": ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),  # factor and shift of S of HSV
 }
 _IMAGENET: dict[str, tuple[Any, ...]] = {
@@ -76,6 +83,21 @@ _IMAGENET: dict[str, tuple[Any, ...]] = {
     "jpeg_compression": (25, 18, 15, 10, 7),
     "speckle_noise": (0.15, 0.2, 0.35, 0.45, 0.6),
     "gaussian_blur": (1, 2, 3, 4, 6),
+    "spatter": (
+        (0.65, 0.3, 4, 0.69, 0.6, 0),
+        (0.65, 0.3, 3, 0.68, 0.6, 0),
+        (0.65, 0.3, 2, 0.68, 0.5, 0),
+        (0.65, 0.3, 1, 0.65, 1.5, 1),
+        (0.67, 0.4, 1, 0.65, 1.5, 1),
+    ),
     "saturate": ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
 }
 TABLES = {"cifar": _CIFAR, "imagenet": _IMAGENET}
+
+#: AlexNet's error on each corruption of ImageNet-C, the mean of five severities: what mCE divides by.
+ALEXNET_ERRORS = {
+    "gaussian_noise": 0.886, "shot_noise": 0.894, "impulse_noise": 0.923,
+    "defocus_blur": 0.820, "glass_blur": 0.826, "motion_blur": 0.786, "zoom_blur": 0.798,
+    "snow": 0.867, "frost": 0.827, "fog": 0.819, "brightness": 0.565,
+    "contrast": 0.853, "elastic_transform": 0.646, "pixelate": 0.718, "jpeg_compression": 0.607,
+}  # fmt: skip

@@ -1,11 +1,12 @@
-"""Snow, frost, fog, brightness and saturation."""
+"""Snow, fog, brightness and saturation; frost has a file of its own."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from mixaug.evaluate.corruptions.filters import clipped_zoom, directional_blur, normal, uniform
+from mixaug.evaluate.corruptions.filters import directional_blur, normal, uniform
+from mixaug.evaluate.corruptions.warps import clipped_zoom
 
 _GREY = (0.299, 0.587, 0.114)
 
@@ -15,16 +16,10 @@ def snow(images: Tensor, setting: tuple[float, ...], generator: torch.Generator 
     mean, sd, zoom, threshold, radius, sigma, weight = setting
     n, _, h, w = images.shape
     layer = clipped_zoom(mean + sd * normal((n, 1, h, w), images, generator), zoom)
-    layer = torch.where(layer < threshold, 0.0, layer).clamp(0, 1)
-    layer = (layer * 255).floor() / 255
+    layer = torch.where(layer < threshold, 0.0, layer).clamp_(0, 1).mul_(255).floor_().div_(255)
     layer = directional_blur(layer, int(radius), sigma, uniform((n,), images, generator) * 90 - 135)
-    whitened = torch.maximum(images, 1.5 * _grey(images) + 0.5)
+    whitened = torch.maximum(images, 1.5 * grey(images) + 0.5)
     return weight * images + (1 - weight) * whitened + layer + layer.flip(-1, -2)
-
-
-def frost(images: Tensor, setting: tuple[float, float], generator: torch.Generator | None) -> Tensor:
-    """A weighted sum of the image and a frost texture. The texture is ours: the original crops photographs."""
-    return setting[0] * images + setting[1] * frost_texture(images, generator)
 
 
 def fog(images: Tensor, setting: tuple[float, float], generator: torch.Generator | None) -> Tensor:
@@ -38,55 +33,29 @@ def fog(images: Tensor, setting: tuple[float, float], generator: torch.Generator
 
 
 def brightness(images: Tensor, amount: float, generator: torch.Generator | None) -> Tensor:
-    """Adds to V of HSV; a grey image is its own V."""
-    if images.shape[1] == 1:
-        return images + amount
-    from kornia.color import hsv_to_rgb, rgb_to_hsv
+    """Adds to V of HSV, the largest channel: hue and saturation stay, so all channels grow in proportion.
 
-    hue, saturation, value = rgb_to_hsv(images).unbind(1)
-    return hsv_to_rgb(torch.stack([hue, saturation, (value + amount).clamp(0, 1)], 1))
+    A grey image is its own V; black becomes grey.
+    """
+    value = images.amax(1, keepdim=True)
+    brighter = (value + amount).clamp_(0, 1)
+    return torch.where(value > 0, images * (brighter / value.clamp_min(1e-9)), brighter)
 
 
 def saturate(images: Tensor, setting: tuple[float, float], generator: torch.Generator | None) -> Tensor:
-    """Scales and shifts S of HSV."""
+    """Scales and shifts S of HSV: with the largest channel V, each goes to ``V - (V - x) S' / S``.
+
+    Grey pixels have hue 0, red: where there is a shift, green and blue go down.
+    """
     if images.shape[1] == 1:
         raise ValueError("saturate needs colour images (N, 3, H, W), got 1 channel")
-    from kornia.color import hsv_to_rgb, rgb_to_hsv
-
-    hue, saturation, value = rgb_to_hsv(images).unbind(1)
-    return hsv_to_rgb(torch.stack([hue, (saturation * setting[0] + setting[1]).clamp(0, 1), value], 1))
-
-
-def frost_texture(images: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A picture of frost for each image: bright ridges where smooth noise crosses zero, at three scales, bluish.
-
-    Args:
-        images: ``(N, C, H, W)``; only size and device are used.
-        generator: of torch.
-
-    Returns:
-        ``(N, C, H, W)`` float32 in ``[0, 1]``.
-
-    Example:
-        >>> frost_texture(torch.zeros(2, 3, 32, 32), torch.Generator().manual_seed(0)).shape
-        torch.Size([2, 3, 32, 32])
-    """
-    n, channels, h, w = images.shape
-    total = torch.zeros(n, 1, h, w, device=images.device)
-    for cells, share in ((2, 0.45), (4, 0.35), (8, 0.2)):
-        # Needles: noise that is three times as smooth along a direction of its own, given by a sheared grid.
-        rows, columns = min(h, cells * 3), min(w, cells)
-        coarse = normal((n, 1, rows + 1, columns + 1), images, generator)
-        smooth = torch.nn.functional.interpolate(coarse, size=(h, w), mode="bicubic", align_corners=True)
-        if cells % 4 == 0 and h == w:
-            smooth = smooth.transpose(-1, -2)
-        total = total + share * torch.exp(-4 * smooth.abs())
-    grain = uniform((n, 1, h, w), images, generator)
-    ridges = (1.25 * total * (0.75 + 0.5 * grain) + 0.08).clamp(0, 1)
-    if channels == 1:
-        return ridges
-    tint = torch.tensor([0.86, 0.95, 1.0], device=images.device).view(1, 3, 1, 1)
-    return ridges * tint
+    factor, shift = setting
+    value, least = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
+    saturation = (value - least) / value.clamp_min(1e-9)
+    wanted = (saturation * factor + shift).clamp_(0, 1)
+    red = torch.tensor([0.0, 1.0, 1.0], device=images.device).view(1, 3, 1, 1)
+    below = torch.where(saturation > 0, (value - images) * (wanted / saturation.clamp_min(1e-9)), value * wanted * red)
+    return value - below
 
 
 def plasma(count: int, side: int, decay: float, like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -129,7 +98,13 @@ def plasma(count: int, side: int, decay: float, like: Tensor, generator: torch.G
     return (field - low) / (high - low)
 
 
-def _grey(images: Tensor) -> Tensor:
+def grey(images: Tensor) -> Tensor:
+    """The luma of colour images, ``(N, 1, H, W)``; grey ones as they are.
+
+    Example:
+        >>> round(grey(torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)).item(), 3)
+        0.299
+    """
     if images.shape[1] == 1:
         return images
     weights = torch.tensor(_GREY, device=images.device).view(1, 3, 1, 1)
