@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.io import decode_png, encode_png
 from torchvision.transforms.v2.functional import resize
 
 from mixaug.attacks._checks import check_choice, check_class_range, check_int, check_logits
@@ -23,6 +21,7 @@ from mixaug.evaluate._subject import subject_of
 from mixaug.evaluate.corruptions import PRESETS
 from mixaug.evaluate.images import LabelledImages, as_bytes, as_float
 from mixaug.evaluate.intervals import Estimate, bootstrap_means
+from mixaug.evaluate.outcomes import _from_png, _png
 from mixaug.evaluate.perturbations import FRAMES, PERTURBATIONS, PerturbationParams, frame, frames, sample_perturbation
 
 __all__ = ["FlipExample", "FlipRates", "flip_rates", "flips", "pairs", "sequence_predictions"]
@@ -61,23 +60,21 @@ class FlipExample:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; pictures as lossless PNG in base64."""
-        pictures = [base64.b64encode(encode_png(image).numpy().tobytes()).decode() for image in self.images]
         return vars(self) | {
             "predictions": self.predictions.tolist(),
             "shown": list(self.shown),
-            "images": pictures,
+            "images": [_png(image) for image in self.images],
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FlipExample:
         """The inverse of :meth:`to_json`, exactly."""
-        pictures = [torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8) for text in data["images"]]
         return cls(
             perturbation=data["perturbation"],
             label=data["label"],
             predictions=torch.tensor(data["predictions"], dtype=torch.int64),
             shown=tuple(data["shown"]),
-            images=torch.stack([decode_png(picture) for picture in pictures]),
+            images=torch.stack([_from_png(text) for text in data["images"]]),
         )
 
 

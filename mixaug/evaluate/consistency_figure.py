@@ -70,7 +70,9 @@ def flip_bars(rates: Mapping[str, FlipRates]) -> FigureImage:
     shared = [name for name in (models[0].flips if models else ()) if all(name in model.flips for model in models)]
     if not shared:
         raise ValueError("rates must hold one model or more with a perturbation that all have")
-    rows = [("mean", [model.mean for model in models])] if len(shared) == len(models[0].flips) else []
+    rows = (
+        [("mean", [model.mean for model in models])] if all(len(model.flips) == len(shared) for model in models) else []
+    )
     rows += [(name.replace("_", " "), [model.rates[name] for model in models]) for name in shared]
     caption = (
         f"Share of the pairs of frames whose predictions differ, n = {models[0].mean.n} images with "

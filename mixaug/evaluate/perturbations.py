@@ -13,9 +13,10 @@ from torch import Tensor
 from mixaug.attacks._checks import check_choice, check_generator, check_int
 from mixaug.evaluate._choices import seed_of
 from mixaug.evaluate.corruptions import PRESETS
-from mixaug.evaluate.corruptions.filters import directional_blur
+from mixaug.evaluate.corruptions.filters import directional_blur, gaussian_blur
 from mixaug.evaluate.corruptions.noise import gaussian_noise, shot_noise
-from mixaug.evaluate.corruptions.weather import brightness
+from mixaug.evaluate.corruptions.spatter import _WATER, water
+from mixaug.evaluate.corruptions.weather import brightness, grey
 
 __all__ = ["FRAMES", "PERTURBATIONS", "PerturbationParams", "frame", "frames", "sample_perturbation"]
 
@@ -33,6 +34,8 @@ _CIFAR: dict[str, Any] = {
     "shot_noise": 700.0,  # Poisson rate of a white pixel
     "motion_blur": (6, 1.8, 9.0),  # radius, sigma, degrees a frame
     "zoom_blur": 0.004,  # enlargement a frame
+    # mean, sd, sigma, threshold, strength; what a row gives to itself and the rows below in a frame
+    "spatter": ((0.6, 0.265, 1.75, 0.7, 0.6), (0.2, 0.8)),
     "brightness": 0.015,  # added to V a frame
     "translate": tuple(range(-7, 9)) + tuple(range(7, -8, -1)),  # the published 16 places, there and back
     "rotate": 1.0,  # degrees a frame
@@ -44,6 +47,7 @@ _IMAGENET: dict[str, Any] = {
     "shot_noise": 300.0,
     "motion_blur": (10, 3.0, 4.0),
     "zoom_blur": 0.004,
+    "spatter": ((0.65, 0.27, 3.7, 0.69, 0.6), (0.05, 0.1, 0.15, 0.7)),  # the first to the row above
     "brightness": 0.02,
     "translate": tuple(range(-15, 16)),  # the middle 31 of the published 41 places
     "rotate": 1.0,
@@ -209,6 +213,33 @@ def _enlarged(images: Tensor, i: int, step: float) -> Tensor:
     return _bytes(_affine(images, 0.0, 1 + step * i))  # as a picture of bytes, as the original's are
 
 
+def _spatter(
+    images: Tensor, t: int, setting: tuple[tuple[float, ...], tuple[float, ...]], params: PerturbationParams
+) -> Tensor:
+    """The water of the corruption of this name; from frame to frame its liquid runs down."""
+    (mean, sd, sigma, threshold, strength), shares = setting
+    h, w = images.shape[-2:]
+    generator = torch.Generator()
+    noise = torch.stack([torch.randn(h, w, generator=generator.manual_seed(seed)) for seed in params.seed.tolist()])
+    layer = gaussian_blur(mean + sd * noise, sigma)
+    layer = torch.where(layer < threshold, 0.0, layer).double()
+    liquid = (torch.linalg.matrix_power(_running(h, shares), t) @ layer).mul(255).clamp(0, 255).to(torch.uint8)
+    colour = torch.tensor(_WATER, device=images.device).view(1, 3, 1, 1)
+    if images.shape[1] == 1:
+        colour = grey(colour)
+    return images + strength * colour * water(liquid).to(images.device)[:, None]
+
+
+def _running(rows: int, shares: tuple[float, ...]) -> Tensor:
+    """(rows, rows) float64: what each row has of the rows of the frame before. What runs off the last row is gone."""
+    matrix = torch.zeros(rows, rows, dtype=torch.float64)
+    for place, share in enumerate(shares):
+        down = place - (len(shares) - 1) // 2  # as numpy.convolve(..., "same") has it
+        if abs(down) < rows:
+            matrix.diagonal(-down).fill_(share)
+    return matrix
+
+
 def _brightness(images: Tensor, t: int, step: float, params: PerturbationParams) -> Tensor:
     return brightness(images, (t - _MIDDLE) * step, None)
 
@@ -301,6 +332,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor, int, Any, PerturbationParams], Tensor]] 
     "shot_noise": _shot_noise,
     "motion_blur": _motion_blur,
     "zoom_blur": _zoom_blur,
+    "spatter": _spatter,
     "brightness": _brightness,
     "translate": _translate,
     "rotate": _rotate,
