@@ -18,6 +18,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 RIGHT, WRONG, GREY = "#00734F", "#B3400A", "#777777"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 _LINES = ("-", "--", ":")
+#: Lines above which their bands would cover each other.
+BANDS = 5
 _STYLE = {
     "font.size": 10,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
@@ -112,10 +114,13 @@ def add_legend(figure: Any, names: Sequence[str]) -> None:
         figure.legend(loc="outside upper center", ncols=min(len(names), columns), fontsize=8.5, frameon=False)
 
 
-def draw_curve(axes: Any, places: Sequence[float], estimates: Sequence[Estimate], name: str, look: Look) -> None:
+def draw_curve(
+    axes: Any, places: Sequence[float], estimates: Sequence[Estimate], name: str, look: Look, band: bool = True
+) -> None:
     """A line in percent with its band of 95% intervals."""
-    low, high = ([100 * getattr(estimate, end) for estimate in estimates] for end in ("low", "high"))
-    axes.fill_between(places, low, high, color=look.colour, alpha=0.12, linewidth=0)
+    if band:
+        low, high = ([100 * getattr(estimate, end) for estimate in estimates] for end in ("low", "high"))
+        axes.fill_between(places, low, high, color=look.colour, alpha=0.12, linewidth=0)
     values = [100 * estimate.value for estimate in estimates]
     axes.plot(
         places, values, look.line, marker=look.marker, color=look.colour, label=name, markersize=4.5, linewidth=1.6

@@ -75,8 +75,9 @@ details { margin-top: 1.6rem; } summary { cursor: pointer; font-weight: 600; mar
   --bad-ground: #fde9e0; --good-ground: #e2f3ea; --open-ground: #ececea; }
   body { font-size: 10pt; } main { max-width: none; padding: 0; }
   .scroll { overflow: visible; } table { font-size: 8pt; } thead { display: table-header-group; }
-  th, td { padding: .2rem .3rem; white-space: normal; } th:first-child { position: static; min-width: 0; }
-  thead th, .audit td.text, .settings td { min-width: 0; font-size: 7.5pt; }
+  th, td { padding: .2rem .3rem; white-space: normal; } th:first-child { position: static; min-width: 4.6rem; }
+  .differences td small { white-space: normal; }
+  thead th:not(:first-child), .audit td.text, .settings td { min-width: 0; font-size: 7.5pt; }
   td small { font-size: 6.5pt; white-space: nowrap; } .audit td.source { font-size: 7pt; }
   .card, .banner, .notice, tr, figure { break-inside: avoid; } .figures { columns: 2; } h2, h3 { break-after: avoid; }
   .cards { grid-template-columns: repeat(5, 1fr); gap: .4rem; } .card { padding: .4rem .5rem; }

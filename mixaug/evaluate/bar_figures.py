@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mixaug.evaluate._drawing import FigureImage, Look, add_legend, draw_curve, looks, new_figure, png_of
+from mixaug.evaluate._drawing import BANDS, FigureImage, Look, add_legend, draw_curve, looks, new_figure, png_of
 from mixaug.evaluate.headline import HIGHER
 from mixaug.evaluate.intervals import Estimate, Quantity
 from mixaug.evaluate.labels import corruption_label
@@ -54,15 +54,16 @@ def severity_lines(
 ) -> FigureImage:
     """Error against severity, mean over the corruptions; severity 0 is the clean images."""
     figure, axes = new_figure(3.4 + 0.1 * len(names))
+    few = len(reports) <= BANDS
     for report, name, look in zip(reports, names, styles or looks(len(reports)), strict=True):
         clean = report.clean_error_of_corrupted or report.clean_error
-        draw_curve(axes, [0, *SEVERITIES], [clean, *report.severity_means], name, look)
+        draw_curve(axes, [0, *SEVERITIES], [clean, *report.severity_means], name, look, few)
     axes.set_xticks([0, *SEVERITIES], ["clean", *map(str, SEVERITIES)])
     axes.set_xlabel("severity")
     axes.set_ylabel("error in %")
     axes.set_ylim(bottom=0)
     add_legend(figure, names)
-    caption = f"Mean over {len(reports[0].outcomes.corrupted)} corruptions; bands are 95% intervals."
+    caption = f"Mean over {len(reports[0].outcomes.corrupted)} corruptions{'; bands are 95% intervals' if few else ''}."
     return FigureImage(png_of(figure), "Error by severity", caption)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mixaug.evaluate._html import cell, note, percent, pictures, row, section, table, whole_page
 from mixaug.evaluate.labels import corruption_label, interval_text
-from mixaug.evaluate.page_audit import short_verdict
+from mixaug.evaluate.page_audit import short_verdict, verdict_reason
 from mixaug.evaluate.page_tables import settings_table
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _verdicts(comparison: Comparison) -> str:
             name,
             [
                 f'<td><span class="chip {kinds[masked]}">{short_verdict(report.audit)}</span></td>',
-                cell("–" if report.audit is None else report.audit.verdict, kind="text"),
+                cell("–" if report.audit is None else verdict_reason(report.audit), kind="text"),
             ],
         )
         for name, masked, report in zip(comparison.names, comparison.masked, comparison.reports, strict=True)
@@ -92,7 +92,7 @@ def _difference_table(comparison: Comparison, columns: Sequence[str]) -> str:
                 kind = {"better": "better", "worse": "worse", "masked": "distrusted"}.get(verdict, "")
                 cells.append(cell(found[key].change, interval_text(found[key]), verdict, kind=kind))
             rows.append(row(name, cells))
-    return table(["model", *(comparison.columns[key] for key in columns)], rows)
+    return table(["model", *(comparison.columns[key] for key in columns)], rows, "differences")
 
 
 def _flip_comparison(comparison: Comparison) -> str:

@@ -99,10 +99,10 @@ def _all_differences(comparison: Comparison) -> str:
     rows = []
     for index, found in enumerate(comparison.differences):
         if found:
-            marks = {"better": " +", "worse": " -"}
+            marks = {"better": " ✓", "worse": " ✗"}
             cells = [found[key].change + marks.get(comparison.verdict(index, key), "  ") for key in comparison.columns]
             rows.append([comparison.names[index], *cells])
-    title = f"Differences to {comparison.names[0]}, {comparison.unit}; + clearly better, - clearly worse"
+    title = f"Differences to {comparison.names[0]}, {comparison.unit}; ✓ clearly better, ✗ clearly worse"
     header = ["model", *(f"{label}  " for label in comparison.columns.values())]
     return f"{wrapped(title)}\n" + fitted_tables(header, rows)
 

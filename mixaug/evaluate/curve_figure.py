@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mixaug.evaluate._drawing import FigureImage, Look, add_legend, draw_curve, looks, new_figure, png_of
+from mixaug.evaluate._drawing import BANDS, FigureImage, Look, add_legend, draw_curve, looks, new_figure, png_of
 from mixaug.evaluate.intervals import Estimate
 from mixaug.evaluate.labels import radius_text
 
@@ -38,7 +38,7 @@ def curve_figure(
         raise ValueError("curves must be one or more, got none")
     figure, axes = new_figure(3.6 + 0.1 * len(curves))
     for (name, curve), look in zip(curves.items(), styles or looks(len(curves)), strict=True):
-        draw_curve(axes, list(curve), list(curve.values()), name, look)
+        draw_curve(axes, list(curve), list(curve.values()), name, look, len(curves) <= BANDS)
     if eps > 0:
         axes.axvline(eps, color="#333333", linestyle=":", linewidth=1.2)
         axes.annotate(
@@ -58,7 +58,8 @@ def curve_figure(
     counts = sorted({estimate.n for curve in curves.values() for estimate in curve.values()})
     points = f" Red marks: each attack at eps, {', '.join(attacks)}." if attacks else ""
     caption = (
-        f"Right under the strongest attack of each radius, n = {' or '.join(f'{n:,}' for n in counts)} images; bands "
-        f"are 95% intervals.{points} A curve that does not fall to zero is a sign of masking."
+        f"Right under the strongest attack of each radius, n = {' or '.join(f'{n:,}' for n in counts)} images"
+        + ("; bands are 95% intervals." if len(curves) <= BANDS else ".")
+        + f"{points} A curve that does not fall to zero is a sign of masking."
     )
     return FigureImage(png_of(figure), "Accuracy by radius of the attack", caption)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mixaug.evaluate._drawing import FigureImage, Look, add_legend, draw_curve, looks, new_figure, png_of
+from mixaug.evaluate._drawing import BANDS, FigureImage, Look, add_legend, draw_curve, looks, new_figure, png_of
 from mixaug.evaluate.occlusion import OcclusionCurve
 
 
@@ -33,14 +33,15 @@ def occlusion_figure(curves: Mapping[str, OcclusionCurve], styles: Sequence[Look
         raise ValueError(f"curves must be one or more of one patch size, got {sorted(sides) or 'none'}")
     figure, axes = new_figure(3.4)
     for (name, curve), look in zip(curves.items(), styles or looks(len(curves)), strict=True):
-        draw_curve(axes, [100 * ratio for ratio in curve.ratios], curve.accuracy, name, look)
+        draw_curve(axes, [100 * ratio for ratio in curve.ratios], curve.accuracy, name, look, len(curves) <= BANDS)
     axes.set_xlabel("hidden patches in %")
     axes.set_ylabel("accuracy in %")
     axes.set_ylim(bottom=0)
     add_legend(figure, list(curves))
     count = max(len(curve.correct[0]) for curve in curves.values())
     caption = (
-        f"Random patches of {sides.pop()} px hidden, the same for all; n = {count} images; bands are 95% intervals. "
-        "Higher is better."
+        f"Random patches of {sides.pop()} px hidden, the same for all; n = {count} images"
+        + ("; bands are 95% intervals. " if len(curves) <= BANDS else ". ")
+        + "Higher is better."
     )
     return FigureImage(png_of(figure), "Accuracy under occlusion", caption)

@@ -32,7 +32,7 @@ def banner(report: Report) -> str:
             return ""
         return _banner("open", "?", "No audit", "Whether this robustness is real or masked was not checked.")
     kind, sign, word = _look(report.audit)
-    return _banner(kind, sign, word, _reason(report.audit))
+    return _banner(kind, sign, word, verdict_reason(report.audit))
 
 
 def outcome(audit: Audit | None) -> bool | None:
@@ -45,7 +45,7 @@ def outcome(audit: Audit | None) -> bool | None:
 def verdict_text(audit: Audit) -> str:
     """The verdict with its sign, a word and the figure that decides it."""
     _, sign, word = _look(audit)
-    return f"{sign} {word}. {_reason(audit)}"
+    return f"{sign} {word}. {verdict_reason(audit)}"
 
 
 def short_verdict(audit: Audit | None) -> str:
@@ -89,11 +89,11 @@ def audit_table(audit: Audit) -> str:
 
 def _look(audit: Audit) -> tuple[str, str, str]:
     found = outcome(audit)
-    least = min(figure.value for figure in audit.accuracies.values())
-    return _NOT_ROBUST if found is False and least <= audit.thresholds.least_accuracy else _LOOKS[found]
+    robust = audit.left.value > audit.thresholds.least_accuracy
+    return _LOOKS[found] if robust or found is not False else _NOT_ROBUST
 
 
-def _reason(audit: Audit) -> str:
+def verdict_reason(audit: Audit) -> str:
     """The verdict without the word that stands before it."""
     word, colon, reason = audit.verdict.partition(": ")
     return reason[:1].upper() + reason[1:] if colon and word in _PREFIXES else audit.verdict

@@ -11,37 +11,56 @@ from torch import Tensor
 from mixaug.evaluate._drawing import GREY, RIGHT, WRONG, FigureImage, new_figure, png_of
 from mixaug.evaluate.activation_map_figure import overlay
 from mixaug.evaluate.labels import attack_label, corruption_label
+from mixaug.evaluate.outcomes import CorruptedExample
 from mixaug.evaluate.report import Report
+
+_NAMED = 4  # models up to which each one's prediction stands below a picture
 
 
 def corrupted_examples(reports: Sequence[Report], names: Sequence[str]) -> FigureImage:
-    """One corrupted image for each corruption with what each model says."""
+    """One corrupted image for each corruption with what each model says; with many models, who is right."""
     columns = 3
+    few = len(names) <= _NAMED
     marks = [chr(ord("A") + index) for index in range(len(names))]  # names are too long to stand below a picture
     rows = -(-len(reports[0].examples.corrupted) // columns)
-    figure, grid = new_figure((2.0 + 0.25 * len(reports)) * rows, rows=rows, columns=columns)
+    lines_below = len(reports) if few else 2
+    figure, grid = new_figure((2.0 + 0.25 * lines_below) * rows, rows=rows, columns=columns)
     for axes in grid.flat:
         axes.axis("off")
     for axes, *examples in zip(grid.flat, *(report.examples.corrupted for report in reports), strict=False):
         first = examples[0]
         _show(axes, first.image)
         axes.set_title(corruption_label(first.corruption), fontsize=9, pad=3)
-        lines = [
-            (
-                (f"{mark}: " if len(names) > 1 else "")
-                + f"{report.class_name(example.predicted)} {100 * example.confidence:.0f}%",
-                example.predicted == example.label,
-            )
-            for report, mark, example in zip(reports, marks, examples, strict=True)
-        ]
+        lines = _each_model(reports, marks, examples) if few else _who_is_right(marks, examples)
         _below(axes, lines, reports[0].class_name(first.label))
     severity = reports[0].examples.corrupted[0].severity
     legend = "" if len(names) == 1 else " " + ", ".join(f"{m}: {n}" for m, n in zip(marks, names, strict=True)) + "."
-    caption = (
-        f"Severity {severity} of 5, one image each; below it the prediction with its confidence, "
-        f"green if right, red if not.{legend}"
-    )
+    what = "the prediction with its confidence" if few else "the models that are right, and those that are wrong"
+    caption = f"Severity {severity} of 5, one image each; below it {what}, green if right, red if not.{legend}"
     return FigureImage(png_of(figure), "Corrupted images and predictions", caption)
+
+
+def _each_model(
+    reports: Sequence[Report], marks: Sequence[str], examples: Sequence[CorruptedExample]
+) -> list[tuple[str, bool]]:
+    return [
+        (
+            (f"{mark}: " if len(marks) > 1 else "")
+            + f"{report.class_name(example.predicted)} {100 * example.confidence:.0f}%",
+            example.predicted == example.label,
+        )
+        for report, mark, example in zip(reports, marks, examples, strict=True)
+    ]
+
+
+def _who_is_right(marks: Sequence[str], examples: Sequence[CorruptedExample]) -> list[tuple[str, bool]]:
+    """Two lines for any number of models."""
+    lines = []
+    for right, word in ((True, "right"), (False, "wrong")):
+        found = [mark for mark, each in zip(marks, examples, strict=True) if (each.predicted == each.label) == right]
+        if found:
+            lines.append((f"{word}: {''.join(found)}", right))
+    return lines
 
 
 def adversarial_examples(report: Report, attack: str) -> FigureImage:

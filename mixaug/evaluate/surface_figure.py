@@ -9,6 +9,7 @@ import torch
 
 from mixaug.evaluate._drawing import FigureImage, new_figure, png_of
 from mixaug.evaluate.surface import LossSurface
+from mixaug.evaluate.tables import cut
 
 _ROW = 1.95  # inches
 _WHAT = (
@@ -18,6 +19,7 @@ _WHAT = (
 _READ = (
     "Less rise along the attack is better; as much along the random direction is a sign that the attack found little."
 )
+_MANY = 4  # models above which only the largest radius is shown
 _SHOWN = 2  # images with a row of their own, below the mean of all
 
 
@@ -66,11 +68,15 @@ def surface_comparison(surfaces: Mapping[str, Sequence[LossSurface]]) -> FigureI
     images = {name: _by_image(each) for name, each in surfaces.items()}
     rows = [(name, _means(each)) for name, each in images.items()]
     low, high = _scale([surface for _, row in rows for surface in row])
+    if len(rows) > _MANY:  # rows of their own would be a figure of half a metre
+        picture = _side_by_side([(name, row[-1]) for name, row in rows], (low, high))
+    else:
+        picture = _picture(rows, [(low, high)] * len(rows))
     count = max(map(len, images.values()))
     caption = (
         f"How far the loss rises, mean over {count} image{'s' if count > 1 else ''}, {_WHAT}One scale for all. {_READ}"
     )
-    return FigureImage(_picture(rows, [(low, high)] * len(rows)), "Loss surface", caption)
+    return FigureImage(picture, "Loss surface", caption)
 
 
 def _by_image(surfaces: Sequence[LossSurface]) -> dict[int, list[LossSurface]]:
@@ -99,6 +105,21 @@ def _picture(rows: Sequence[tuple[str, Sequence[LossSurface]]], scales: Sequence
         for column, (axes, surface) in enumerate(zip(axes_row, row, strict=True)):
             _draw(axes, surface, *scale)
             axes.set_title(f"{name if column == 0 else ''}\nradius {surface.radius:g}", fontsize=8.5, pad=0)
+    figure.supylabel("rise of the cross entropy", fontsize=8.5)
+    return png_of(figure)
+
+
+def _side_by_side(models: Sequence[tuple[str, LossSurface]], scale: tuple[float, float]) -> bytes:
+    """The largest radius alone, three models beside each other."""
+    rows = -(-len(models) // 3)
+    figure, grid = new_figure(_ROW * rows, rows=rows, columns=3, projection="3d")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.04, hspace=0.0)
+    places = list(_as_rows(grid, rows).flat)
+    for axes, (name, surface) in zip(places, models, strict=False):
+        _draw(axes, surface, *scale)
+        axes.set_title(f"{cut(name, 24)}\nradius {surface.radius:g}", fontsize=8.5, pad=0)
+    for axes in places[len(models) :]:
+        axes.remove()
     figure.supylabel("rise of the cross entropy", fontsize=8.5)
     return png_of(figure)
 
