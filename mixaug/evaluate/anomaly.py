@@ -86,15 +86,13 @@ class AnomalyScores:
 
     @cached_property
     def _figures(self) -> dict[str, Estimate]:
-        values = torch.tensor([list(anomaly_figures(self.confidence_in, self.confidence_out).values())])
-        draws = _resampled(self.confidence_in, self.confidence_out)
-        low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+        values = _by_sklearn(self.confidence_in.detach().cpu(), self.confidence_out.detach().cpu())
+        draws = _resampled(self.confidence_in.detach().cpu(), self.confidence_out.detach().cpu())
+        low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).tolist()
         total = len(self.confidence_in) + len(self.confidence_out)
         return {
             name: Estimate(value, min(bottom, value), max(top, value), total, "bootstrap")
-            for name, value, bottom, top in zip(
-                ("auroc", "aupr", "fpr95"), values[0].tolist(), low.tolist(), high.tolist(), strict=True
-            )
+            for name, value, bottom, top in zip(("auroc", "aupr", "fpr95"), values, low, high, strict=True)
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -111,29 +109,6 @@ class AnomalyScores:
     def from_json(cls, data: Mapping[str, Any]) -> AnomalyScores:
         """The inverse of :meth:`to_json`, exactly."""
         return cls(_unpack(data["confidence_in"]), _unpack(data["confidence_out"]))
-
-
-def anomaly_figures(confidence_in: Tensor, confidence_out: Tensor) -> dict[str, float]:
-    """``auroc``, ``aupr`` and ``fpr95`` of :class:`AnomalyScores`, by scikit-learn.
-
-    Raises:
-        ModuleNotFoundError: scikit-learn is not installed.
-
-    Example:
-        >>> anomaly_figures(torch.tensor([0.9, 0.8]), torch.tensor([0.1]))
-        {'auroc': 1.0, 'aupr': 1.0, 'fpr95': 0.0}
-    """
-    metrics = optional_import("sklearn.metrics")
-    scores = -torch.cat([confidence_in, confidence_out]).double().numpy()
-    outside = torch.arange(len(scores)).numpy() >= len(confidence_in)
-    false_rate, true_rate, _ = metrics.roc_curve(outside, scores, drop_intermediate=False)
-    found = (true_rate * len(confidence_out)).round()
-    return {
-        "auroc": float(metrics.roc_auc_score(outside, scores)),
-        "aupr": float(metrics.average_precision_score(outside, scores)),
-        # In whole images: 0.95 of 20 is 19, whatever a division makes of it.
-        "fpr95": float(false_rate[(20 * found >= 19 * len(confidence_out)).argmax()]),
-    }
 
 
 def anomaly(
@@ -230,8 +205,23 @@ def _confidence(module: nn.Module, place: torch.device, data: LabelledImages, po
     return {"confidence": confidence.clamp(0, 1).cpu()}
 
 
+def _by_sklearn(confidence_in: Tensor, confidence_out: Tensor) -> tuple[float, float, float]:
+    """AUROC, AUPR and FPR at 95% TPR."""
+    metrics = optional_import("sklearn.metrics")
+    scores = -torch.cat([confidence_in, confidence_out]).double().numpy()
+    outside = torch.arange(len(scores)).numpy() >= len(confidence_in)
+    false_rate, true_rate, _ = metrics.roc_curve(outside, scores, drop_intermediate=False)
+    found = (true_rate * len(confidence_out)).round()
+    return (
+        float(metrics.roc_auc_score(outside, scores)),
+        float(metrics.average_precision_score(outside, scores)),
+        # In whole images: 0.95 of 20 is 19, whatever a division makes of it.
+        float(false_rate[(20 * found >= 19 * len(confidence_out)).argmax()]),
+    )
+
+
 def _resampled(confidence_in: Tensor, confidence_out: Tensor) -> Tensor:
-    """The three figures on bootstrap draws of both groups: (draws, 3).
+    """AUROC, AUPR and FPR at 95% TPR on bootstrap draws of both groups: (draws, 3).
 
     By how often each image was drawn, at the thresholds of all images, many draws at once: scikit-learn would sort
     again for each draw and figure.
