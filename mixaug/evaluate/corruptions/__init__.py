@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from mixaug.evaluate.corruptions.blur import defocus_blur, gaussian_blur, glass_blur, motion_blur, zoom_blur
-from mixaug.evaluate.corruptions.digital import contrast, elastic_transform, jpeg_compression, pixelate
+from mixaug.evaluate.corruptions.digital import contrast, elastic_transform, pixelate
 from mixaug.evaluate.corruptions.frost import SCALES, frost, load_frost_textures, scaled_textures
+from mixaug.evaluate.corruptions.jpeg import jpeg_compression
 from mixaug.evaluate.corruptions.mce import corruption_errors, mce, mean_corruption_error
 from mixaug.evaluate.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
 from mixaug.evaluate.corruptions.spatter import spatter
@@ -116,7 +117,9 @@ def corrupt(
         textures = scaled_textures(frost_textures, SCALES[preset], h, w, images.device)
         function = functools.partial(frost, textures=textures)
     out = torch.empty_like(images, requires_grad=False)
-    size = max(1, CHUNK // max(1, images[:1].numel()))
+    if len(images) == 0:
+        return out
+    size = max(1, CHUNK // images[0].numel())
     for some, target in zip(images.detach().split(size), out.split(size), strict=True):
         target.copy_(_as_stored(function(_as_float(some), setting, generator), images.dtype))
     return out

@@ -5,7 +5,8 @@ range of images they work on, are serial and release the GIL: :func:`over_images
 torch has, so nothing outlives a call and forked loader workers are safe.
 
 Inner loops run along a row (or along 16 planes side by side, for the zooms), without gathers, so that LLVM vectorises
-them; rows are cut to begin at the shift, because an index that might be negative stops it. All kernels are in one file on purpose: numba's disk cache notices a change of a function's own file only.
+them; rows are cut to begin at the shift, because an index that might be negative stops it. Those that several
+corruptions share are in one file on purpose: numba's disk cache notices a change of a function's own file only.
 """
 
 from __future__ import annotations
