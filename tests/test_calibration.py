@@ -66,6 +66,52 @@ def test_equals_the_multi_class_errors_of_torchmetrics():
         assert ours(confidence, predicted == labels) == pytest.approx(float(theirs), abs=1e-6)
 
 
+@pytest.mark.parametrize("bins", [5, 15])
+def test_the_reliability_curve_is_scikit_learns(bins):
+    calibration = pytest.importorskip("sklearn.calibration")
+    generator = torch.Generator().manual_seed(bins)
+    confidence = torch.rand(600, generator=generator).double().sqrt()
+    correct = torch.rand(600, generator=generator) < confidence
+    curve = reliability_curve(confidence, correct, bins=bins)
+    filled = [index for index, count in enumerate(curve.counts) if count]
+    accuracy, mean = calibration.calibration_curve(correct.numpy(), confidence.numpy(), n_bins=bins)
+    assert [curve.accuracy[index] for index in filled] == pytest.approx(accuracy.tolist())
+    assert [curve.confidence[index] for index in filled] == pytest.approx(mean.tolist())
+
+
+def test_equal_count_bins_are_scikit_learns_quantiles():
+    calibration = pytest.importorskip("sklearn.calibration")
+    generator = torch.Generator().manual_seed(3)
+    confidence = torch.rand(1000, generator=generator).double()
+    correct = torch.rand(1000, generator=generator) < 0.6
+    accuracy, mean = calibration.calibration_curve(correct.numpy(), confidence.numpy(), n_bins=10, strategy="quantile")
+    gaps = accuracy - mean  # ten bins of a hundred each
+    assert rms(confidence, correct) == pytest.approx(math.sqrt((gaps**2).mean()), abs=1e-9)
+    papers = math.sqrt((gaps[:-1] ** 2).sum() / 10)
+    assert rms(confidence, correct, variant="ipmix-papers") == pytest.approx(papers, abs=1e-9)
+
+
+def test_equal_confidences_keep_their_order():
+    # Where all are equally sure, the bins are those of the images' order.
+    confidence = torch.full((4,), 0.5)
+    correct = torch.tensor([True, True, False, False])
+    assert rms(confidence, correct, bin_size=2) == pytest.approx(0.5)
+    assert rms(confidence, correct[[0, 2, 1, 3]], bin_size=2) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+@pytest.mark.parametrize("bins", [1, 10, 15])
+def test_equals_torchmetrics_from_full_probabilities(classes, bins):
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    generator = torch.Generator().manual_seed(classes)
+    probabilities = torch.softmax(3 * torch.randn(400, classes, generator=generator), dim=1)
+    labels = torch.where(torch.rand(400, generator=generator) < 0.7, probabilities.argmax(1), 0)
+    confidence, predicted = probabilities.max(1)
+    for norm, ours in (("l1", ece), ("l2", rms_equal_width)):
+        theirs = functional.multiclass_calibration_error(probabilities, labels, classes, n_bins=bins, norm=norm)
+        assert ours(confidence, predicted == labels, bins=bins) == pytest.approx(float(theirs), abs=1e-6)
+
+
 def test_the_reliability_curve_gives_the_ece():
     generator = torch.Generator().manual_seed(2)
     confidence, correct = torch.rand(400, generator=generator), torch.rand(400, generator=generator) < 0.4
