@@ -135,11 +135,23 @@ def test_evaluate_one_and_several(runs, capsys):
     assert main(["evaluate", one, str(runs / "ipmix" / "best.pt"), *small, "--out", "both.html"]) == 0
     out = capsys.readouterr().out
     assert "standard" in out and "ipmix" in out and "<" in out
-    assert main(["evaluate", one, "--no-attack", "--corruptions", "none", "--quiet"]) == 0
+    assert (
+        main(["evaluate", one, "--attacks", "none", "--no-audit", "--brief", "--corruptions", "none", "--quiet"]) == 0
+    )
 
 
 def test_evaluate_draws_loss_surfaces_and_measures_lipschitz_constants(runs, capsys):
-    words = ["evaluate", str(runs / "standard" / "best.pt"), "--no-attack", "--corruptions", "none", "--quiet"]
+    words = [
+        "evaluate",
+        str(runs / "standard" / "best.pt"),
+        "--attacks",
+        "none",
+        "--no-audit",
+        "--brief",
+        "--corruptions",
+        "none",
+        "--quiet",
+    ]
     assert main([*words, "--lipschitz", "6", "--surface", "2", "--device", "cpu", "--out", "deep.html"]) == 0
     assert "Lipschitz" in capsys.readouterr().out
     report = json.loads(Path("deep.json").read_text())

@@ -43,6 +43,10 @@ def chosen_corruptions(
                 f"corruptions must be 'cifar', 'imagenet', a CorruptedSet or None, got {corruptions!r}"
                 + ("; a folder is read by CorruptedSet(folder)" if "/" in corruptions else "")
             )
+        if channels not in (1, 3):
+            raise ValueError(
+                f"corruptions must be None or a CorruptedSet for images of {channels} channels: they are of pictures"
+            )
         known: tuple[str, ...] = (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
         usual: tuple[str, ...] = CORRUPTIONS
     elif hasattr(corruptions, "take") and hasattr(corruptions, "names"):
@@ -155,7 +159,7 @@ def _name_of(attack: object) -> str:
 
 def seeded(attack: Attack, *parts: object) -> Attack:
     """An attack of this package that has no generator with one from a seed; any other as it is."""
-    if not repeats(attack) or not dataclasses.is_dataclass(attack):
+    if not isinstance(attack, OwnAttack) or not dataclasses.is_dataclass(attack) or attack.generator is not None:
         return attack
     if "generator" not in {field.name for field in dataclasses.fields(attack)}:
         return attack  # it draws nothing
@@ -163,8 +167,25 @@ def seeded(attack: Attack, *parts: object) -> Attack:
 
 
 def repeats(attack: Attack) -> bool:
-    """Whether an attack is one of this package without a generator of its own: its settings say all that it does."""
-    return isinstance(attack, OwnAttack) and attack.generator is None and dataclasses.is_dataclass(attack)
+    """Whether what :func:`describe` says of an attack tells all that it does.
+
+    So it is for those of this package without a generator of their own, and with an objective of this package if any.
+
+    Example:
+        >>> from mixaug.attacks import PGD
+        >>> repeats(PGD()), repeats(PGD(objective=lambda logits, labels: logits[:, 0]))
+        (True, False)
+    """
+    if not isinstance(attack, OwnAttack) or not dataclasses.is_dataclass(attack) or not _ours(type(attack)):
+        return False
+    values = [getattr(attack, field.name) for field in dataclasses.fields(attack)]
+    return all(value is None or isinstance(value, bool | int | float | str) or _ours(value) for value in values)
+
+
+def _ours(what: object) -> bool:
+    """Whether a class or function is one of this package, and known by its name."""
+    home, name = getattr(what, "__module__", None), getattr(what, "__qualname__", "<")
+    return isinstance(home, str) and home.partition(".")[0] == "mixaug" and "<" not in name
 
 
 def _generator(*parts: object) -> torch.Generator:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +17,10 @@ from mixaug._tensor_files import read_tensors
 
 __all__ = ["Journal", "Keep", "check_writable", "clear_state"]
 
-#: Name of a piece, what computes it, and what it depends on.
+#: Name of a piece and what computes it, to the piece.
 Keep = Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
 _SUFFIX = ".piece"
+_SECONDS = "seconds it took"  # kept beside a piece's own tensors
 
 
 class Journal:
@@ -28,10 +31,14 @@ class Journal:
 
     Args:
         folder: where the files are; None: nothing is kept.
-        key: of what all pieces depend on: model, data, seed.
+        key: of what all pieces depend on: model, data, seed, versions.
+        before: is told the name of each piece that is computed, before that.
+
+    Attributes:
+        found: how many pieces were there already.
+        spent: seconds that these took when they were computed.
 
     Example:
-        >>> import tempfile
         >>> folder = tempfile.mkdtemp()
         >>> Journal(folder, "model").keep("clean", lambda: {"right": torch.tensor([True])})
         {'right': tensor([True])}
@@ -41,15 +48,14 @@ class Journal:
         {}
     """
 
-    def __init__(self, folder: str | os.PathLike[str] | None, key: str) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str] | None, key: str, before: Callable[[str], None] | None = None
+    ) -> None:
         self._folder = None if folder is None else Path(folder)
         self._key = key
-        self.found = 0  # pieces that were there already
-
-    @property
-    def on(self) -> bool:
-        """Whether pieces are kept."""
-        return self._folder is not None
+        self._before = before
+        self.found = 0
+        self.spent = 0.0
 
     def keep(
         self, name: str, compute: Callable[[], dict[str, Tensor]], *depends: object, stored: bool = True
@@ -63,19 +69,18 @@ class Journal:
             stored: False computes it always, for what cannot be told apart by its settings.
         """
         if self._folder is None or not stored:
-            return compute()
+            return self._computed(name, compute)
         path = self._folder / (_digest(self._key, name, *depends) + _SUFFIX)
-        if path.exists():
-            try:
-                piece: dict[str, Tensor] = read_tensors(path, "piece of an evaluation", f"name{_SUFFIX}")
-            except ValueError:
-                pass
-            else:
-                self.found += 1
-                return piece
-        piece = compute()
+        piece = _read(path)
+        if piece is not None:
+            self.found += 1
+            self.spent += float(piece.pop(_SECONDS))
+            return piece
+        start = time.perf_counter()
+        piece = self._computed(name, compute)
+        seconds = torch.tensor(time.perf_counter() - start, dtype=torch.float64)
         with atomic_path(path) as temporary:
-            torch.save(piece, temporary)
+            torch.save(piece | {_SECONDS: seconds}, temporary)
         return piece
 
     def keeping(self, *depends: object) -> Keep:
@@ -86,9 +91,17 @@ class Journal:
 
         return keep
 
+    def _computed(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        if self._before is not None:
+            self._before(name)
+        return compute()
+
 
 def clear_state(folder: str | os.PathLike[str]) -> None:
     """Removes the pieces in a folder, and the folder if nothing else is in it.
+
+    Args:
+        folder: the ``state`` of :func:`~mixaug.evaluate.evaluate_model`; one that is not there is none.
 
     Example:
         >>> clear_state("/nowhere")
@@ -96,30 +109,47 @@ def clear_state(folder: str | os.PathLike[str]) -> None:
     folder = Path(folder)
     if not folder.is_dir():
         return
-    for path in folder.glob(f"*{_SUFFIX}"):
+    # The second are files that a killed process was writing.
+    for path in [*folder.glob(f"*{_SUFFIX}"), *folder.glob(f".*{_SUFFIX}.*.tmp")]:
         path.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
 
 
 def check_writable(argument: str, folder: str | os.PathLike[str]) -> None:
-    """Makes a folder and tries to write into it, before any work is lost.
+    """Tries to write where a folder is or would be made, before any work is lost; nothing is left there.
 
     Raises:
-        ValueError: it cannot be made, or not be written into.
+        TypeError: no path.
+        ValueError: the folder cannot be made, or not be written into.
 
     Example:
         >>> check_writable("state", "/proc/state")
         Traceback (most recent call last):
         ValueError: state must be a folder that can be written into, got /proc/state (No such file or directory)
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise TypeError(f"{argument} must be a path, got {type(folder).__name__}")
+    there = Path(folder)
+    while not there.exists() and there != there.parent:
+        there = there.parent
     try:
-        with atomic_path(Path(folder) / "writable"):
+        with tempfile.TemporaryFile(dir=there):
             pass
-        (Path(folder) / "writable").unlink()
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise ValueError(f"{argument} must be a folder that can be written into, got {folder} ({reason})") from error
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    """The piece in a file; None where there is none that is whole."""
+    if not path.exists():
+        return None
+    try:
+        piece = read_tensors(path, "piece of an evaluation", f"name{_SUFFIX}")
+    except ValueError:
+        return None
+    return piece if isinstance(piece, dict) and _SECONDS in piece else None
 
 
 def _digest(*parts: object) -> str:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from mixaug.attacks._checks import check_int
+from mixaug.evaluate import _costs
 from mixaug.evaluate._choices import Attack, AttackCounts, Attacks, attack_indices, chosen_attacks, subset
-from mixaug.evaluate._subject import Subject
-from mixaug.evaluate.attack_presets import ATTACK_PRESETS, USUAL_COUNTS, black_box
+from mixaug.evaluate.attack_presets import USUAL_COUNTS, black_box, least_classes, of_this_package
 from mixaug.evaluate.images import LabelledImages
 from mixaug.evaluate.outcomes import SEVERITIES
+from mixaug.evaluate.perturbations import PERTURBATIONS
 
 if TYPE_CHECKING:
     from mixaug.evaluate.corrupted_sets import CorruptedSet
@@ -28,12 +28,25 @@ USUAL_SIZES = {
     "n_features": 500,
     "n_maps": 6,
 }
-#: Images of the accuracy against the radius, where attacks are a preset.
+#: Images of the accuracy against the radius, where attacks are one of these presets.
 USUAL_CURVE = 100
+_WITH_CURVE = ("quick", "standard", "autoattack")
 USUAL_AUDIT = 200
-#: Radii of the curve, in units of ``eps``.
-CURVE_RADII = (0.25, 0.5, 1.0, 2.0, 4.0)
 _GRADIENT_PARTS = ("n_lipschitz", "n_surface", "n_maps", "n_curve")
+_LAYER_PARTS = ("n_maps", "n_features")
+_PICTURE_PARTS = ("n_flips", "n_maps")
+#: Radii of the curve, in units of ``eps``.
+_CURVE_RADII = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+def curve_radii(eps: float) -> list[float]:
+    """The radii of the accuracy against the radius: multiples of ``eps``, at most 1.
+
+    Example:
+        >>> curve_radii(0.4)
+        [0.1, 0.2, 0.4, 0.8, 1.0]
+    """
+    return list(dict.fromkeys(min(1.0, factor * eps) for factor in _CURVE_RADII))
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +59,7 @@ class Plan:
         attacks: by name.
         attack_index: images of each attack.
         index: images of the other parts, by the name of the argument that counts them.
-        left_out: part to why it cannot be measured.
+        left_out: part to why it cannot be measured; more are added on the way.
     """
 
     corruptions: tuple[str, ...]
@@ -56,21 +69,58 @@ class Plan:
     index: dict[str, Tensor]
     left_out: dict[str, str]
 
-    def pieces(self, images: int, batch_size: int, ood: int) -> int:
-        """How many steps the progress has, but for those of the audit and the flips."""
+    def work(self, images: int, other: int, eps: float, audit_pieces: list[str]) -> float:
+        """All the work, in the unit of :mod:`mixaug.evaluate._costs`.
 
-        def batches(count: int) -> int:
-            return math.ceil(count / batch_size)
+        Args:
+            images: number of clean images.
+            other: number of out-of-distribution images.
+            eps: radius.
+            audit_pieces: names of the audit's pieces.
+        """
+        count = {name: len(index) for name, index in self.index.items()}
+        work = _costs.CLEAN * (images + other)
+        work += _costs.CORRUPTED * len(self.corruptions) * len(SEVERITIES) * len(self.corruption_index)
+        work += sum(_costs.of_attack(self.attacks[name]) * len(index) for name, index in self.attack_index.items())
+        work += _costs.RADIUS * len(curve_radii(eps)) * count["n_curve"]
+        work += _costs.LIPSCHITZ * count["n_lipschitz"] + _costs.SURFACE * count["n_surface"]
+        work += _costs.SEQUENCE * count["n_flips"] * len(PERTURBATIONS) + _costs.OCCLUDED * count["n_occlusion"]
+        work += _costs.FEATURES * count["n_features"] + _costs.MAPS * count["n_maps"]
+        return work + sum(_costs.of_audit(piece) for piece in audit_pieces) * count["n_audit"]
 
-        steps = batches(images) + batches(ood) + len(self.corruptions) * len(SEVERITIES)
-        steps += sum(batches(len(index)) for index in self.attack_index.values())
-        steps += batches(len(self.index["n_lipschitz"])) + len(self.index["n_surface"])
-        steps += len(CURVE_RADII) * batches(len(self.index["n_curve"])) + batches(len(self.index["n_occlusion"]))
-        return steps + sum(len(self.index[name]) > 0 for name in ("n_features", "n_maps"))
+    def possible(self, classes: int, no_gradient: str | None, no_audit: str | None, no_layers: str | None) -> Plan:
+        """What of this can be measured on a model.
+
+        Args:
+            classes: number of its classes.
+            no_gradient: why there are no gradients through it; None where there are.
+            no_audit: why it cannot be audited.
+            no_layers: why its layers cannot be looked into.
+        """
+        reasons: dict[str, str] = {}
+        for name, attack in self.attacks.items():
+            if classes < least_classes(attack):
+                reasons[name] = f"it needs {least_classes(attack)} classes or more, and the model has {classes}"
+            elif no_gradient is not None and of_this_package(attack) and not black_box(attack):
+                reasons[name] = no_gradient
+        wanted = {name for name, index in self.index.items() if len(index)}
+        parts = {
+            **dict.fromkeys(_GRADIENT_PARTS, no_gradient),
+            "n_audit": no_audit,
+            **({} if no_layers is None else dict.fromkeys(_LAYER_PARTS, no_layers)),
+        }
+        without = {name: why for name, why in parts.items() if why is not None and name in wanted}
+        nothing = torch.empty(0, dtype=torch.int64)
+        return replace(
+            self,
+            attacks={name: attack for name, attack in self.attacks.items() if name not in reasons},
+            attack_index={name: index for name, index in self.attack_index.items() if name not in reasons},
+            index={name: nothing if name in without else index for name, index in self.index.items()},
+            left_out=self.left_out | reasons | {name.removeprefix("n_"): why for name, why in without.items()},
+        )
 
 
 def planned(
-    subject: Subject,
     data: LabelledImages,
     corruptions: tuple[str, ...],
     attacks: Attacks,
@@ -82,7 +132,7 @@ def planned(
     everything: bool,
     seed: int,
 ) -> Plan:
-    """What can be measured of what was asked for.
+    """What was asked for.
 
     Raises:
         TypeError: an argument of the wrong kind.
@@ -92,37 +142,30 @@ def planned(
     total = len(data)
     preset = attacks if isinstance(attacks, str) else None
     chosen = chosen_attacks(attacks, eps)
-    left_out: dict[str, str] = {}
-    if subject.no_gradient is not None and preset is not None:
-        blind = {name: attack for name, attack in chosen.items() if black_box(attack)}
-        left_out |= {name: subject.no_gradient for name in chosen if name not in blind}
-        chosen = blind
-    if n_attack is None and preset in ATTACK_PRESETS:
+    if n_attack is None and preset is not None:
         usual = USUAL_COUNTS[preset]
         n_attack = None if usual is None else min(usual, total)
-    nothing = torch.empty(0, dtype=torch.int64)
     sizes = dict(counts)
-    if preset in ("quick", "standard", "autoattack") and sizes["n_curve"] is None:
+    if preset in _WITH_CURVE and sizes["n_curve"] is None:
         sizes["n_curve"] = min(USUAL_CURVE, total)
     if everything:
         sizes |= {name: min(usual, total) for name, usual in USUAL_SIZES.items() if sizes[name] is None}
-    if audit:
-        sizes["n_audit"] = min(USUAL_AUDIT, total) if sizes["n_audit"] is None else sizes["n_audit"]
-    else:
+    if not audit:
         sizes["n_audit"] = None
+    elif sizes["n_audit"] is None:
+        sizes["n_audit"] = min(USUAL_AUDIT, total)
     for name, size in sizes.items():
         if size is not None:
             check_int(name, size, low=0)
     if eps == 0:
-        wanted = {"n_lipschitz": "the Lipschitz constant", "n_curve": "the accuracy against it", "n_audit": "the audit"}
-        for name, what in wanted.items():
+        _check_radius(sizes)
+    left_out = {}
+    if data.channels not in (1, 3):
+        for name in _PICTURE_PARTS:
             if sizes[name]:
-                raise ValueError(f"eps must be above 0 to measure {what}, got 0")
-    if subject.no_gradient is not None:
-        for name in (*_GRADIENT_PARTS, "n_features", "n_audit"):
-            if sizes[name]:
-                left_out[name.removeprefix("n_")] = subject.no_gradient
+                left_out[name.removeprefix("n_")] = f"images of {data.channels} channels are no pictures"
                 sizes[name] = 0
+    nothing = torch.empty(0, dtype=torch.int64)
     return Plan(
         corruptions,
         subset("n_corruption", n_corruption, total, seed) if corruptions else nothing,
@@ -133,15 +176,36 @@ def planned(
     )
 
 
+def _check_radius(sizes: dict[str, int | None]) -> None:
+    """Raises for the parts that need a radius above 0."""
+    wanted = {
+        "n_lipschitz": "the Lipschitz constant",
+        "n_curve": "the accuracy against the radius",
+        "n_audit": "what the audit measures",
+    }
+    for name, what in wanted.items():
+        if sizes[name]:
+            without = "audit=False" if name == "n_audit" else f"{name}=0"
+            raise ValueError(f"eps must be above 0 to measure {what}, got 0; {without} leaves it out")
+
+
 def check_set(corrupted: CorruptedSet, data: LabelledImages) -> None:
-    """Raises unless a saved corrupted set is of the data set's images, as far as their labels tell.
+    """Raises unless a saved corrupted set is of the data set's images, as far as their labels and their size tell.
 
     Raises:
-        ValueError: another number of images, or other labels.
+        ValueError: another number or size of images, other labels, or a severity that is missing.
     """
     if len(corrupted) != len(data):
         raise ValueError(
             f"corruptions must be of the data set's {len(data)} images in their order, got a set of {len(corrupted)}"
+        )
+    missing = [severity for severity in SEVERITIES if severity not in corrupted.severities]
+    if missing:
+        raise ValueError(f"corruptions must have the severities 1 to 5, got a set without {missing}")
+    shape = tuple(data.take(torch.tensor([0]))[0].shape[1:])
+    if tuple(corrupted.image_shape) != shape:
+        raise ValueError(
+            f"corruptions must be of the data set's images {shape}, got a set of {tuple(corrupted.image_shape)}"
         )
     labels = data.take(torch.arange(len(data)))[1]
     different = (corrupted.labels() != labels).nonzero()

@@ -6,8 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from mixaug.attacks._state import bare
+
+_LAYERS_UNSEEN = "TorchScript does not let its layers be looked into"
+# What ONNX calls its types, as far as images have them.
+_ONNX_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
 @dataclass(frozen=True)
@@ -17,12 +24,14 @@ class Subject:
     Args:
         module: gives logits for float32 images; modes, device and gradients are looked after on it.
         name: of its kind, for the record.
-        no_gradient: why there are no gradients through it; None where there are.
+        no_gradient: why there are no gradients through it; None where there may be.
+        no_layers: why its layers cannot be looked into; None where they may be.
     """
 
     module: nn.Module
     name: str
     no_gradient: str | None = None
+    no_layers: str | None = None
 
 
 def subject_of(model: Any, model_classes: Any = None) -> Subject:
@@ -41,23 +50,54 @@ def subject_of(model: Any, model_classes: Any = None) -> Subject:
         >>> subject.name, subject.module(torch.zeros(1, 1, 1, 2)).tolist()
         ('function', [[0.0, 0.0]])
     """
+    reason: str | None = None
+    unseen: str | None = None
     if isinstance(model, nn.Module):
-        module, name, reason = model, type(model).__name__, None
+        module, name = model, type(model).__name__
+        if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
+            unseen = _LAYERS_UNSEEN
     elif hasattr(model, "run") and hasattr(model, "get_inputs"):
         module, name = _Called(_session(model)), "ONNX Runtime session"
         reason = "an ONNX Runtime session gives no gradients"
-    elif callable(model):
+        unseen = "the layers of an ONNX Runtime session cannot be looked into"
+    elif callable(model) and not isinstance(model, type):
         module, name = _Called(model), getattr(model, "__name__", type(model).__name__)
         name = "function" if name == "<lambda>" else name
         reason = "a model that is no torch.nn.Module gives no gradients"
+        unseen = "a model that is no torch.nn.Module has no layers that can be looked into"
     else:
+        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise TypeError(
-            "model must be a torch.nn.Module, an ONNX Runtime session or a function from images to logits, "
-            f"got {type(model).__name__}"
+            f"model must be a torch.nn.Module, an ONNX Runtime session or a function from images to logits, got {got}"
         )
     if model_classes is not None:
         module = _SomeClasses(module, torch.as_tensor(model_classes))
-    return Subject(module, name, reason)
+    return Subject(module, name, reason, unseen)
+
+
+def cut_off(module: nn.Module, images: Tensor) -> str | None:
+    """Why no gradient gets through a module to the images; None if one does, be it 0.
+
+    Example:
+        >>> images = torch.rand(2, 1, 2, 2)
+        >>> cut_off(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), images) is None
+        True
+        >>> cut_off(nn.Sequential(nn.Flatten(), nn.Threshold(2.0, 0.0)), images) is None  # a gradient of 0 is one
+        True
+    """
+    reason = "no gradient gets through the model: its logits are cut off from the images"
+    with torch.inference_mode(False), torch.enable_grad():
+        points = images.detach().clone().requires_grad_()
+        try:
+            logits = bare(module)(points)
+            if not logits.requires_grad:
+                return reason
+            (gradient,) = torch.autograd.grad(logits.sum(), points, allow_unused=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # a detour through numpy, an operation without a way back
+            return f"no gradient gets through the model ({str(error).strip().splitlines()[0]})"
+    return reason if gradient is None else None
 
 
 class _Called(nn.Module):
@@ -69,8 +109,13 @@ class _Called(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            logits = self._function(images.detach())
-        return logits if isinstance(logits, Tensor) else torch.as_tensor(logits).to(images.device)
+            found = self._function(images.detach())
+        if isinstance(found, tuple | dict | str) or found is None:
+            return found  # type: ignore[return-value]  # no logits: said by whoever checks them
+        logits = torch.as_tensor(found)
+        logits = logits if logits.is_floating_point() else logits.float()
+        # One from inference mode could not be used where there are gradients, one on the way to them must not be.
+        return logits.detach().clone().to(images.device)
 
 
 class _SomeClasses(nn.Module):
@@ -91,11 +136,20 @@ class _SomeClasses(nn.Module):
 
 
 def _session(session: Any) -> Callable[[Tensor], Tensor]:
+    """A function that runs a session; one that was exported for a fixed number of images gets as many at a time."""
     (first, *others) = session.get_inputs()
     if others:
         raise TypeError(f"model must take one input, the session takes {1 + len(others)}; wrap it in a function")
+    dtype = _ONNX_DTYPES.get(first.type, np.float32)
+    fixed = first.shape[0] if first.shape and isinstance(first.shape[0], int) else None
 
     def run(images: Tensor) -> Tensor:
-        return torch.as_tensor(session.run(None, {first.name: images.cpu().numpy()})[0]).to(images.device)
+        rows = []
+        for batch in images.split(fixed or max(1, len(images))):
+            missing = (fixed or len(batch)) - len(batch)
+            whole = torch.cat([batch, batch[:1].expand(missing, *batch.shape[1:])]) if missing else batch
+            logits = session.run(None, {first.name: whole.cpu().numpy().astype(dtype, copy=False)})[0]
+            rows.append(torch.as_tensor(logits)[: len(batch)])
+        return torch.cat(rows)
 
     return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mixaug.attacks import APGD, CWL2, FGSM, PGD, SPSA, AutoAttack, CWLinf, Square
 from mixaug.attacks._attack import Attack
 
-__all__ = ["ATTACK_PRESETS", "USUAL_COUNTS", "black_box", "preset_attacks"]
+__all__ = ["ATTACK_PRESETS", "USUAL_COUNTS", "black_box", "least_classes", "of_this_package", "preset_attacks"]
 
 ATTACK_PRESETS = ("pgd", "quick", "standard", "autoattack")
 #: Images that a preset is run on if no number is given; all if there are fewer. None: all.
@@ -56,10 +56,30 @@ def preset_attacks(preset: str, eps: float) -> list[Attack]:
 
 
 def black_box(attack: object) -> bool:
-    """Whether an attack of this package needs no gradient.
+    """Whether an attack needs no gradient, as far as is known.
 
     Example:
         >>> black_box(SPSA()), black_box(PGD())
         (True, False)
     """
     return isinstance(attack, SPSA | Square)
+
+
+def of_this_package(attack: object) -> bool:
+    """Whether an attack is of :mod:`mixaug.attacks`.
+
+    Example:
+        >>> of_this_package(PGD()), of_this_package(lambda model, images, labels: images)
+        (True, False)
+    """
+    return isinstance(attack, Attack)
+
+
+def least_classes(attack: object) -> int:
+    """How many classes an attack needs.
+
+    Example:
+        >>> least_classes(PGD()), least_classes(APGD(loss="dlr")), least_classes(AutoAttack())
+        (2, 3, 4)
+    """
+    return int(getattr(attack, "_least_classes", 2)) if of_this_package(attack) else 2

@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mixaug.attacks._checks import check_flag, check_int, check_length, check_model
-from mixaug.attacks._state import evaluation_mode
-from mixaug.evaluate import _around
+from mixaug.attacks._checks import check_flag, check_int, check_length, check_logits
+from mixaug.attacks._state import bare, evaluation_mode
 from mixaug.evaluate._choices import AttackCounts, Attacks, chosen_corruptions, describe
-from mixaug.evaluate._journal import Journal, check_writable
+from mixaug.evaluate._journal import check_writable
 from mixaug.evaluate._judge import Judge
 from mixaug.evaluate._normalised import expects_normalised
-from mixaug.evaluate._parts import audit_of, feature_points, flips_of, occlusion_of, steps_of
-from mixaug.evaluate._place import environment, home_of, on_device, timed
-from mixaug.evaluate._plan import Plan, check_set, expected_names, planned
+from mixaug.evaluate._optional import optional_import
+from mixaug.evaluate._place import environment, home_of, on_device
+from mixaug.evaluate._plan import check_set, expected_names, planned
 from mixaug.evaluate._progress import Progress
-from mixaug.evaluate._subject import subject_of
-from mixaug.evaluate.images import LabelledImages, fingerprint
-from mixaug.evaluate.outcomes import Examples, Outcomes
+from mixaug.evaluate._run import Given, flip_preset, measured
+from mixaug.evaluate._subject import cut_off, subject_of
+from mixaug.evaluate.audit import Thresholds, audit_pieces
+from mixaug.evaluate.audit.subject import left_as_it_was
+from mixaug.evaluate.images import LabelledImages, as_float, fingerprint
 from mixaug.evaluate.report import Report
 
 if TYPE_CHECKING:
-    from mixaug.evaluate.audit import Audit, Thresholds
     from mixaug.evaluate.corrupted_sets import CorruptedSet
 
 
@@ -71,11 +71,12 @@ def evaluate_model(
     the features and of where the model looks.
 
     Convention: a subset of images (``n_corruption``, ``n_attack``, ...) is drawn from the seed, a smaller one part of a
-    larger; subsets, corrupted images and the random starts depend on the seed, the data set and for attacks on
-    ``batch_size``, so two models see the same ones. An attack gets those of its images that the model gets right; the
-    others count as wrong under it. No attack gets what another one left (but AutoAttack, inside). Corrupted images are
-    made on the CPU and rounded to 8 bit like the published sets. The model is not changed: device, modes, buffers,
-    ``requires_grad`` and ``.grad`` are as before, and no global random state is used by it.
+    larger. Subsets and corrupted images depend on the seed and the data set alone, so two models see the same ones;
+    random starts also on ``batch_size`` and on which images the model gets right. An attack gets those of its images
+    that the model gets right; the others count as wrong under it. No attack gets what another one left (but AutoAttack,
+    inside). Corrupted images are made on the CPU and rounded to 8 bit like the published sets. A model that draws
+    random numbers draws the same ones each time. The model is not changed: device, modes, buffers, ``requires_grad``,
+    ``.grad`` and the global random states are as before, also after an error.
 
     Args:
         model: takes float32 images (B, C, H, W) in [0, 1] and gives logits (B, classes); its normalisation is inside.
@@ -100,7 +101,8 @@ def evaluate_model(
         n_attack: number of images to attack, default 1,000 for ``"quick"``, 500 for ``"standard"`` and
             ``"autoattack"``, else all; or a mapping from names of attacks to numbers.
         n_audit: number of images of the audit, default 200.
-        n_curve: number of images of the accuracy against the radius, default 100 for a preset, else 0.
+        n_curve: number of images of the accuracy against the radius, default 100 for ``"quick"``, ``"standard"`` and
+            ``"autoattack"``, else 0.
         n_lipschitz: number of images around which :func:`~mixaug.evaluate.local_lipschitz` is measured.
         n_surface: number of images whose :func:`~mixaug.evaluate.loss_surface` at radii 0.05, 0.1 and 0.15 is drawn.
         n_flips: number of images of the perturbation sequences, see :func:`~mixaug.evaluate.flip_rates`.
@@ -114,9 +116,9 @@ def evaluate_model(
         name: the model's name in the report.
         classes: names of the classes, default ``dataset.classes`` if there are any, else numbers.
         state: a folder in which finished pieces are kept: the same call after a kill goes on there. Attacks that are
-            not of this package, or have a generator, are run again. It is not emptied: see
+            not of this package, or have a generator or an objective of one's own, are run again. It is not emptied: see
             :func:`~mixaug.evaluate.clear_state`. Default None.
-        progress: show a progress bar; default False.
+        progress: show a progress bar, on a terminal; default False.
 
     Returns:
         A :class:`~mixaug.evaluate.Report`.
@@ -126,7 +128,8 @@ def evaluate_model(
         ValueError: an argument out of range; more images asked for than there are; labels above the model's classes; an
             attack that leaves [0, 1] or changes the shape; a folder that cannot be written into.
         FloatingPointError: logits that are not finite; the message says on which images.
-        ModuleNotFoundError: an attack or ``progress=True`` needs an optional library; the message says which.
+        ModuleNotFoundError: an attack, the map of the features or ``progress=True`` needs an optional library; the
+            message says which, and the command that installs it.
 
     Note:
         Right or wrong is kept image by image, with the confidence: a report can be compared with another one pairwise
@@ -145,43 +148,61 @@ def evaluate_model(
     check_length("eps", eps)
     check_flag("audit", audit)
     check_flag("everything", everything)
+    if not isinstance(thresholds, Thresholds | None):
+        raise TypeError(f"thresholds must be Thresholds or None, got {type(thresholds).__name__}")
+    model_classes = getattr(dataset, "model_classes", None)
+    subject = subject_of(model, model_classes)
     if surrogate is not None:
-        check_model(surrogate)
-    subject = subject_of(model, getattr(dataset, "model_classes", None))
+        if not isinstance(surrogate, nn.Module):
+            raise TypeError(f"surrogate must be a torch.nn.Module or None, got {type(surrogate).__name__}")
+        surrogate = subject_of(surrogate, model_classes).module
     data = LabelledImages(dataset)
     names = chosen_corruptions(corruptions, corruption_names, data.channels)
     counts = {
         "n_audit": n_audit, "n_curve": n_curve, "n_lipschitz": n_lipschitz, "n_surface": n_surface, "n_flips": n_flips,
         "n_occlusion": n_occlusion, "n_features": n_features, "n_maps": n_maps,
     }  # fmt: skip
-    plan = planned(subject, data, names, attacks, eps, audit, counts, n_corruption, n_attack, everything, seed)
-    source = "cifar" if corruptions is None else corruptions
-    if not isinstance(source, str):
-        check_set(source, data)
+    plan = planned(data, names, attacks, eps, audit, counts, n_corruption, n_attack, everything, seed)
+    if corruptions is not None and not isinstance(corruptions, str):
+        check_set(corruptions, data)
     other = None if out_of_distribution is None else _other(out_of_distribution, data)
     if state is not None:
         check_writable("state", state)
+    given = Given(corruptions, other, eps, surrogate, thresholds)
     home = home_of(subject.module)
+    if home.type == "meta":
+        raise ValueError("model must have weights, got parameters on the device meta, which has none")
     place = home if device is None else torch.device(device)
-    seconds: dict[str, float] = {}
-    work = plan.pieces(len(data), batch_size, 0 if other is None else len(other))
-    work += steps_of(plan, batch_size, surrogate is not None)
-    with Progress(work, name, progress) as bar, on_device(subject.module, home, place), evaluation_mode(subject.module):
-        judge = Judge(subject, place, batch_size, data, seed, bar)
+    with torch.inference_mode(False), on_device(subject.module, home, place), left_as_it_was(subject.module):
+        judge = Judge(subject, place, batch_size, data, seed)
         probed = judge.probe()
         class_names = expected_names(
             getattr(dataset, "classes", None) if classes is None else classes, judge.num_classes
         )
-        weights = fingerprint(dict(model.state_dict())) if isinstance(model, nn.Module) else None
-        judge.journal = Journal(state, f"{weights} {data.sha256} {seed} {probed.tolist() if state else None}")
-        with timed(seconds, "clean"):
-            correct, confidence = judge.clean()
-        noticed = expects_normalised(judge, correct)
-        if noticed:
-            warnings.warn(noticed, stacklevel=2)
-        parts, report_audit = _measured(
-            judge, plan, source, other, eps, surrogate, thresholds, correct, confidence, seconds
+        first = as_float(data.take(torch.arange(min(2, len(data))))[0])
+        plan = plan.possible(
+            judge.num_classes,
+            subject.no_gradient or cut_off(subject.module, first.to(place)),
+            subject.no_gradient,
+            subject.no_layers,
         )
+        if surrogate is not None and len(plan.index["n_audit"]):
+            _check_surrogate(surrogate, first, judge.num_classes)
+        if len(plan.index["n_features"]):
+            optional_import("sklearn.manifold")
+        weights = _weights(model)
+        versions = environment(place)
+        if state is not None:
+            lasting = {name: version for name, version in versions.items() if name not in ("time", "device")}
+            judge.keep_in(state, f"{weights} {data.sha256} {seed} {place} {lasting} {probed.tolist()}")
+        work = plan.work(len(data), 0 if other is None else len(other), eps, audit_pieces(surrogate is not None))
+        with Progress(work, name, progress) as judge.bar:
+            with judge.timed("clean"):
+                correct, confidence = judge.clean()
+            noticed = expects_normalised(judge, correct)
+            if noticed:
+                warnings.warn(noticed, stacklevel=2)
+            outcomes, found = measured(judge, plan, given, correct, confidence)
     settings = {
         "model": subject.name,
         "weights_sha256": weights,
@@ -193,86 +214,35 @@ def evaluate_model(
         "n_attack": {attack_name: len(index) for attack_name, index in plan.attack_index.items()},
         **{size: len(index) for size, index in plan.index.items()},
         "preset": corruptions if isinstance(corruptions, str | None) else corruptions.description(),
+        "flip_preset": flip_preset(given, data) if len(plan.index["n_flips"]) else None,
         "corruptions": list(names),
         "eps": float(eps),
         "attacks": {attack_name: describe(attack) for attack_name, attack in plan.attacks.items()},
+        "surrogate_sha256": None if surrogate is None else _weights(surrogate),
         "out_of_distribution_sha256": None if other is None else other.sha256,
         "batch_size": batch_size,
         "seed": seed,
         "device": str(place),
     }
     return Report(
-        name, Outcomes(correct, confidence, **parts), settings, environment(place), seconds, class_names, judge.examples, report_audit,
-        plan.left_out, [noticed] if noticed else [],
+        name, outcomes, settings, versions, judge.seconds, class_names, judge.examples, found, plan.left_out,
+        [noticed] if noticed else [],
     )  # fmt: skip
 
 
-def _measured(
-    judge: Judge,
-    plan: Plan,
-    source: str | CorruptedSet,
-    other: LabelledImages | None,
-    eps: float,
-    surrogate: nn.Module | None,
-    thresholds: Thresholds | None,
-    correct: Tensor,
-    confidence: Tensor,
-    seconds: dict[str, float],
-) -> tuple[dict[str, Any], Audit | None]:
-    """Part after part, as fields of :class:`Outcomes`; pictures go to ``judge.examples``."""
-    index = plan.index
-    with timed(seconds, "corruptions"):
-        corrupted = {name: judge.corrupted(plan.corruption_index, name, source) for name in plan.corruptions}
-    attacked: dict[str, dict[str, Tensor]] = {}
-    for attack_name, attack in plan.attacks.items():
-        with timed(seconds, attack_name):
-            positions = plan.attack_index[attack_name]
-            attacked[attack_name] = judge.attacked(positions, attack_name, attack, correct, confidence)
-    parts: dict[str, Any] = {
-        "corruption_index": plan.corruption_index,
-        "corrupted": corrupted,
-        "attack_index": plan.attack_index,
-        "attacked": {name: result["right"] for name, result in attacked.items()},
-        "attack_change": {name: float(result["change"]) for name, result in attacked.items()},
-        "attack_confidence": {name: result["confidence"] for name, result in attacked.items()},
-    }
-    examples: dict[str, Any] = {}
-    if len(index["n_curve"]):
-        with timed(seconds, "curve"):
-            curve = _around.radius_curve(judge, index["n_curve"], eps, correct)
-            parts |= {"curve_index": index["n_curve"], "curve": curve}
-    if len(index["n_lipschitz"]):
-        with timed(seconds, "lipschitz"):
-            constants = _around.lipschitz(judge, index["n_lipschitz"], eps)
-            parts |= {"lipschitz_index": index["n_lipschitz"], "lipschitz": constants}
-    if len(index["n_flips"]):
-        with timed(seconds, "flips"):
-            preset = source if isinstance(source, str) else "cifar"
-            parts |= {"flip_index": index["n_flips"], "flips": flips_of(judge, index["n_flips"], preset)}
-    if len(index["n_occlusion"]):
-        with timed(seconds, "occlusion"):
-            parts |= {"occlusion_index": index["n_occlusion"], "occlusion": occlusion_of(judge, index["n_occlusion"])}
-    if other is not None:
-        with timed(seconds, "ood"):
-            parts["ood_confidence"] = judge.other(other)
-    audit = None
-    if len(index["n_audit"]):
-        with timed(seconds, "audit"):
-            audit = audit_of(judge, index["n_audit"], eps, surrogate, thresholds)
-    if len(index["n_surface"]):
-        with timed(seconds, "surfaces"):
-            examples["surfaces"] = _around.surfaces(judge, index["n_surface"])
-    if len(index["n_features"]):
-        with timed(seconds, "features"):
-            points, reason = feature_points(judge, index["n_features"])
-            examples["features"] = points
-            if reason:
-                plan.left_out["features"] = reason
-    if len(index["n_maps"]):
-        with timed(seconds, "maps"):
-            examples["maps"] = _around.maps(judge, index["n_maps"])
-    judge.examples = Examples(judge.examples.corrupted, judge.examples.adversarial, **examples)
-    return parts, audit
+def _weights(model: Any) -> str | None:
+    """The hash of a module's weights; None for what has none that can be read."""
+    if not isinstance(model, nn.Module):
+        return None
+    return fingerprint({name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)})
+
+
+def _check_surrogate(surrogate: nn.Module, images: Tensor, classes: int) -> None:
+    """Raises for a model of other classes, before the attacks that come first."""
+    with evaluation_mode(surrogate), torch.no_grad():
+        logits = check_logits(bare(surrogate)(images.to(home_of(surrogate))), len(images))
+    if logits.shape[1] != classes:
+        raise ValueError(f"surrogate must have the model's {classes} classes, got {logits.shape[1]}")
 
 
 def _other(dataset: Any, data: LabelledImages) -> LabelledImages:
