@@ -150,7 +150,9 @@ class Subject:
     def drawing(self, what: str) -> Iterator[torch.Generator]:
         """Seeds what the model itself draws, and gives a generator for the attack."""
         seed = seed_of(self.seed, "audit", what)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed devices that are not restored
+        if self.images.device.type == "cuda":
+            torch.cuda.default_generators[self.images.device.index or 0].manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
         yield torch.Generator().manual_seed(seed)
