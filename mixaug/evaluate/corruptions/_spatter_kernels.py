@@ -144,12 +144,12 @@ def water_layers(start: int, stop: int, layers: np.ndarray, out: np.ndarray) -> 
         _distances(found, distance)
         for y in range(h):
             for x in range(w):
-                total = np.float32(0)
+                total = 0.0
                 for i in range(-1, 2):
                     for j in range(-1, 2):
                         d = np.float32(distance[_mirror(y + i, h) + 2, _mirror(x + j, w) + 2] * (1.0 / 65536))
                         total += min(d, cut)
-                levels[y, x] = np.uint8(int(total * np.float32(1 / 9)))
+                levels[y, x] = np.uint8(int(np.float32(total * (1 / 9))))
         _equalised(levels, even)
         for y in range(h):
             above, below = _mirror(y - 1, h), _mirror(y + 1, h)

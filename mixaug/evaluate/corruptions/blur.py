@@ -31,7 +31,8 @@ def glass_blur(images: Tensor, setting: tuple[float, int, int], generator: torch
     """
     sigma, reach, rounds = setting
     h, w = images.shape[-2:]
-    blurred = smooth(images, sigma).mul_(255).floor_().div_(255)  # the original goes through bytes, truncated
+    # The original goes through bytes, truncated; a ten-thousandth of a level keeps flat parts from falling by one.
+    blurred = smooth(images, sigma).mul_(255).add_(1e-4).floor_().div_(255)
     ys, xs = max(0, h - 2 * reach), max(0, w - 2 * reach)
     if ys and xs:
         u = uniform((len(images), rounds, ys, xs), images, generator)

@@ -49,7 +49,7 @@ def poisson_torch(images: Tensor, uniforms: Tensor, rate: float) -> Tensor:
         [0.0, 1.0]
     """
     cumulative, _ = poisson_tables(rate)
-    cumulative = cumulative.to(images.device).double()
+    cumulative = cumulative.to(images.device).double().clamp_max(1)
     levels = (images * 255 + 0.5).long()
     # All levels in one ascending line, each from its number to the next.
     line = (cumulative + torch.arange(256, device=images.device)[:, None]).view(-1)
