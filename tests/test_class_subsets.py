@@ -11,7 +11,8 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from mixaug.evaluate.class_subsets import ClassSubsetFolder, PictureFolder, restricted
+from mixaug.evaluate._subject import subject_of
+from mixaug.evaluate.class_subsets import ClassSubsetFolder, PictureFolder
 from mixaug.evaluate.images import LabelledImages
 
 IDS = [f"n{number:08}" for number in range(20)]
@@ -74,7 +75,8 @@ def test_the_class_that_a_restricted_model_names_is_the_folders(root):
         return logits
 
     assert bool((model(images).argmax(1) == 0).all())
-    assert torch.equal(restricted(model, folder.model_classes)(images).argmax(1), labels)
+    some = subject_of(model, folder.model_classes).module
+    assert torch.equal(some(images).argmax(1), labels)
 
 
 @pytest.mark.parametrize("size", [16, 24, 224])
@@ -171,12 +173,3 @@ def test_all_pictures_of_a_folder_without_classes(root):
         PictureFolder(root, extensions=(".gif",))
     with pytest.raises(ValueError, match="root must be a folder"):
         PictureFolder(root / "nothing")
-
-
-def test_restricted_logits_are_columns_in_the_given_order():
-    logits = torch.rand(4, 6, generator=seeded())
-    some = restricted(lambda images: logits[: len(images)], torch.tensor([5, 0, 3]))
-    assert torch.equal(some(torch.zeros(4, 1, 2, 2)), logits[:, [5, 0, 3]])
-    assert some(torch.zeros(0, 1, 2, 2)).shape == (0, 3)
-    with pytest.raises(ValueError, match="model_classes must lie below the model's 6 classes, got 6"):
-        restricted(lambda images: logits, torch.tensor([6]))(torch.zeros(4, 1, 2, 2))

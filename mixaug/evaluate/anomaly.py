@@ -188,8 +188,6 @@ def anomaly(
 
 
 def _images(dataset: Any) -> LabelledImages:
-    if isinstance(dataset, LabelledImages):
-        return dataset
     if isinstance(dataset, Tensor):
         dataset = (dataset, torch.zeros(dataset.shape[:1], dtype=torch.int64))
     return LabelledImages(dataset)

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from mixaug.attacks._checks import check_int
 
-__all__ = ["ClassSubsetFolder", "PictureFolder", "restricted"]
+__all__ = ["ClassSubsetFolder", "PictureFolder"]
 
 _MODES = {1: "L", 3: "RGB"}
 
@@ -179,35 +179,6 @@ class PictureFolder(_Folder):
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """The folder itself as the one class; torchvision's hook, whose search goes below it."""
         return ["."], {".": 0}
-
-
-def restricted(predict: Callable[[Tensor], Tensor], model_classes: Tensor) -> Callable[[Tensor], Tensor]:
-    """``predict`` with the logits of some classes alone.
-
-    Args:
-        predict: images to logits (B, K).
-        model_classes: (k,) int64, which of the K.
-
-    Returns:
-        Images to logits (B, k).
-
-    Raises:
-        ValueError: when called, ``model_classes`` beyond the K classes.
-
-    Example:
-        >>> restricted(lambda images: images, torch.tensor([2, 0]))(torch.tensor([[1.0, 2.0, 3.0]])).tolist()
-        [[3.0, 1.0]]
-    """
-
-    def some(images: Tensor) -> Tensor:
-        logits = predict(images)
-        if len(model_classes) and int(model_classes.max()) >= logits.shape[1]:
-            raise ValueError(
-                f"model_classes must lie below the model's {logits.shape[1]} classes, got {int(model_classes.max())}"
-            )
-        return logits[:, model_classes.to(logits.device)]
-
-    return some
 
 
 def _class_indices(classes: Any) -> dict[str, int]:

@@ -288,7 +288,7 @@ def flip_rates(
     check_int("batch_size", batch_size, low=1)
     check_int("seed", seed, low=0)
     module = subject_of(model, getattr(dataset, "model_classes", None)).module
-    data = dataset if isinstance(dataset, LabelledImages) else LabelledImages(dataset)
+    data = LabelledImages(dataset)
     index = subset("n", n, len(data), seed)
     home = home_of(module)
     place = home if device is None else torch.device(device)

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from mixaug.evaluate._drawing import COLOURS, GREY, FigureImage, new_figure, png_of
+from mixaug.evaluate._drawing import GREY, FigureImage, looks, new_figure, png_of
 from mixaug.evaluate.features import FeatureMap
 
-# A marker and a colour together: no two classes share both, and markers are told apart in grey print.
-_MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 _NAMED = 12
 
 
@@ -40,7 +38,7 @@ def feature_figure(layout: FeatureMap, classes: Sequence[str] | None = None) -> 
     if bool(rest.any()):
         x, y = layout.points[rest].T.tolist()
         axes.scatter(x, y, s=size / 3, color=GREY, alpha=0.5, linewidths=0, label=f"{len(found) - len(named)} others")
-    for place, label in enumerate(named):
+    for look, label in zip(looks(len(named)), named, strict=True):
         mine = layout.labels == label
         x, y = layout.points[mine].T.tolist()
         wrong = (layout.predicted != layout.labels)[mine].tolist()
@@ -48,8 +46,8 @@ def feature_figure(layout: FeatureMap, classes: Sequence[str] | None = None) -> 
             x,
             y,
             s=size,
-            marker=_MARKERS[place],
-            color=COLOURS[place % len(COLOURS)],
+            marker=look.marker,
+            color=look.colour,
             edgecolors=["black" if miss else "white" for miss in wrong],
             linewidths=[0.9 if miss else 0.3 for miss in wrong],
             label=str(label) if classes is None or label >= len(classes) else classes[label][:20],
