@@ -35,7 +35,7 @@ def page(rows: Sequence[Mapping[str, Any]], audits: Mapping[str, Audit], missing
         f"{_listed([name for name, audit in audits.items() if audit.masked])}; not masked are "
         f"{_listed([name for name, audit in audits.items() if not audit.masked])}.",
         "",
-        *([f"**Not finished: {', '.join(missing)}.**", ""] if missing else []),
+        *([f"**Not finished: {_listed(missing)}.**", ""] if missing else []),
         f"Fashion-MNIST, the subset in the package: {first.n} test images, `resnet-small` (0.31 million parameters), "
         "radius 0.1 (l-infinity, images in [0, 1]) where no other is said. Every attack starts from all images that "
         "the model gets right. [What each check sees](../audit.md).",

@@ -188,6 +188,17 @@ def test_every_attack_gets_every_image_that_is_right(monkeypatch):
     assert found.n == 40
 
 
+def test_an_image_is_fooled_if_one_of_several_tries_fools(monkeypatch):
+    def tries(subject, name, plan, images, labels, generator):
+        yield 1 - images  # the brightest quarter is the darkest now
+        yield images
+
+    monkeypatch.setattr(audit_attacks, "_adversarial", tries)
+    found = audit(Blocks(), n=20)
+    assert not found.right["fgsm"].any()
+    assert found.confidence["fgsm"].min() > 0.25
+
+
 def test_attacks_stay_in_the_ball(monkeypatch):
     made: dict[str, list[torch.Tensor]] = {}
     real = audit_attacks._adversarial

@@ -33,8 +33,9 @@ def test_what_a_cell_says():
     assert found["averaged"] == "-"
     assert found["zero-gradients"] == "0%" and found["rough-surface"] == "0.50"
     assert found["growing-radius"] == "-10"
-    assert cells(zero_ce=40)["zero-gradients"] == "! 0%"
+    assert cells(zero_ce=40)["zero-gradients"] == "! 20%"
     assert cells(counts={"radius-large": 30, "grey": 30})["large-radius"] == "! 15%"
+    assert cells(counts={"square": 100})["black-box"] == "+0"
     assert cells(zero_margin=50)["zero-gradients"] == "x 25%"
 
 

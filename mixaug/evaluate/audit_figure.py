@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from mixaug.evaluate._drawing import FigureImage, new_figure, png_of
 from mixaug.evaluate.audit import Audit
@@ -57,7 +58,8 @@ def audit_grid(audits: Mapping[str, Audit]) -> FigureImage:
         for column, check in enumerate(audit.checks):
             colour, _ = STYLE[check.status]
             axes.add_patch(_cell(column, row, colour))
-            axes.text(column, row, cell_text(check), ha="center", va="center", fontsize=5.5)
+            text = cell_text(check)
+            axes.text(column, row, text, ha="center", va="center", fontsize=5 if len(text) > 5 else 5.8)
         word, colour = verdict_word(audit)
         axes.text(len(names) - 0.4, row, word, ha="left", va="center", fontsize=6.5, color=colour, fontweight="bold")
     axes.set_xlim(-0.5, len(names) + 1.6)
@@ -88,8 +90,10 @@ def cell_text(check: Check) -> str:
         return "-"
     for key in ("difference", "rise"):
         if key in check.figures and check.name != "large-radius":
-            return f"{STYLE[check.status][1]} {100 * check.figures[key].value:+.0f}".strip()
+            return f"{STYLE[check.status][1]} {100 * check.figures[key].value:+z.0f}".strip()
     figure = next(iter(check.figures.values()))
+    if check.name == "zero-gradients":  # either loss may be the one without
+        figure = max(check.figures.values(), key=float)
     text = f"{figure.value:.2f}" if isinstance(figure, Quantity) else f"{100 * figure.value:.0f}%"
     return f"{STYLE[check.status][1]} {text}".strip()
 
@@ -103,7 +107,7 @@ def verdict_word(audit: Audit) -> tuple[str, str]:
     return "not masked", _REAL
 
 
-def _cell(column: int, row: int, colour: str):  # type: ignore[no-untyped-def]
+def _cell(column: int, row: int, colour: str) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, facecolor=colour, edgecolor="none")
