@@ -350,3 +350,20 @@ def test_border_of_the_loops_is_the_tensors():
             places = torch.arange(-17, 25)
             expected = border(places, size, mode).tolist()
             assert [_inside(place, size, number) for place in places.tolist()] == expected
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "jpeg_compression"])
+def test_nothing_waits_for_a_gpu(name, fake_cuda):
+    """On fake tensors a value that the host would have to read raises."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    for preset in PRESETS:
+        for severity in (1, 5):
+            if name == "spatter" and severity == 1:
+                continue  # its water is made on the CPU
+            setting = TABLES[preset][name][severity - 1]
+            function = corruptions._FUNCTIONS[name]
+            function(torch.rand(2, 3, 24, 20, generator=seeded()), setting, seeded())  # tables are real, and kept
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                out = function(torch.empty(2, 3, 24, 20, device="cuda"), setting, None)
+                assert out.device.type == "cuda" and out.shape == (2, 3, 24, 20) and out.dtype == torch.float32
