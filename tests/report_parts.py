@@ -71,7 +71,9 @@ def make_audit(masked=False, verdict=None, left=10):
     share = Estimate(left / 20, 0.1, 0.9, 20)
     status = "fail" if masked else "pass"
     checks = (
-        Check("zero", "Images without any gradient", "warn", f"Some have none {NASTY}", {}, 0.02, "Athalye, 2018"),
+        Check(
+            "zero-gradients", "Images without any gradient", "warn", f"Some {NASTY}", {"none": share}, 0.02, "Athalye"
+        ),
         Check(
             "black-box", "Black box stronger", status, "Square leaves less.", {"square": share}, 0.02, "Carlini", masked
         ),

@@ -1,4 +1,4 @@
-"""Reports and comparisons: their figures, marks and intervals, and the files they write."""
+"""Reports: their figures, tables, JSON and the files they write."""
 
 from __future__ import annotations
 
@@ -9,50 +9,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from report_parts import full_report, make_audit, make_report
 
-from mixaug.evaluate import Report, compare
+from mixaug.evaluate import Report
 from mixaug.evaluate.corruptions import CORRUPTIONS
-from mixaug.evaluate.outcomes import AdversarialExample, CorruptedExample, Examples, Outcomes
-
-
-def make_report(name="model", wrong=10, n=100, attacked_wrong=30, corrupted_wrong=20, names=CORRUPTIONS, shift=0):
-    """A report whose errors are known: the first ``wrong`` images (from ``shift``) are wrong."""
-
-    def right(count, total):
-        bits = torch.ones(total, dtype=torch.bool)
-        bits[shift : shift + count] = False
-        return bits
-
-    generator = torch.Generator().manual_seed(0)
-    picture = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=generator)
-    grey = picture[:1]
-    outcomes = Outcomes(
-        correct=right(wrong, n),
-        confidence=torch.linspace(0.4, 1.0, n),
-        corruption_index=torch.arange(50),
-        corrupted={name: torch.stack([right(corrupted_wrong + s, 50) for s in range(5)]) for name in names},
-        attack_index={"pgd-20": torch.arange(40)},
-        attacked={"pgd-20": right(attacked_wrong, 40)},
-        attack_change={"pgd-20": 8 / 255},
-        attack_confidence={"pgd-20": torch.full((40,), 0.75)},
-    )
-    settings = {
-        "data_sha256": "d",
-        "weights_sha256": "w" + name,
-        "seed": 0,
-        "preset": "cifar",
-        "corruptions": list(names),
-        "n_clean": n,
-        "n_corruption": 50,
-        "n_attack": {"pgd-20": 40},
-        "eps": 8 / 255,
-        "attacks": {"pgd-20": {"kind": "PGD", "steps": 20}},
-    }
-    examples = Examples(
-        [CorruptedExample(name, 3, grey, 0, 1, 0.5) for name in names],
-        [AdversarialExample("pgd-20", picture, 255 - picture, 0, 0, 0.9, 1, 0.8)],
-    )
-    return Report(name, outcomes, settings, {"torch": "2"}, {"clean": 0.1}, ["<b>cat</b>", "dog"], examples)
+from mixaug.evaluate.outcomes import Examples, Outcomes
 
 
 @pytest.fixture(scope="module")
@@ -191,99 +152,116 @@ def test_names_the_extra_when_matplotlib_is_missing(report, tmp_path, monkeypatc
         report.save(tmp_path / "report.html")
 
 
-def test_best_marks():
-    comparison = compare(
-        [make_report("one", wrong=10, attacked_wrong=30), make_report("two", wrong=12, attacked_wrong=9)]
-    )
-    assert comparison.best["clean_error"] == [0]
-    assert comparison.best["pgd-20"] == [1]
-    assert comparison.best["mce"] == [0, 1]  # a tie marks both
-    one, two = (line for line in comparison.to_table().splitlines() if re.match(r"(one|two)  .*%", line))
-    assert "10.0% <" in one
-    assert "75.0% <" not in one
-    assert "12.0% <" not in two
-    assert "22.5% <" in two
+PARTS = {
+    "flips": lambda report: report.outcomes.flips.flips["rotate"],
+    "flip example": lambda report: report.outcomes.flips.examples[0].images,
+    "curve": lambda report: torch.stack(list(report.outcomes.curve.values())),
+    "radii": lambda report: torch.tensor(list(report.outcomes.curve)),
+    "occlusion": lambda report: report.outcomes.occlusion.correct,
+    "anomaly": lambda report: report.outcomes.ood_confidence,
+    "lipschitz": lambda report: report.outcomes.lipschitz,
+    "label map": lambda report: report.examples.maps[0].label_map,
+    "image of the map": lambda report: report.examples.maps[0].image,
+    "features": lambda report: report.examples.features.points,
+    "surface": lambda report: report.examples.surfaces[1].losses,
+    "audit": lambda report: report.audit.right["square"],
+    "audit's measures": lambda report: report.audit.measures["zero-ce"],
+}
 
 
-def test_differences_by_hand():
-    comparison = compare([make_report("plain", wrong=30), make_report("better", wrong=10)])
-    reference, difference = comparison.differences
-    assert reference == {}
-    change = difference["clean_error"]
-    assert change.value == pytest.approx(-0.2)
-    # 20 of 100 images turned right, none wrong: sd of the mean change is sqrt(0.2 * 0.8 / 100) = 0.04
-    assert change.low == pytest.approx(-0.2 - 1.96 * 0.04, abs=0.011)
-    assert change.high == pytest.approx(-0.2 + 1.96 * 0.04, abs=0.011)
-    assert change.excludes_zero
-    assert difference["mce"].value == 0
-    assert not difference["mce"].excludes_zero
-    assert "better" in comparison.to_table()
-    assert "no clear difference" in comparison.to_table()
+@pytest.fixture(scope="module")
+def full_round_trip(tmp_path_factory):
+    report = full_report("full", masked=True)
+    path = tmp_path_factory.mktemp("full") / "report.html"
+    report.save(path)
+    return report, Report.load(path.with_suffix(".json")), path
 
 
-def test_pairing_by_image_narrows_the_interval():
-    same = compare([make_report("a", wrong=30), make_report("b", wrong=31)]).differences[1]["clean_error"]
-    other = compare([make_report("a", wrong=30), make_report("b", wrong=31, shift=50)]).differences[1]["clean_error"]
-    assert same.value == pytest.approx(other.value)
-    assert same.high - same.low < 0.25 * (other.high - other.low)
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_survives_the_json(full_round_trip, part):
+    before, after = (PARTS[part](report) for report in full_round_trip[:2])
+    assert after.dtype == before.dtype and after.shape == before.shape
+    assert torch.equal(after, before)
 
 
-def test_a_report_against_itself_differs_by_nothing():
-    report = make_report()
-    assert all(
-        value.value == value.low == value.high == 0
-        for value in compare([report, replace(report)]).differences[1].values()
-    )
+def test_a_report_with_all_parts_survives_the_json(full_round_trip):
+    before, after, _ = full_round_trip
+    assert after.to_json() == before.to_json()
+    assert after.to_table() == before.to_table()
+    assert after.audit.masked and after.audit.checks == before.audit.checks
+    assert after.left_out == before.left_out and after.notices == before.notices
+    assert after.outcomes.occlusion.ratios == (0.0, 0.4, 0.8)
+    assert after.worst_case == before.worst_case
 
 
-def test_comparison_files(tmp_path):
-    comparison = compare(
-        [make_report(name, wrong, names=CORRUPTIONS[:3]) for name, wrong in (("one", 10), ("two", 15), ("two", 5))]
-    )
-    assert comparison.names == ("one", "two (2)", "two (3)")
-    page = comparison.save(tmp_path / "compare.html").read_text()
-    assert not re.search(r"https?://|<script|<link", page)
-    assert page.count("data:image/png;base64,") == 5
-    data = json.loads((tmp_path / "compare.json").read_text())
-    assert data["best"]["clean_error"] == ["two (3)"]
-    assert data["models"][1]["difference_to_reference"]["clean_error"]["value"] == pytest.approx(0.05)
-    assert len(list(tmp_path.glob("compare-*.png"))) == 5
+def test_json_has_all_that_repeats_the_evaluation(full_round_trip):
+    data = json.loads(full_round_trip[2].with_suffix(".json").read_text())
+    assert data["settings"]["seed"] == 0
+    assert data["settings"]["weights_sha256"] == "wfull"
+    assert data["settings"]["attacks"]["square"] == {"kind": "Square", "steps": 20}
+    assert data["seconds"] == {"clean": 0.1}
+    assert data["environment"] == {"torch": "2"}
+    assert data["figures"]["worst_case"]["attacks"] == ["pgd-20", "cw-20", "square"]
+    assert data["audit"]["masked"] is True
 
 
-def test_lipschitz_constants_are_compared_image_by_image_in_their_own_unit(tmp_path):
-    def with_constants(name, values):
-        report = make_report(name)
-        index = torch.arange(len(values))
-        return replace(report, outcomes=replace(report.outcomes, lipschitz_index=index, lipschitz=torch.tensor(values)))
+def test_the_environment_names_every_package_that_figures_depend_on(monkeypatch):
+    from importlib import metadata
 
-    base = [40.0 + i for i in range(20)]
-    comparison = compare([with_constants("steep", base), with_constants("smooth", [value - 30 for value in base])])
-    difference = comparison.differences[1]["lipschitz"]
-    assert (difference.change, difference.value, difference.low, difference.high) == ("-30.0", -30, -30, -30)
-    assert comparison.best["lipschitz"] == [1]
-    table = comparison.to_table()
-    assert re.search(r"^steep .* 49\.5$", table, re.M) and re.search(r"^smooth .* 19\.5 <$", table, re.M)
-    assert "in points; the Lipschitz constant in its own unit" in table
-    assert "All figures in % are errors" in table
-    page = comparison.save(tmp_path / "c.html").read_text()
-    assert "<td>49.5<small>" in page and "4950" not in page
-    # Other images: no paired difference, and no column.
-    other = with_constants("other", base[:10])
-    assert "lipschitz" not in compare([comparison.reports[0], other]).columns
-    assert "own unit" not in compare([comparison.reports[0], other]).to_table()
+    from mixaug.evaluate._place import environment
+
+    found = environment(torch.device("cpu"))
+    assert found["numpy"] == metadata.version("numpy")
+    assert found["torch"] == torch.__version__
+    assert {"mixaug", "torchvision", "pillow", "kornia", "pyautoattack", "scikit-learn", "python"} <= set(found)
+
+    def absent(package):
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    assert environment(torch.device("cpu"))["kornia"] == "not installed"
 
 
-def test_compare_refuses():
-    one = make_report("one")
-    with pytest.raises(ValueError, match="reports must be 2 or more, got 1"):
-        compare([one])
-    with pytest.raises(TypeError, match="reports must be Report objects, got str"):
-        compare([one, "two"])
-    with pytest.raises(ValueError, match="names must be one for each of the 2 reports, got 1"):
-        compare([one, one], ["x"])
-    for key, value in [("data_sha256", "other"), ("seed", 1), ("corruptions", ["fog"])]:
-        with pytest.raises(ValueError, match=f"reports must agree in {key}"):
-            compare([one, replace(one, settings=one.settings | {key: value})])
-    other = replace(one, settings=one.settings | {"attacks": {"pgd-20": {"kind": "PGD", "steps": 21}}})
-    with pytest.raises(ValueError, match="settings of the attack 'pgd-20'"):
-        compare([one, other])
+def test_the_table_starts_with_the_verdict_and_keeps_to_110_columns():
+    table = full_report("m" * 90, masked=True).to_table()
+    lines = table.splitlines()
+    assert lines[2] == "✗ Masked: this robustness is not real. Square leaves 10.0% less."
+    assert max(map(len, lines)) <= 110
+    assert "✗ fail: Black box stronger. Square leaves less." in lines
+    assert "– not run: Transfer stronger" in lines
+    assert any(line.startswith("Note: The model expects normalised input") for line in lines)
+    assert any(line.startswith("Left out, n other: no gradient") for line in lines)
+    order = [table.index(text) for text in ("✗ Masked", "figure ", "attack ", "error in %", "perturbation", "rise of")]
+    assert order == sorted(order)
+
+
+def test_the_attack_table_has_the_worst_case_as_its_last_row():
+    report = full_report()
+    lines = report.to_table().splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("attack "))
+    assert re.split(r"  +", lines[start + 2])[:2] == ["PGD-20", "75.0%"]
+    # 12, 14 and 16 of 40 are wrong from the images 0, 1 and 2 on: 18 are wrong under one of them.
+    assert re.split(r"  +", lines[start + 5]) == [
+        "worst case of 3",
+        "75.0%",
+        "55.0%",
+        "39.8 to 69.3",
+        "45.0%",
+        "+20.0",
+        "40",
+    ]
+    assert lines[start + 6] == ""
+
+
+def test_a_verdict_without_robustness_is_no_green_tick():
+    plain = replace(full_report(), audit=make_audit(left=0, verdict="Not masked: there is no robustness to lose."))
+    assert "– Not masked, and not robust. There is no robustness to lose." in plain.to_table()
+    undecided = replace(full_report(), audit=make_audit(verdict="No verdict: 3 images are too few."))
+    assert "? Not decided. 3 images are too few." in undecided.to_table()
+    assert "✓ Not masked. PGD-20 leaves 50.0%." in full_report().to_table()
+
+
+def test_single_attacks_are_no_headline_beside_their_worst_case():
+    table = full_report().to_table()
+    assert "worst case of 3 attacks" in table and "CW-20 error" not in table
+    assert "PGD-20 error" in make_report().to_table()

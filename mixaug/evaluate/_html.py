@@ -92,6 +92,11 @@ def cell(text: str, *small: str, kind: str = "", style: str = "", span: int = 1)
     return f"<td{attributes}>{escape(text)}{lines}</td>"
 
 
+def chip(kind: str, text: str) -> str:
+    """A cell with a word in a coloured frame."""
+    return f'<td><span class="chip {kind}">{escape(text)}</span></td>'
+
+
 def percent(figure: Estimate | None, kind: str = "", heat: bool = False) -> str:
     """A share in percent with its interval; with ``heat`` on a ground that darkens with it."""
     if figure is None:

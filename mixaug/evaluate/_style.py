@@ -38,7 +38,7 @@ th, td { padding: .38rem .7rem; text-align: right; border-bottom: 1px solid var(
 th { font-weight: 600; } tr:last-child > * { border-bottom: 0; } thead th { color: var(--soft); font-size: .82rem; }
 thead th { white-space: normal; vertical-align: bottom; overflow-wrap: break-word; min-width: 4.4rem; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--card); white-space: normal;
-  min-width: 7rem; max-width: 17rem; overflow-wrap: anywhere; }
+  min-width: 7.6rem; max-width: 17rem; overflow-wrap: anywhere; }
 tr.total > * { border-top: 2px solid var(--line); font-weight: 650; }
 td.best { background: var(--best); font-weight: 650; } .better { color: var(--good); } .worse { color: var(--bad); }
 td.distrusted { color: var(--soft); }
@@ -47,7 +47,7 @@ td small { display: block; color: var(--soft); font-size: .76rem; font-weight: 4
 .audit td.text { white-space: normal; min-width: 13rem; } .audit td.source { font-size: .8rem; color: var(--soft); }
 .audit td.limit { white-space: normal; }
 .chip { display: inline-block; padding: 0 .55rem; border-radius: 99px; border: 1.5px solid var(--soft);
-  font-weight: 650; font-size: .84rem; background: var(--open-ground); }
+  font-weight: 650; font-size: .84rem; background: var(--open-ground); white-space: nowrap; }
 .chip.pass { border-color: var(--good); color: var(--good); background: var(--good-ground); }
 .chip.fail { border-color: var(--bad); color: var(--bad); background: var(--bad-ground); }
 .chip.warn { border-color: var(--odd); color: var(--odd); }
@@ -63,7 +63,7 @@ details { margin-top: 1.6rem; } summary { cursor: pointer; font-weight: 600; mar
 @media (max-width: 520px) { main { padding: 1rem .7rem 2rem; } th, td { padding: .34rem .5rem; }
   .cards { grid-template-columns: 1fr 1fr; gap: .5rem; } .card b { font-size: 1.4rem; } figure { padding: .6rem; }
   .banner { padding: .7rem .8rem; gap: .7rem; align-items: flex-start; }
-  th:first-child { min-width: 6.4rem; max-width: 8.5rem; }
+  th:first-child { min-width: 6.9rem; max-width: 8.5rem; }
   /* Sentences in a table that scrolls cannot be read: each check is a block of its own. */
   .audit thead { display: none; } .audit, .audit tbody, .audit tr, .audit th, .audit td { display: block; }
   .audit tr { padding: .6rem .7rem; border-bottom: 1px solid var(--line); }

@@ -29,10 +29,11 @@ def headline_rows(comparison: Comparison) -> FigureImage:
         if not isinstance(column[0], Quantity)  # its size is not that of a share
     ]
     return FigureImage(
-        grouped(rows, comparison.names, "%"),
+        grouped(rows, comparison.marked_names, "%"),
         "The main figures",
         "All are errors: lower is better. Lines are 95% intervals of each figure by itself; "
-        "for the difference of two models see the table of differences, which compares image by image.",
+        "for the difference of two models see the table of differences, which compares image by image."
+        + (" † masked: one attack says little of it." if any(comparison.masked) else ""),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from mixaug.evaluate._html import cell, note, percent, pictures, row, section, table, whole_page
+from mixaug.evaluate._html import cell, chip, note, percent, pictures, row, section, table, whole_page
 from mixaug.evaluate.labels import corruption_label, interval_text
 from mixaug.evaluate.page_audit import short_verdict, verdict_reason
 from mixaug.evaluate.page_tables import settings_table
@@ -50,16 +50,15 @@ def comparison_page(comparison: Comparison, figures: Mapping[str, FigureImage]) 
 def _verdicts(comparison: Comparison) -> str:
     if all(report.audit is None for report in comparison.reports):
         return ""
-    kinds = {True: "fail", False: "pass", None: "not-run"}
     rows = [
         row(
             name,
             [
-                f'<td><span class="chip {kinds[masked]}">{short_verdict(report.audit)}</span></td>',
+                chip(*short_verdict(report.audit)),
                 cell("–" if report.audit is None else verdict_reason(report.audit), kind="text"),
             ],
         )
-        for name, masked, report in zip(comparison.names, comparison.masked, comparison.reports, strict=True)
+        for name, report in zip(comparison.names, comparison.reports, strict=True)
     ]
     return table(["model", "verdict", "what decides it"], rows, "audit")
 
@@ -72,7 +71,7 @@ def _main_table(comparison: Comparison, columns: Sequence[str]) -> str:
         cells = []
         for key in columns:
             figure, best = comparison.values[key][index], index in comparison.best[key]
-            mark = " †" if comparison.distrusted(index, key) else " <" if best else ""
+            mark = "\u00a0†" if comparison.distrusted(index, key) else "\u00a0<" if best else ""
             kind = "best" if best else "distrusted" if mark else ""
             cells.append(cell(figure.text + mark, "–".join(figure.ends), kind=kind))
         rows.append(row(name, cells))
@@ -114,7 +113,7 @@ def _rise_comparison(comparison: Comparison) -> str:
     rises = [[report.loss_rises[radius].attack for radius in comparison.radii] for report in comparison.reports]
     rows = [
         row(name, [cell(rise.text, interval_text(rise)) for rise in found])
-        for name, found in zip(comparison.names, rises, strict=True)
+        for name, found in zip(comparison.marked_names, rises, strict=True)
     ]
     return table(["model", *(f"radius {radius:g}" for radius in comparison.radii)], rows) + note(
         f"Rise of the cross entropy at the end of PGD-20 of the same radius, n = {rises[0][0].n:,} "

@@ -126,7 +126,7 @@ def _rises(comparison: Comparison) -> str:
         return ""
     rows = [
         [cut(name), *(report.loss_rises[radius].attack.text for radius in comparison.radii)]
-        for name, report in zip(comparison.names, comparison.reports, strict=True)
+        for name, report in zip(comparison.marked_names, comparison.reports, strict=True)
     ]
     return text_table(
         ["rise of the loss along the attack", *(f"radius {radius:g}" for radius in comparison.radii)], rows

@@ -61,5 +61,6 @@ def curve_figure(
         f"Right under the strongest attack of each radius, n = {' or '.join(f'{n:,}' for n in counts)} images"
         + ("; bands are 95% intervals." if len(curves) <= BANDS else ".")
         + f"{points} A curve that does not fall to zero is a sign of masking."
+        + (" † masked: the attack sees little." if any(name.endswith("†") for name in curves) else "")
     )
     return FigureImage(png_of(figure), "Accuracy by radius of the attack", caption)

@@ -10,6 +10,7 @@ import torch
 from mixaug.evaluate._drawing import FigureImage
 from mixaug.evaluate.anomaly_figure import anomaly_figure
 from mixaug.evaluate.attack_figure import attack_bars
+from mixaug.evaluate.audit_figure import audit_grid
 from mixaug.evaluate.bar_figures import corruption_bars, headline_rows, severity_lines
 from mixaug.evaluate.consistency_figure import flip_bars, flip_sequences
 from mixaug.evaluate.curve_figure import curve_figure
@@ -75,11 +76,14 @@ def comparison_figures(comparison: Comparison) -> dict[str, FigureImage]:
     """
     reports, names = comparison.reports, comparison.names
     figures = {"headline": headline_rows(comparison)}
+    audits = {name: each.audit for name, each in zip(names, reports, strict=True) if each.audit is not None}
+    if audits and len({tuple(check.name for check in audit.checks) for audit in audits.values()}) == 1:
+        figures["audit"] = audit_grid(audits)
     if comparison.corruptions:
         figures["corruptions"] = corruption_bars(reports, names, comparison.corruptions)
         figures["severity"] = severity_lines(reports, names)
     if comparison.shares("curve"):
-        curves = {name: report.accuracy_curve for name, report in zip(names, reports, strict=True)}
+        curves = {name: each.accuracy_curve for name, each in zip(comparison.marked_names, reports, strict=True)}
         figures["curve"] = curve_figure(curves, reports[0].settings["eps"])
     figures["reliability"] = reliability_lines(reports, names)
     if comparison.shares("flip_rate"):

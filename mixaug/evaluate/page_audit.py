@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from mixaug.evaluate._html import cell, note, row, table
+from mixaug.evaluate._html import cell, chip, note, row, table
 
 if TYPE_CHECKING:
     from mixaug.evaluate.audit import Audit
@@ -22,6 +22,7 @@ _LOOKS = {
     None: ("open", "?", "Not decided"),
 }
 _NOT_ROBUST = ("open", "–", "Not masked, and not robust")  # a green tick would be read as safe
+_SHORT = {_LOOKS[True][2]: "masked", _NOT_ROBUST[2]: "not robust"}
 _PREFIXES = ("Masked", "Not masked", "No verdict")
 
 
@@ -48,11 +49,13 @@ def verdict_text(audit: Audit) -> str:
     return f"{sign} {word}. {verdict_reason(audit)}"
 
 
-def short_verdict(audit: Audit | None) -> str:
-    """The verdict in a word or two, with its sign."""
+def short_verdict(audit: Audit | None) -> tuple[str, str]:
+    """The verdict in a word or two with its sign, after the kind of check that looks like it."""
     if audit is None:
-        return "– no audit"
-    return {True: "✗ masked", False: "✓ not masked", None: "? not decided"}[outcome(audit)]
+        return "not-run", "– no audit"
+    _, sign, word = _look(audit)
+    kind = {"✗": "fail", "✓": "pass"}.get(sign, "not-run")
+    return kind, f"{sign} {_SHORT.get(word, word.lower())}"
 
 
 def notices(report: Report) -> list[str]:
@@ -72,8 +75,7 @@ def audit_table(audit: Audit) -> str:
         row(
             check.label,
             [
-                f'<td><span class="chip {check.status.replace(" ", "-")}">{SIGNS[check.status]} {check.status}</span>'
-                "</td>",
+                chip(check.status.replace(" ", "-"), f"{SIGNS[check.status]} {check.status}"),
                 cell(check.reason, _figures_text(check.figures), kind="text"),
                 cell(_threshold_text(check.threshold), kind="limit"),
                 cell(check.source, kind="text source"),

@@ -58,15 +58,14 @@ def reliability_lines(reports: Sequence[Report], names: Sequence[str]) -> Figure
     curves = [report.reliability for report in reports]
     labels = [f"{name} (ECE {100 * report.ece.value:.1f}%)" for name, report in zip(names, reports, strict=True)]
     styles = looks(len(reports))
-    for axes in every:
+    for axes in every[len(reports) :]:
+        axes.remove()
+    for axes in every[: len(reports)]:
         axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
-        if not together:
-            axes.set_axis_off()
     for index, (label, curve, look) in enumerate(zip(labels, curves, styles, strict=True)):
         axes = every[0] if together else every[index]
         if not together:
-            axes.set_axis_on()
             axes.set_title("\n(ECE".join(label.rsplit(" (ECE", 1)), fontsize=7.5)
             axes.tick_params(labelsize=7.5)
             for other in curves:
