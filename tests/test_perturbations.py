@@ -89,6 +89,8 @@ def test_floats_and_bytes_give_the_same_and_floats_are_not_written(name):
     floats = images.float() / 255
     kept = floats.clone()
     assert torch.equal(frame(images, name, 11, "cifar", params), frame(floats, name, 11, "cifar", params))
+    for one, two in zip(frames(images, name, "cifar", params), frames(floats, name, "cifar", params), strict=True):
+        assert torch.equal(one, two)
     assert torch.equal(floats, kept)
     for dtype in (torch.float16, torch.float64):
         assert frame(floats.to(dtype), name, 11, "cifar", params).dtype == torch.float32
