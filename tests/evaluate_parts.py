@@ -66,7 +66,9 @@ class Counting(nn.Module):
 
 
 def timeless(report: Report) -> str:
-    """A report's JSON but for times, as text: equal texts are equal to the bit."""
-    kept = report.to_json()
-    del kept["seconds"], kept["environment"]["time"]
-    return json.dumps(kept, sort_keys=True)
+    """All that a report consists of but its times, as text: where it is equal, so are all figures, to the bit."""
+    versions = {name: version for name, version in report.environment.items() if name != "time"}
+    outcomes, examples = report.outcomes.to_json(), report.examples.to_json()
+    audit = None if report.audit is None else report.audit.to_json()
+    parts = [report.name, report.settings, report.classes, report.left_out, report.notices]
+    return json.dumps([*parts, versions, outcomes, examples, audit], sort_keys=True)

@@ -147,7 +147,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
         return None
     try:
         piece = read_tensors(path, "piece of an evaluation", f"name{_SUFFIX}")
-    except ValueError:
+    except (ValueError, OSError):  # the second where a damaged file names a place outside of itself
         return None
     return piece if isinstance(piece, dict) and _SECONDS in piece else None
 
