@@ -43,6 +43,7 @@ tr.total > * { border-top: 2px solid var(--line); font-weight: 650; }
 td.best { background: var(--best); font-weight: 650; } .better { color: var(--good); } .worse { color: var(--bad); }
 td.distrusted { color: var(--soft); }
 td small { display: block; color: var(--soft); font-size: .76rem; font-weight: 400; }
+.differences td { min-width: 6rem; } .differences td small { white-space: normal; }
 .audit th, .audit td { text-align: left; vertical-align: top; } .audit thead th { min-width: 0; }
 .audit td.text { white-space: normal; min-width: 13rem; } .audit td.source { font-size: .8rem; color: var(--soft); }
 .audit td.limit { white-space: normal; }
@@ -76,9 +77,10 @@ details { margin-top: 1.6rem; } summary { cursor: pointer; font-weight: 600; mar
   body { font-size: 10pt; } main { max-width: none; padding: 0; }
   .scroll { overflow: visible; } table { font-size: 8pt; } thead { display: table-header-group; }
   th, td { padding: .2rem .3rem; white-space: normal; } th:first-child { position: static; min-width: 4.6rem; }
-  .differences td small { white-space: normal; }
+  .audit td small, .differences td small { white-space: normal; } .differences td { min-width: 0; }
   thead th:not(:first-child), .audit td.text, .settings td { min-width: 0; font-size: 7.5pt; }
-  td small { font-size: 6.5pt; white-space: nowrap; } .audit td.source { font-size: 7pt; }
+  td small { font-size: 6.5pt; white-space: nowrap; } .audit td.source { font-size: 7pt; width: 24%; }
+  .audit th:first-child { width: 19%; }
   .card, .banner, .notice, tr, figure { break-inside: avoid; } .figures { columns: 2; } h2, h3 { break-after: avoid; }
   .cards { grid-template-columns: repeat(5, 1fr); gap: .4rem; } .card { padding: .4rem .5rem; }
   .card b { font-size: 1.3rem; }
