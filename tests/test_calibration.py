@@ -91,6 +91,14 @@ def test_equal_count_bins_are_scikit_learns_quantiles():
     assert rms(confidence, correct, variant="ipmix-papers") == pytest.approx(papers, abs=1e-9)
 
 
+def test_an_image_on_an_edge_belongs_to_the_bin_above():
+    confidence, correct = torch.tensor([0.25, 0.4, 0.5, 0.75, 1.0]), torch.tensor([True, False, True, True, False])
+    curve = reliability_curve(confidence, correct, bins=4)
+    assert curve.counts == [0, 2, 1, 2]
+    # Gaps of the bins' sums: 0.65 against 1 right, 0.5 against 1, 1.75 against 1.
+    assert ece(confidence, correct, bins=4) == pytest.approx((0.35 + 0.5 + 0.75) / 5, abs=1e-6)
+
+
 def test_equal_confidences_keep_their_order():
     # Where all are equally sure, the bins are those of the images' order.
     confidence = torch.full((4,), 0.5)
