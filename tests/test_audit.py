@@ -68,6 +68,24 @@ def test_small_logits_do_not_mask(factor):
     found = audit(Scaled(Blocks(), factor))
     assert not found.masked
     assert found.accuracies["pgd-ce"].value == 0.5
+    assert ("pgd-stretched" in found.right) == (factor < 1)
+    assert ("not flat" in found.left_out.get("pgd-stretched", "")) == (factor == 1)
+
+
+def test_a_flat_softmax_is_stretched():
+    class Decoyed(nn.Module):
+        """A brighter image is class 1 soon; a third class far below has the larger slope, the other way."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            mean = images.flatten(1).mean(1)
+            return torch.stack([0 * mean + 0.55, mean, -5 - 3 * mean], 1) / 1000
+
+    images = torch.full((20, 1, 4, 4), 0.5)
+    found = audit_images(Decoyed(), images, torch.zeros(20, dtype=torch.int64), EPS, square_queries=QUERIES)
+    assert found.measures["gap"].tolist() == pytest.approx([5e-5] * 20, rel=0.01)
+    assert found.accuracies["pgd-ce"].value == 1  # flat, it follows the decoy
+    assert found.accuracies["pgd-stretched"].value == found.accuracies["pgd-margin"].value == 0
+    assert not found.masked
 
 
 def test_large_logits_mask():
@@ -181,7 +199,7 @@ def test_every_attack_gets_every_image_that_is_right(monkeypatch):
     labels = labels.clone()
     labels[5] = (labels[5] + 1) % 4  # wrong before any attack
     found = audit_images(Blocks(), images, labels, EPS, surrogate=Blocks(), square_queries=QUERIES)
-    assert set(seen) == set(audit_pieces(surrogate=True)) - {"clean", "gradients", "averaged"}
+    assert set(seen) == set(audit_pieces(surrogate=True)) - {"clean", "gradients", "averaged", "pgd-stretched"}
     rest = torch.cat([images[:5], images[6:]])
     assert all(torch.equal(given, rest) for given in seen.values())
     assert not any(bits[5] for bits in found.right.values())

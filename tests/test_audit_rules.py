@@ -110,6 +110,16 @@ def test_cross_entropy_far_weaker():
     assert check("cross-entropy", counts={"pgd-ce": 114, "pgd-margin": 114, "apgd-dlr": 114}).status == "fail"
 
 
+def test_a_flat_softmax_is_no_masking():
+    assert check("cross-entropy", counts={"pgd-ce": 116}).status == "fail"
+    found = check("cross-entropy", counts={"pgd-ce": 116, "pgd-stretched": 104})
+    assert found.status == "pass" and "PGD-20 on stretched logits" in found.figures
+    assert check("cross-entropy", counts={"pgd-ce": 116, "pgd-stretched": 116}).status == "fail"
+    # It is a gradient attack like the others, but not one that shows the cross-entropy to be weak.
+    assert check("cross-entropy", counts={"pgd-ce": 100, "pgd-stretched": 60}).status == "pass"
+    assert check("black-box", counts={"pgd-stretched": 60, "square": 80}).status == "pass"
+
+
 def test_cross_entropy_needs_its_interval_above_the_margin():
     found = evidence(n=60, counts={"clean": 50, "pgd-ce": 34, "pgd-margin": 30, "apgd-dlr": 30})
     each = next(each for each in all_checks(found) if each.name == "cross-entropy")

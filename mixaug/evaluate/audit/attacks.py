@@ -21,6 +21,7 @@ LABELS = {
     "fgsm": "FGSM",
     "pgd-ce": "PGD-20",
     "pgd-margin": "margin PGD-20",
+    "pgd-stretched": "PGD-20 on stretched logits",
     "apgd-ce": "APGD-CE",
     "apgd-dlr": "APGD-DLR",
     "square": "Square",
@@ -35,7 +36,9 @@ LABELS = {
 }
 ONE_STEP = "fgsm"
 REPORTED = "pgd-ce"
-MANY_STEPS = ("pgd-ce", "pgd-margin", "apgd-ce", "apgd-dlr")
+# What the cross-entropy can do: by itself, and where the softmax is so flat that it aims at no class in particular.
+ENTROPIES = ("pgd-ce", "pgd-stretched")
+MANY_STEPS = (*ENTROPIES, "pgd-margin", "apgd-ce", "apgd-dlr")
 WHITE_BOX = (ONE_STEP, *MANY_STEPS)
 BLACK_BOX = ("square", "spsa")
 FOREIGN = ("apgd-ce", "apgd-dlr", "square")  # run by pyautoattack
@@ -54,12 +57,14 @@ class Plan:
         square_queries: of Square, for each image.
         draws: forwards that a gradient is averaged over where the model draws random numbers.
         surrogate: another model whose attacks are tried on this one.
+        stretch: factor on flat logits for ``pgd-stretched``.
     """
 
     eps: float
     square_queries: int = 1000
     draws: int = 8
     surrogate: nn.Module | None = None
+    stretch: float = 1.0
 
     @property
     def installed(self) -> bool:
@@ -149,6 +154,7 @@ def _adversarial(
         yield {
             "fgsm": lambda: FGSM(eps, batch_size=size),
             "pgd-ce": lambda: _pgd(eps, size, generator, cross_entropy, steady),
+            "pgd-stretched": lambda: _pgd(eps, size, generator, _Stretched(plan.stretch), steady),
             "pgd-margin": lambda: _pgd(eps, size, generator, margin, steady),
             "apgd-ce": lambda: APGD(eps, _AUTO_STEPS, generator=generator, batch_size=size),
             "apgd-dlr": lambda: APGD(eps, _AUTO_STEPS, "dlr", generator=generator, batch_size=size),
@@ -164,6 +170,14 @@ def _adversarial(
                 batch_size=size,
             ),
         }[name]()(model, images, labels)
+
+
+@dataclass(frozen=True)
+class _Stretched:
+    factor: float
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(logits * self.factor, labels)
 
 
 def _pgd(eps: float, size: int, generator: torch.Generator, objective: Callable[..., Tensor], steady: bool) -> PGD:

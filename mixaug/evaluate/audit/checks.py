@@ -6,7 +6,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mixaug.evaluate.audit.attacks import BLACK_BOX, LABELS, LARGE, MANY_STEPS, ONE_STEP, REPORTED, WHITE_BOX
+from mixaug.evaluate.audit.attacks import (
+    BLACK_BOX,
+    ENTROPIES,
+    FOREIGN,
+    LABELS,
+    LARGE,
+    MANY_STEPS,
+    ONE_STEP,
+    REPORTED,
+    WHITE_BOX,
+)
 from mixaug.evaluate.audit.result import FAIL, NOT_RUN, PASS, WARN, Check, strongest_of, together
 from mixaug.evaluate.audit.thresholds import Thresholds
 from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_means, share
@@ -165,17 +175,18 @@ def _noise(evidence: Evidence) -> Check:
 
 
 def _cross_entropy(evidence: Evidence) -> Check:
-    """PGD with the cross-entropy is what papers report: a saturated softmax, or a step too long, stops it."""
+    """PGD with the cross-entropy is what papers report: a saturated softmax stops it. A flat one hides no gradient."""
     limits = evidence.thresholds
-    if evidence.too_few:
-        return _check("cross-entropy", NOT_RUN, evidence.too_few, {}, limits.far)
-    if evidence.accuracy(REPORTED).value <= limits.least_accuracy:
-        reason = f"{LABELS[REPORTED]} leaves {evidence.accuracy(REPORTED).text}: there is no robustness to lose."
+    entropy = strongest_of(evidence.right, ENTROPIES)
+    if evidence.too_few or entropy is None:
+        return _check("cross-entropy", NOT_RUN, evidence.too_few or "Not run.", {}, limits.far)
+    if evidence.accuracy(entropy).value <= limits.least_accuracy:
+        reason = f"{LABELS[entropy]} leaves {evidence.accuracy(entropy).text}: there is no robustness to lose."
         return _check("cross-entropy", NOT_RUN, reason, {}, limits.far)
-    other = strongest_of(evidence.right, tuple(name for name in WHITE_BOX if name != REPORTED))
+    other = strongest_of(evidence.right, tuple(name for name in WHITE_BOX if name not in ENTROPIES))
     assert other is not None
-    check = _compare("cross-entropy", evidence, REPORTED, other, "with the cross-entropy, leaves", far=True)
-    missing = " ".join(evidence.left_out[name] for name in MANY_STEPS if name in evidence.left_out)
+    check = _compare("cross-entropy", evidence, entropy, other, "with the cross-entropy, leaves", far=True)
+    missing = " ".join(evidence.left_out[name] for name in FOREIGN[:2] if name in evidence.left_out)
     return _with_reason(check, f"{check.reason} {missing}".strip())
 
 

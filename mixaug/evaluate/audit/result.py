@@ -76,7 +76,8 @@ class Audit:
             an image that was not attacked.
         measures: what else was noted image by image: ``zero-ce`` and ``zero-margin`` (n,) bool, no gradient in any
             pixel; ``changed`` and ``turned`` (n,) bool, equal calls gave other logits or predictions; ``cosine`` (n,)
-            float32, of the gradients at two near points, NaN without any.
+            float32, of the gradients at two near points, NaN without any; ``gap`` (n,) float32, between the two largest
+            logits.
         left_out: attack's name to the reason why it was not run.
         thresholds: limits that were used.
         settings: queries, draws, seed and the number of classes.

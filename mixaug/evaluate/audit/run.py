@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,9 @@ from mixaug.evaluate.images import LabelledImages, as_float
 Keep = Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
 
 _DEFAULT = Thresholds()
+# Below this median gap between the two largest logits the softmax is flat; trained models have 1 to 2 here. The
+# cross-entropy of logits / 1000 pushes all other classes alike, and leaves 4 to 9 points more than the margin does.
+_FLAT = 0.5
 _CURVE = ("radius-half", "radius-double", "radius-large")
 
 
@@ -267,7 +271,10 @@ class _Run:
         if bool(clean["changed"].any()):
             subject.repeats = REPEATS
         self._right["clean"], self._confidence["clean"] = clean["right"], clean["confidence"]
-        self._measures |= {name: clean[name] for name in ("changed", "turned")}
+        self._measures |= {name: clean[name] for name in ("changed", "turned", "gap")}
+        gap = float(clean["gap"].median())
+        if 0 < gap < _FLAT:
+            self._plan = dataclasses.replace(self._plan, stretch=1 / gap)
         self._measures |= self._piece("gradients", self._gradients)
 
     def _attack(self, names: tuple[str, ...], why: str | None) -> None:
@@ -287,6 +294,8 @@ class _Run:
     def _unable(self, name: str) -> str | None:
         if name in FOREIGN and not self._plan.installed:
             return f"{name} needs pyautoattack: pip install 'mixaug[attacks]'."
+        if name == "pgd-stretched" and self._plan.stretch == 1:
+            return "The logits are not flat: there is nothing to stretch."
         if name == "apgd-dlr" and self._classes < 3:
             return f"APGD-DLR needs 3 classes or more, and there are {self._classes}."
         return None
@@ -306,7 +315,9 @@ class _Run:
             changed, turned = subject.differences()
             subject.repeats = REPEATS if bool(changed.any()) else 1
             right, confidence = subject.judged(subject.images, subject.labels)
-        return {"right": right, "confidence": confidence, "changed": changed, "turned": turned}
+            two = subject.logits(subject.images).topk(2, 1).values
+        gap = (two[:, 0] - two[:, 1]).cpu()
+        return {"right": right, "confidence": confidence, "changed": changed, "turned": turned, "gap": gap}
 
     def _gradients(self) -> dict[str, Tensor]:
         """Where there is no gradient, and how far it turns a quarter of the radius away."""
