@@ -104,8 +104,8 @@ def test_each_model_sees_the_same_images_whatever_its_batch_size(data, preset):
         )
         seen.append(torch.cat(model.seen))
     assert torch.equal(*seen)
-    # 16 to see what the model is, 2 for a gradient, all as they are and normalised in two ways, the corrupted ones.
-    assert len(seen[0]) == 16 + 2 + 30 + 2 * 30 + 3 * 5 * 20
+    # The first 16 to see what the model is, all of them clean and normalised in two ways, the corrupted ones.
+    assert len(seen[0]) == 16 + 30 + 2 * 30 + 3 * 5 * 20
 
 
 def test_the_same_seed_repeats_and_another_differs(data):

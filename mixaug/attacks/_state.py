@@ -35,7 +35,8 @@ def evaluation_mode(model: nn.Module, *, batch_norm_moves: bool = False) -> Iter
         >>> [module.training for module in model]
         [True, False]
     """
-    modes = [(module, module.training) for module in model.modules()]
+    # A frozen module of TorchScript has no mode.
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     try:
         model.eval()  # inside, since a model's own train() may raise halfway
         if batch_norm_moves:

@@ -88,6 +88,12 @@ class Plan:
         work += _costs.FEATURES * count["n_features"] + _costs.MAPS * count["n_maps"]
         return work + sum(_costs.of_audit(piece) for piece in audit_pieces) * count["n_audit"]
 
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether something of it follows gradients, as far as is known."""
+        attacks = any(of_this_package(attack) and not black_box(attack) for attack in self.attacks.values())
+        return attacks or any(len(self.index[name]) for name in _GRADIENT_PARTS)
+
     def possible(self, classes: int, no_gradient: str | None, no_audit: str | None, no_layers: str | None) -> Plan:
         """What of this can be measured on a model.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,8 @@ def cut_off(module: nn.Module, images: Tensor) -> str | None:
         True
     """
     reason = "no gradient gets through the model: its logits are cut off from the images"
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a model says of gradients is not what is asked
         points = images.detach().clone().requires_grad_()
         try:
             logits = bare(module)(points)

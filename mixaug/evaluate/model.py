@@ -180,12 +180,10 @@ def evaluate_model(
             getattr(dataset, "classes", None) if classes is None else classes, judge.num_classes
         )
         first = as_float(data.take(torch.arange(min(2, len(data))))[0])
-        plan = plan.possible(
-            judge.num_classes,
-            subject.no_gradient or cut_off(subject.module, first.to(place)),
-            subject.no_gradient,
-            subject.no_layers,
-        )
+        no_gradient = subject.no_gradient
+        if no_gradient is None and plan.needs_gradient:
+            no_gradient = cut_off(subject.module, first.to(place))
+        plan = plan.possible(judge.num_classes, no_gradient, subject.no_gradient, subject.no_layers)
         if surrogate is not None and len(plan.index["n_audit"]):
             _check_surrogate(surrogate, first, judge.num_classes)
         if len(plan.index["n_features"]):
