@@ -8,13 +8,13 @@ Both make the imagenet preset, the only one the peer has, at 32 and at 224 px, e
 The batch of ours is in one call, the peer's images one after another; a round times ours and the peer in turns, and a
 corruption's figure is the median over the rounds of the time of an image, the mean of the severities. Our cifar preset
 is timed beside them. Times are the processor's, of the thread that does the work: other people's work on the machine
-is not counted. Memory is the peak over what the process held before, in a process of its own for each number of
-images, the result of the call included.
+is not counted. Memory is the peak over what the process held before the call, its result included.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -107,13 +107,14 @@ def peak(name: str, count: int, side: int) -> float:
 
 
 def memory() -> dict[str, list[float]]:
+    """By name, for each number of images; from a process in which freed blocks go back to the system at once."""
+    if not all(key in os.environ for key in measure.MALLOC_ENVIRONMENT):
+        command, environment = [sys.executable, __file__, "--peak"], {**os.environ, **measure.MALLOC_ENVIRONMENT}
+        made = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return json.loads(made.stdout)  # type: ignore[no-any-return]
     found: dict[str, list[float]] = {}
     for name in MEMORY_NAMES:
-        for count in MEMORY_COUNTS:
-            command = [sys.executable, __file__, "--peak", name, str(count)]
-            environment = {**os.environ, **measure.MALLOC_ENVIRONMENT}
-            made = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-            found.setdefault(name, []).append(float(made.stdout))
+        found[name] = [peak(name, count, 32) for count in MEMORY_COUNTS]
     return found
 
 
@@ -146,11 +147,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few rounds")
     parser.add_argument("--only", choices=["speed", "memory"], help="one part alone")
     parser.add_argument("--figure", type=Path, help="where to draw the memory")
-    parser.add_argument("--peak", nargs=2, metavar=("NAME", "COUNT"), help=argparse.SUPPRESS)
+    parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.peak:
-        print(peak(args.peak[0], int(args.peak[1]), 32))
+        print(json.dumps(memory()))
         return
     print(f"`python benchmarks/bench_corruptions.py {' '.join(sys.argv[1:])}`".replace(" `", "`"))
     if args.only != "memory":

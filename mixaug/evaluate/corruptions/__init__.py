@@ -41,9 +41,10 @@ __all__ = [
     "mean_corruption_error",
 ]
 
-#: Values worked on at a time: memory stays flat in the number of images. The same on every device, and so are the
-#: pictures of a seed.
-CHUNK = 1 << 22
+#: Values worked on at a time: 512 images of 32 px, 10 of 224. Memory stays flat in the number of images. From 1/2 to 2
+#: million a call took the least time on a CPU: at 32 px a quarter less than with 4 million. The same on every device,
+#: and so are the pictures of a seed.
+CHUNK = 3 << 19
 
 _FUNCTIONS: dict[str, Callable[[Tensor, Any, torch.Generator | None], Tensor]] = {
     function.__name__: function
