@@ -399,6 +399,12 @@ def test_zero_gradients_image_by_image():
     assert found.measures["cosine"][6:].min() > 0.49  # 0.5 where the runner-up is another class there
 
 
+def test_a_ripple_turns_the_gradient_a_little_away():
+    found = audit(Rippled(Blocks(), 0.1, 1e5), n=40)
+    assert found.measures["cosine"].nanmean() < 0.25
+    assert status(found)["rough-surface"] == "warn"
+
+
 def test_a_saturated_softmax_has_a_gradient_of_the_margin():
     found = audit(Scaled(Blocks(), 1e5), n=20)
     assert found.measures["zero-ce"].all() and not found.measures["zero-margin"].any()

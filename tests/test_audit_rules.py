@@ -217,10 +217,11 @@ def test_growing_radius():
 
 
 def test_the_curve_takes_both_losses():
-    right = evidence(counts={"pgd-ce": 90, "pgd-margin": 120}).right
-    found = curve(right, 0.1)
-    assert list(found) == [0.05, 0.1, 0.2, 0.5]
-    assert int(found[0.1].sum()) == 90
+    for counts in ({"pgd-ce": 90, "pgd-margin": 120}, {"pgd-ce": 120, "pgd-margin": 90}):
+        right = evidence(counts=counts).right
+        found = curve(right, 0.1)
+        assert list(found) == [0.05, 0.1, 0.2, 0.5]
+        assert int(found[0.1].sum()) == 90
     assert list(curve({"clean": right["clean"]}, 0.1)) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,15 +59,15 @@ def audit_grid(audits: Mapping[str, Audit]) -> FigureImage:
         for column, check in enumerate(audit.checks):
             colour, _ = STYLE[check.status]
             axes.add_patch(_cell(column, row, colour))
-            text = cell_text(check)
-            axes.text(column, row, text, ha="center", va="center", fontsize=5 if len(text) > 5 else 5.8)
+            text = cell_text(check).replace(" ", "\n")
+            axes.text(column, row, text, ha="center", va="center", fontsize=5.8, linespacing=0.85)
         word, colour = verdict_word(audit)
         axes.text(len(names) - 0.4, row, word, ha="left", va="center", fontsize=6.5, color=colour, fontweight="bold")
     axes.set_xlim(-0.5, len(names) + 1.6)
     axes.set_ylim(len(audits) - 0.5, -0.5)
     axes.set_xticks(range(len(names)), [SHORT[name] for name in names], rotation=60, ha="left", fontsize=7)
     axes.xaxis.tick_top()
-    axes.set_yticks(range(len(audits)), list(audits), fontsize=7)
+    axes.set_yticks(range(len(audits)), [textwrap.fill(name, 22) for name in audits], fontsize=7)
     axes.tick_params(length=0, pad=2)
     axes.grid(False)
     for side in axes.spines.values():

@@ -28,7 +28,7 @@ LABELS = {
     "spsa": "SPSA",
     "noise": "random noise",
     "transfer": "transfer",
-    "averaged": "averaged gradients",
+    "averaged": "PGD-20 with averaged gradients",
     "radius-half": "PGD-20 at half the radius",
     "radius-double": "PGD-20 at twice the radius",
     "radius-large": "PGD-20 at 0.5",
