@@ -11,7 +11,7 @@ import pytest
 import torch
 from report_parts import full_report, make_audit, make_report
 
-from mixaug.evaluate import Report
+from mixaug.evaluate import Report, compare
 from mixaug.evaluate.corruptions import CORRUPTIONS
 from mixaug.evaluate.outcomes import Examples, Outcomes
 
@@ -227,6 +227,16 @@ def test_the_table_starts_with_the_verdict_and_keeps_to_110_columns():
     lines = table.splitlines()
     assert lines[2] == "✗ Masked: this robustness is not real. Square leaves 10.0% less."
     assert max(map(len, lines)) <= 110
+    # A long name of an attack, and a long note.
+    long = make_report(names=CORRUPTIONS[:3])
+    outcomes = {
+        field: {"attack" * 20: getattr(long.outcomes, field)["pgd-20"]}
+        for field in ("attack_index", "attacked", "attack_change", "attack_confidence")
+    }
+    long = replace(long, outcomes=replace(long.outcomes, **outcomes))
+    assert max(map(len, long.to_table().splitlines())) <= 110
+    long = replace(long, settings=long.settings | {"attacks": {}})
+    assert max(map(len, compare([long, long]).to_table().splitlines())) <= 110
     assert "✗ fail: Black box stronger. Square leaves less." in lines
     assert "– not run: Transfer stronger" in lines
     assert any(line.startswith("Note: The model expects normalised input") for line in lines)

@@ -84,6 +84,16 @@ def test_all_text_is_escaped(masked, compared):
         }  # fmt: skip
 
 
+def test_what_an_audit_says_is_escaped():
+    report = full_report()
+    check = replace(report.audit.checks[0], label=NASTY, source=NASTY, figures={NASTY: report.clean_error})
+    audit = replace(report.audit, checks=(check,), verdict=f"Not masked: {NASTY}")
+    text = report_page(replace(report, audit=audit), {})
+    assert NASTY not in text
+    # The banner, and of the check its label, reason, figure and source; then the notice and what was left out.
+    assert sum(NASTY in piece for piece in Page(text).texts) == 7
+
+
 def test_the_order_of_the_page(masked):
     _, text = masked
     pieces = [

@@ -77,7 +77,7 @@ def _main(comparison: Comparison) -> str:
             cells.append(comparison.values[key][index].text + (" †" if comparison.distrusted(index, key) else best))
         rows.append(cells)
     rows.append(["n", *(f"{comparison.values[key][0].n}  " for key in comparison.columns)])
-    return fitted_tables(["model", *(f"{label}  " for label in comparison.columns.values())], rows)
+    return fitted_tables(["model", *(f"{cut(label)}  " for label in comparison.columns.values())], rows)
 
 
 def _differences(comparison: Comparison) -> list[str]:
@@ -86,7 +86,7 @@ def _differences(comparison: Comparison) -> list[str]:
     for index, found in enumerate(comparison.differences):
         if found:
             rows = [
-                [label, found[key].change, interval_text(found[key]), comparison.verdict(index, key)]
+                [cut(label), found[key].change, interval_text(found[key]), comparison.verdict(index, key)]
                 for key, label in comparison.columns.items()
             ]
             title = f"{comparison.names[index]} against {comparison.names[0]}, {comparison.unit}"
@@ -103,7 +103,7 @@ def _all_differences(comparison: Comparison) -> str:
             cells = [found[key].change + marks.get(comparison.verdict(index, key), "  ") for key in comparison.columns]
             rows.append([comparison.names[index], *cells])
     title = f"Differences to {comparison.names[0]}, {comparison.unit}; ✓ clearly better, ✗ clearly worse"
-    header = ["model", *(f"{label}  " for label in comparison.columns.values())]
+    header = ["model", *(f"{cut(label)}  " for label in comparison.columns.values())]
     return f"{wrapped(title)}\n" + fitted_tables(header, rows)
 
 

@@ -77,7 +77,12 @@ def _verdict(report: Report) -> str:
 
 def _headlines(report: Report) -> str:
     rows = [
-        [label + (" (higher is better)" if key in HIGHER else ""), figure.text, interval_text(figure), str(figure.n)]
+        [
+            cut(label) + (" (higher is better)" if key in HIGHER else ""),
+            figure.text,
+            interval_text(figure),
+            str(figure.n),
+        ]
         for key, (label, figure) in summary(report).items()
     ]
     text = text_table(["figure", "value", "95% interval", "n"], rows)
