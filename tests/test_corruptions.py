@@ -322,3 +322,16 @@ def test_gpu_equals_cpu_for_a_cpu_generator(photos, name):
         photos, name, 3, generator=seeded()
     )
     assert difference.abs().float().mean() < 0.1
+
+
+@pytest.mark.parametrize("severity", [1, 4, 5])
+def test_hue_of_grey_pixels_is_red(severity):
+    """As HSV has it: a shift of the saturation tints them; black stays black, and brightness makes it grey."""
+    levels = torch.tensor([0, 90, 255], dtype=torch.uint8).expand(1, 3, 1, 3)
+    _, shift = TABLES["cifar"]["saturate"][severity - 1]
+    out = corrupt(levels, "saturate", severity)[0, :, 0].T
+    for got, level in zip(out.tolist(), (0, 90, 255), strict=True):
+        expected = [255 * part for part in colorsys.hsv_to_rgb(0, min(1, shift), level / 255)]
+        assert max(abs(a - b) for a, b in zip(got, expected, strict=True)) <= 0.51
+    added = 255 * TABLES["cifar"]["brightness"][severity - 1]
+    assert (corrupt(levels, "brightness", severity)[0, :, 0, 0] - added).abs().max() <= 0.51

@@ -148,7 +148,7 @@ def water_layers(start: int, stop: int, layers: np.ndarray, out: np.ndarray) -> 
                 for i in range(-1, 2):
                     for j in range(-1, 2):
                         d = np.float32(distance[_mirror(y + i, h) + 2, _mirror(x + j, w) + 2] * (1.0 / 65536))
-                        total += min(d, cut)
+                        total += float(min(d, cut))
                 levels[y, x] = np.uint8(int(np.float32(total * (1 / 9))))
         _equalised(levels, even)
         for y in range(h):
