@@ -99,7 +99,9 @@ def save_corrupted(
                         generator = torch.Generator().manual_seed(seed_of(seed, name, severity, block))
                         made = corrupt(as_bytes(images), name, severity, preset, generator)
                         at = level * len(index) + block * BLOCK
-                        stored[at : at + len(made)] = (made[:, 0] if channels == 1 else made.permute(0, 2, 3, 1)).numpy()
+                        stored[at : at + len(made)] = (
+                            made[:, 0] if channels == 1 else made.permute(0, 2, 3, 1)
+                        ).numpy()
                 stored.flush()
                 del stored
         if progress is not None:
