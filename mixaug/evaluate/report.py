@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mixaug.evaluate._save import save_files
 from mixaug.evaluate.calibration import CALIBRATION, ReliabilityCurve, reliability_curve
-from mixaug.evaluate.corruptions import CORRUPTIONS, OURS
+from mixaug.evaluate.corruptions import CORRUPTIONS, OURS, mce
 from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_centred, bootstrap_means, complement, share
 from mixaug.evaluate.labels import attack_label
 from mixaug.evaluate.lipschitz import mean_constant
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from mixaug.evaluate.audit import Audit
 
 FORMAT = "mixaug-report-3"
-# AlexNet's mean error over the five severities of each ImageNet-C corruption, in the order of CORRUPTIONS.
-_ALEXNET = (88.6, 89.4, 92.3, 82.0, 82.6, 78.6, 79.8, 86.7, 82.7, 81.9, 56.5, 85.3, 64.6, 71.8, 60.7)
 
 
 @dataclass(frozen=True)
@@ -129,10 +127,7 @@ class Report:
         """
         if self.settings.get("preset") != "imagenet" or self.settings.get("num_classes") != 1000 or self.missing:
             return None
-        means = self.corruption_means
-        return sum(100 * means[name].value / ref for name, ref in zip(CORRUPTIONS, _ALEXNET, strict=True)) / len(
-            _ALEXNET
-        )
+        return mce({name: self.corruption_means[name].value for name in CORRUPTIONS}) / 100
 
     @cached_property
     def calibration(self) -> dict[str, Estimate]:
