@@ -122,22 +122,122 @@ def test_ctrl_c_in_training_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     assert main([*words, "--resume"]) == 0
 
 
+BRIEF = ["--attacks", "none", "--no-audit", "--brief", "--corruptions", "none", "--quiet", "--device", "cpu"]
+
+
 def test_evaluate_one_and_several(runs, capsys):
-    small = ["--n-corruption", "10", "--n-attack", "5", "--quiet", "--device", "cpu", "--eps", "51/255"]
+    small = ["--n-corruption", "4", "--n-attack", "5", "--n-audit", "5", "--curve", "3", "--flips", "2"]
+    small += ["--occlusion", "3", "--lipschitz", "3", "--surface", "1", "--quiet", "--device", "cpu", "--eps", "51/255"]
     one = str(runs / "standard" / "best.pt")
-    assert main(["evaluate", one, *small, "--out", "one.html"]) == 0
+    assert main(["evaluate", one, *small, "--ood", "embedded", "--out", "one.html"]) == 0
     out = capsys.readouterr().out
     assert "PGD-20" in out and "one.html" in out
     report = json.loads(Path("one.json").read_text())
-    assert report["settings"]["n_corruption"] == 10 and report["settings"]["eps"] == 0.2
+    settings = report["settings"]
+    assert settings["n_corruption"] == 4 and settings["eps"] == 0.2 and settings["device"] == "cpu"
+    counts = {"n_audit": 5, "n_curve": 3, "n_flips": 2, "n_occlusion": 3, "n_lipschitz": 3, "n_surface": 1}
+    assert {name: settings[name] for name in counts} == counts
+    assert settings["n_attack"] == dict.fromkeys(("fgsm", "pgd-20", "cw-20", "square"), 5)
+    assert report["audit"] is not None and report["figures"]["anomaly"] is not None
+    assert report["left_out"] == {} and settings["n_features"] > 0 and settings["n_maps"] == 6
     html = Path("one.html").read_text()
     assert "<html" in html and "http://" not in html and "https://" not in html
-    assert main(["evaluate", one, str(runs / "ipmix" / "best.pt"), *small, "--out", "both.html"]) == 0
+    words = ["--surrogate", one, "--attacks", "pgd", "--brief", "--corruptions", "none", "--seed", "3"]
+    assert main(["evaluate", one, str(runs / "ipmix" / "best.pt"), *small, *words, "--out", "both.html"]) == 0
     out = capsys.readouterr().out
     assert "standard" in out and "ipmix" in out and "<" in out
-    assert (
-        main(["evaluate", one, "--attacks", "none", "--no-audit", "--brief", "--corruptions", "none", "--quiet"]) == 0
-    )
+    both = json.loads(Path("both.json").read_text())
+    assert "both.html" in out and [model["settings"]["seed"] for model in both["models"]] == [3, 3]
+    assert not [path for path in Path().iterdir() if path.suffix == ".partial"]
+
+
+def test_evaluate_leaves_out_what_it_is_told_to(runs, capsys):
+    assert main(["evaluate", str(runs / "standard" / "best.pt"), *BRIEF, "--out", "brief.html"]) == 0
+    report = json.loads(Path("brief.json").read_text())
+    assert report["audit"] is None and report["figures"]["attacks"] == {} and report["figures"]["mce"] is None
+    assert set(report["seconds"]) == {"clean"}
+    out, err = capsys.readouterr()
+    assert "clean error" in out and err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "report.txt"], "--out must end in .html, got report.txt"),
+        (["--out", "/proc/deep/report.html"], "--out must be a folder that can be written into, got /proc/deep"),
+        (["--corruptions", "cifar-c"], "--corruptions must be cifar, imagenet, none or a folder, got 'cifar-c'"),
+        (["--surrogate", "missing.pt"], "missing.pt"),
+        (["--ood", "cifar11"], "cifar11"),
+        (["--attacks", "quick", "--eps", "0"], "eps must be above 0 for the attacks 'quick', got 0"),
+        (["--attacks", "quick", "--n-attack", "0"], "n_attack must be 1 or more, got 0"),
+        (["--flips", "-1"], "n_flips must be 0 or more, got -1"),
+        (["--batch-size", "0"], "batch_size must be 1 or more, got 0"),
+    ],
+)
+def test_evaluate_refuses_wrong_words_before_any_work(runs, capsys, monkeypatch, words, message):
+    monkeypatch.setattr("mixaug.evaluate._judge.Judge.logits", None)  # no model is called
+    assert main(["evaluate", str(runs / "standard" / "best.pt"), *BRIEF, *words]) == 2
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err and err.startswith("mixaug evaluate:")
+    assert list(Path().iterdir()) == [] and not list((runs / "standard").glob("*.partial"))
+
+
+def test_evaluate_names_a_missing_library_and_its_command(runs, capsys, monkeypatch):
+    one = str(runs / "standard" / "best.pt")
+    monkeypatch.setattr("mixaug.evaluate._judge.Judge.logits", None)
+    with monkeypatch.context() as patch:
+        patch.setattr("mixaug.attacks._foreign.importlib.util.find_spec", lambda name: None)
+        assert main(["evaluate", one, "--quiet", "--device", "cpu"]) == 2
+    assert "pip install 'mixaug[attacks]'" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+            patch.delitem(sys.modules, name)
+        patch.setitem(sys.modules, "matplotlib", None)
+        assert main(["evaluate", one, *BRIEF]) == 2
+    assert 'needs matplotlib, which is not installed: pip install "mixaug[train]"' in capsys.readouterr().err
+
+
+def test_a_stopped_evaluation_of_two_goes_on_and_leaves_nothing_behind(runs, capsys, monkeypatch):
+    from mixaug.evaluate._judge import Judge
+
+    both = [str(runs / method / "best.pt") for method in ("standard", "ipmix")]
+    words = [*BRIEF, "--corruptions", "cifar", "--n-corruption", "4", "--batch-size", "64", "--out", "both.html"]
+    original, seen = Judge.logits, [0, 0]
+
+    def counted(judge, images, what):
+        seen[0] += 1
+        if seen[0] == seen[1]:
+            raise KeyboardInterrupt
+        return original(judge, images, what)
+
+    monkeypatch.setattr(Judge, "logits", counted)
+    assert main(["evaluate", *both, *words, "--out", "whole.html"]) == 0
+    whole = seen[0]
+    seen[:] = [0, 3 * whole // 4]  # in the second model
+    assert main(["evaluate", *both, *words]) == 130
+    assert "interrupted; the same command goes on where it was" in capsys.readouterr().err
+    assert len(list(Path("both.partial").iterdir())) > 75 and not Path("both.html").exists()
+    seen[:] = [0, 0]
+    assert main(["evaluate", *both, *words]) == 0
+    assert seen[0] < whole / 2
+    assert not Path("both.partial").exists() and Path("both.html").exists()
+    one, other = (json.loads(Path(f"{name}.json").read_text()) for name in ("both", "whole"))
+    assert [model["figures"] for model in one["models"]] == [model["figures"] for model in other["models"]]
+
+
+def test_checkpoints_of_other_images_are_not_compared(runs):
+    from types import SimpleNamespace
+
+    from mixaug.commands.evaluate import check_comparable
+
+    def candidate(name, value):
+        images = torch.full((2, 1, 4, 4), value, dtype=torch.uint8)
+        data = SimpleNamespace(name=name, test=(images, torch.tensor([0, 1])))
+        return SimpleNamespace(data=data)
+
+    check_comparable([candidate("a", 1), candidate("b", 1)], "test")
+    with pytest.raises(ValueError, match="measured on the same images to be compared, got a and c; give one with --da"):
+        check_comparable([candidate("a", 1), candidate("b", 1), candidate("c", 2)], "test")
 
 
 def test_evaluate_draws_loss_surfaces_and_measures_lipschitz_constants(runs, capsys):

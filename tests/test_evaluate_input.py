@@ -37,15 +37,12 @@ def test_a_model_in_training_mode_is_measured_in_evaluation_mode_without_a_warni
 
 @pytest.mark.parametrize("part", ["clean", "attacks", "corruptions", *PARTS])
 def test_modes_gradients_and_random_states_come_back_after_an_error_in_each_part(data, part):
-    class Fragile(Counting):
-        """Fails once it has been called so often; everything before is the looks at the model and the clean images."""
-
     settings: dict[str, Any] = {"attacks": None, "corruptions": None, "audit": part == "n_audit"}
     settings |= {"attacks": {"attacks": "quick"}.get(part), "corruptions": {"corruptions": "cifar"}.get(part)}
     settings |= {part: 4} if part in PARTS else {}
     # Probe, perhaps a gradient, clean images, two kinds of normalised ones.
-    fail_at = {"clean": 2, "n_curve": 9}.get(part, 6)
-    model = Fragile(net(), fail_at=fail_at, error=RuntimeError)
+    fail_at = {"clean": 2, "n_features": 5, "n_curve": 9}.get(part, 6)
+    model = Counting(net(), fail_at=fail_at, error=RuntimeError)
     model.model[1].eval()
     model.model[0].bias.requires_grad_(False)
     model.model[5].bias.grad = torch.ones(3)
