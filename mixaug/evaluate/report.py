@@ -14,13 +14,14 @@ from torch import Tensor
 
 from mixaug.evaluate._save import save_files
 from mixaug.evaluate.calibration import CALIBRATION, ReliabilityCurve, reliability_curve
-from mixaug.evaluate.corruptions import CORRUPTIONS, OURS, mce
+from mixaug.evaluate.corruptions import CORRUPTIONS, mce
 from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_centred, bootstrap_means, complement, share
 from mixaug.evaluate.labels import attack_label
 from mixaug.evaluate.lipschitz import mean_constant
 from mixaug.evaluate.outcomes import Examples, Outcomes
+from mixaug.evaluate.report_json import figures_to_json
 from mixaug.evaluate.report_text import report_notes, report_text
-from mixaug.evaluate.results import AttackResult, LossRise, attack_result, loss_rises, rises_to_json
+from mixaug.evaluate.results import AttackResult, LossRise, attack_result, loss_rises
 from mixaug.evaluate.robustness import WorstCase, accuracy_curve, worst_case
 
 if TYPE_CHECKING:
@@ -242,33 +243,7 @@ class Report:
         return {
             "format": FORMAT,
             "name": self.name,
-            "figures": {
-                "clean_error": vars(self.clean_error),
-                "mce": None if self.mce is None else vars(self.mce) | {"label": self.mce_label},
-                "mce_relative_to_alexnet": self.mce_alexnet,
-                "corruptions_missing": self.missing,
-                "corruptions_ours": [name for name in self.outcomes.corrupted if name in OURS],
-                "corruption_errors": {name: [vars(c) for c in row] for name, row in self.corruption_errors.items()},
-                "corruption_means": {name: vars(mean) for name, mean in self.corruption_means.items()},
-                "severity_means": [vars(mean) for mean in self.severity_means],
-                "calibration": {name: vars(figure) for name, figure in self.calibration.items()},
-                "attacks": {
-                    name: {key: vars(figure) for key, figure in vars(result).items()}
-                    for name, result in self.attacks.items()
-                },
-                "robustness_gap": None
-                if self.robustness_gap is None
-                else vars(self.robustness_gap[1]) | {"attack": self.robustness_gap[0]},
-                "worst_case": None
-                if self.worst_case is None
-                else {key: list(v) if isinstance(v, tuple) else vars(v) for key, v in vars(self.worst_case).items()},
-                "accuracy_curve": [vars(each) | {"eps": eps} for eps, each in self.accuracy_curve.items()],
-                "flip_rate": None if self.flip_rate is None else vars(self.flip_rate),
-                "occlusion": None if self.occlusion is None else vars(self.occlusion),
-                "anomaly": None if self.anomaly is None else self.anomaly.to_json(),
-                "lipschitz": None if self.lipschitz is None else vars(self.lipschitz),
-                "loss_rise": rises_to_json(self.loss_rises),
-            },
+            "figures": figures_to_json(self),
             "settings": self.settings,
             "environment": self.environment,
             "seconds": self.seconds,
