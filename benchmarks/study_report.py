@@ -6,8 +6,8 @@ Usage:
 Each model is the last checkpoint of a run of another study, seed 0, on the Fashion-MNIST subset in the package; where a
 run is missing, the command is said that makes it. Each is measured by ``evaluate_model``: attacks, worst case, accuracy
 against the radius, the masking audit, corruptions, calibration, flips, occlusion, Lipschitz constant, at one radius for
-all. A killed run goes on where it was. Written are ``docs/results/report/compare.html`` with its figures and
-``compare.json``, and the page of every model beside it.
+all. A killed run goes on where it was. Written are ``compare.html``, ``compare.json`` and ``compare.md`` in
+``docs/results/report``; the page of every model stays in ``--work``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from study_ipmix import write_text
 from study_runs import say
 from torch import nn
 
+from mixaug._files import atomic_path
 from mixaug.evaluate import Report, compare, evaluate_model
 from mixaug.train.checkpoint import load_checkpoint
 from mixaug.train.data import load_data
@@ -63,6 +65,8 @@ MODELS = (
     Trained("Dynamic MixCut", "study_adversarial/dynamic-mixcut-s0", f"{_ADVERSARIAL} dynamic-mixcut-s0"),
     Trained("hybrid", "study_adversarial/hybrid-s0", f"{_ADVERSARIAL} hybrid-s0"),
 )  # fmt: skip
+#: Figures that the Markdown page shows; all are in the HTML page.
+SHOWN = ("audit", "curve")
 #: Images of each part.
 FULL: dict[str, Any] = {
     "n_attack": 500, "n_corruption": 300, "n_audit": 200, "n_curve": 100, "n_flips": 100, "n_occlusion": 200,
@@ -150,12 +154,22 @@ def write_page(options: argparse.Namespace) -> None:
     found = [page_of(model, options.work) for model in MODELS if page_of(model, options.work).exists()]
     reports = [Report.load(path.with_suffix(".json")) for path in found]
     comparison = compare(reports)
-    target = comparison.save(options.results / "compare.html")
+    made = comparison.save(options.work / "compare.html")
+    target = options.results / made.name
+    for name in (made.name, "compare.json", *(f"compare-{figure}.png" for figure in SHOWN)):
+        with atomic_path(options.results / name) as temporary:
+            shutil.copyfile(options.work / name, temporary)
     words = ["python", "benchmarks/study_report.py", *(["--quick"] if options.quick else [])]
     lines = [
         "# The models of the studies, side by side",
         "",
-        f"Made by `{shlex.join(words)}`; the page is [compare.html](compare.html).",
+        f"Made by `{shlex.join(words)}`; all figures and tables are on one page, [compare.html](compare.html), "
+        "to be opened from disk. Each model is the last checkpoint of a run with seed 0; they differ in epochs and images, as their "
+        "studies say, so this is no ranking of methods: see the studies for that.",
+        "",
+        "![What each check of the audit says of each model](compare-audit.png)",
+        "",
+        "![Accuracy against the radius](compare-curve.png)",
         "",
         "```text",
         comparison.to_table(),

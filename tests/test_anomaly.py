@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mixaug.evaluate.anomaly import AnomalyScores, _by_sklearn, _resampled, anomaly
+from mixaug.evaluate.anomaly import AnomalyScores, _by_sklearn, anomaly, resampled_figures
 from mixaug.evaluate.anomaly_figure import anomaly_figure
 from mixaug.evaluate.images import fingerprint
 
@@ -113,7 +113,7 @@ def test_equals_torchmetrics():
 def test_each_bootstrap_draw_is_what_scikit_learn_gives_for_its_images():
     inside = torch.randint(0, 9, (23,), generator=seeded()) / 8
     outside = torch.randint(0, 7, (20,), generator=seeded(1)) / 8  # of 20 a whole number is 95%
-    found = _resampled(inside, outside)
+    found = resampled_figures(inside, outside)
     assert found.shape == (1000, 3)
     generator = seeded()
     draws = [(torch.randint(23, (50, 23), generator=generator), torch.randint(20, (50, 20), generator=generator))]

@@ -87,7 +87,7 @@ class AnomalyScores:
     @cached_property
     def _figures(self) -> dict[str, Estimate]:
         values = _by_sklearn(self.confidence_in.detach().cpu(), self.confidence_out.detach().cpu())
-        draws = _resampled(self.confidence_in.detach().cpu(), self.confidence_out.detach().cpu())
+        draws = resampled_figures(self.confidence_in.detach().cpu(), self.confidence_out.detach().cpu())
         low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).tolist()
         total = len(self.confidence_in) + len(self.confidence_out)
         return {
@@ -218,7 +218,7 @@ def _by_sklearn(confidence_in: Tensor, confidence_out: Tensor) -> tuple[float, f
     )
 
 
-def _resampled(confidence_in: Tensor, confidence_out: Tensor) -> Tensor:
+def resampled_figures(confidence_in: Tensor, confidence_out: Tensor) -> Tensor:
     """AUROC, AUPR and FPR at 95% TPR on bootstrap draws of both groups: (draws, 3).
 
     By how often each image was drawn, at the thresholds of all images, many draws at once: scikit-learn would sort

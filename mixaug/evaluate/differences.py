@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mixaug.evaluate.anomaly import _resampled as resampled_anomaly
+from mixaug.evaluate.anomaly import resampled_figures as resampled_anomaly
 from mixaug.evaluate.calibration import CALIBRATION
 from mixaug.evaluate.headline import HIGHER
 from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_centred, bootstrap_means
