@@ -164,8 +164,8 @@ def write_page(options: argparse.Namespace) -> None:
         "# The models of the studies, side by side",
         "",
         f"Made by `{shlex.join(words)}`; all figures and tables are on one page, [compare.html](compare.html), "
-        "to be opened from disk. Each model is the last checkpoint of a run with seed 0; they differ in epochs and images, as their "
-        "studies say, so this is no ranking of methods: see the studies for that.",
+        "to be opened from disk. Each model is the last checkpoint of a run with seed 0; they differ in epochs and "
+        "images, as their studies say, so this is no ranking of methods: see the studies for that.",
         "",
         "![What each check of the audit says of each model](compare-audit.png)",
         "",
