@@ -43,7 +43,7 @@ DRAWN = (
 def peer():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its own imports
-        return pytest.importorskip("imagecorruptions")
+        return pytest.importorskip("imagecorruptions", exc_type=ImportError)
 
 
 @pytest.fixture(scope="module")

@@ -255,7 +255,7 @@ def test_zoom_blur_is_the_mean_of_pils_enlargements(t, channels):
 
 def slow_spatter(image: np.ndarray, noise: np.ndarray, t: int, setting: tuple[float, ...], run: list) -> np.ndarray:
     """The generator's steps by SciPy, NumPy and OpenCV; channels last, in [0, 1]."""
-    cv2 = pytest.importorskip("cv2")
+    cv2 = pytest.importorskip("cv2", exc_type=ImportError)
     mean, sd, sigma, threshold = setting
     layer = ndimage.gaussian_filter(mean + sd * noise, sigma, mode="nearest", truncate=4)
     layer[layer < threshold] = 0
@@ -409,7 +409,7 @@ def test_tilt_is_the_view_of_a_turned_picture(preset, step, t, size):
 
 
 def test_tilt_is_opencvs():
-    cv2 = pytest.importorskip("cv2")
+    cv2 = pytest.importorskip("cv2", exc_type=ImportError)
     images = pictures(1, 3, 24, 31)
     image = images[0].permute(1, 2, 0).numpy()
     height, width = 24, 31
