@@ -125,6 +125,19 @@ def test_ctrl_c_in_training_says_how_to_go_on(monkeypatch, capsys, tmp_path):
 BRIEF = ["--attacks", "none", "--no-audit", "--brief", "--corruptions", "none", "--quiet", "--device", "cpu"]
 
 
+def test_out_of_distribution_images_may_be_a_folder_of_pictures(runs, capsys, tmp_path):
+    from PIL import Image
+
+    for number in range(3):  # RGB and larger than the data set's: both are changed
+        Image.new("RGB", (40, 36), (80 * number, 20, 200)).save(tmp_path / f"{number}.png")
+    assert (
+        main(["evaluate", str(runs / "standard" / "best.pt"), *BRIEF, "--ood", str(tmp_path), "--out", "f.html"]) == 0
+    )
+    anomaly = json.loads(Path("f.json").read_text())["figures"]["anomaly"]
+    assert anomaly["auroc"]["n"] == json.loads(Path("f.json").read_text())["settings"]["n_clean"] + 3
+    assert "AUROC" in capsys.readouterr().out
+
+
 def test_evaluate_one_and_several(runs, capsys):
     small = ["--n-corruption", "4", "--n-attack", "5", "--n-audit", "5", "--curve", "3", "--flips", "2"]
     small += ["--occlusion", "3", "--lipschitz", "3", "--surface", "1", "--quiet", "--device", "cpu", "--eps", "51/255"]

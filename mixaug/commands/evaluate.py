@@ -39,7 +39,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PRESET",
         help="cifar, imagenet, none, or a folder with CIFAR-C, ImageNet-C or a saved set (default cifar)",
     )
-    add("--ood", metavar="DATA", help="another data set: does the confidence tell its images apart?")
+    add(
+        "--ood",
+        metavar="DATA",
+        help="another data set or a folder with pictures: does the confidence tell its images apart?",
+    )
     add("--brief", action="store_true", help="leave out flips, occlusion, the Lipschitz constant and the pictures")
     for name, what in (
         ("n-attack", "to attack (default 1000 for quick, 500 for standard and autoattack)"),
@@ -137,9 +141,12 @@ def candidate(path: Path, options: argparse.Namespace) -> Candidate:
 
 
 def out_of_distribution(options: argparse.Namespace, data: DataParts) -> Any:
-    """The images of ``--ood``, in the size of the data set's."""
+    """The images of ``--ood``, in the size of the data set's: a data set, or a folder with pictures."""
+    from mixaug.evaluate import PictureFolder
     from mixaug.train.data import load_data
 
+    if Path(options.ood).is_dir():
+        return PictureFolder(options.ood, image_size=data.image_size, channels=data.channels)
     return getattr(load_data(options.ood, root=options.root, image_size=data.image_size), options.part)
 
 

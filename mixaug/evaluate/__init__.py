@@ -8,7 +8,7 @@ from mixaug.evaluate.activation_maps import class_activation_maps
 from mixaug.evaluate.anomaly import AnomalyScores, anomaly
 from mixaug.evaluate.audit import Audit, Check, Thresholds, audit_model
 from mixaug.evaluate.capping import CapFigures, cap_figures, zero_gradient_share, zero_gradients
-from mixaug.evaluate.class_subsets import ClassSubsetFolder
+from mixaug.evaluate.class_subsets import ClassSubsetFolder, PictureFolder
 from mixaug.evaluate.comparison import Comparison, compare
 from mixaug.evaluate.consistency import FlipRates, flip_rates
 from mixaug.evaluate.corrupted_sets import CorruptedSet, save_corrupted
@@ -38,6 +38,7 @@ __all__ = [
     "LossRise",
     "LossSurface",
     "OcclusionCurve",
+    "PictureFolder",
     "Report",
     "Thresholds",
     "Transfer",
