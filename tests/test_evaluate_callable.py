@@ -14,6 +14,9 @@ from torch import nn
 from mixaug.attacks import FGSM, PGD, SPSA, Square
 from mixaug.evaluate import Report, evaluate_model
 
+pytest.importorskip("pyautoattack")
+pytest.importorskip("matplotlib")
+
 #: All that needs no gradient.
 BLIND = {
     "attacks": [SPSA(0.1, steps=2, samples=4), Square(0.1, queries=10)],
@@ -149,7 +152,13 @@ def test_a_module_that_cuts_its_gradient_off_is_audited_and_its_attacks_are_left
         def forward(self, images):
             return self.inner(torch.from_numpy(images.numpy()))
 
-    for kind, words in ((Detached, "logits are cut off from the images"), (Detour, "Can't call numpy")):
+    class Switched(Detached):
+        def forward(self, images):
+            with torch.no_grad():
+                return self.inner(images)
+
+    cut = "logits are cut off from the images"
+    for kind, words in ((Detached, cut), (Switched, cut), (Detour, "Can't call numpy")):
         report = evaluate_model(kind(), data, corruptions=None, eps=0.2, n_audit=5, n_attack=4)
         assert list(report.attacks) == ["square"]
         assert set(report.left_out) == {"fgsm", "pgd-20", "cw-20", "curve"}

@@ -13,6 +13,10 @@ from torch import nn
 import mixaug.evaluate._place as place_module
 from mixaug.evaluate import CorruptedSet, Report, Thresholds, evaluate_model, save_corrupted
 
+pytest.importorskip("pyautoattack")
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+
 PARTS = [
     "n_curve", "n_lipschitz", "n_surface", "n_flips", "n_occlusion", "n_features", "n_maps", "n_audit",
 ]  # fmt: skip

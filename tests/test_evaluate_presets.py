@@ -17,6 +17,8 @@ from mixaug.evaluate._plan import planned
 from mixaug.evaluate.attack_presets import preset_attacks
 from mixaug.evaluate.images import LabelledImages
 
+pytest.importorskip("pyautoattack")
+
 NAMES = {
     "pgd": ["pgd-20"],
     "quick": ["fgsm", "pgd-20", "cw-20", "square"],
