@@ -33,3 +33,4 @@ step bench_ipmix "$python" benchmarks/bench_ipmix.py --device cuda
 step bench_training "$python" benchmarks/bench_training.py --device cuda
 step bench_attacks "$python" benchmarks/bench_attacks.py --device cuda
 step bench_adautomix "$python" benchmarks/bench_adautomix.py --device cuda
+step bench_report "$python" benchmarks/bench_report.py --device cuda
