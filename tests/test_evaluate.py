@@ -212,6 +212,8 @@ def test_refuses_bad_arguments(data):
             ValueError,
             "attacks must be 'pgd', 'quick', 'standard', 'autoattack', None, attacks or names to attacks, got 'strong'",
         ),
+        ({"corruption_names": ["fog"]}, ValueError, "corruption_names must be None where corruptions is None, got"),
+        ({"n_audit": 3}, ValueError, "n_audit must be None where audit is False, got 3"),
         ({"attacks": {"x": 3}}, TypeError, r"attacks\['x'\] must be callable, got int"),
         (
             {"corruptions": "mnist"},

@@ -36,6 +36,8 @@ def chosen_corruptions(
         ValueError: an unknown preset or corruption, none at all, one twice, or saturate for grey images.
     """
     if corruptions is None:
+        if names is not None:
+            raise ValueError(f"corruption_names must be None where corruptions is None, got {list(names)}")
         return ()
     if isinstance(corruptions, str):
         if corruptions not in PRESETS:

@@ -157,6 +157,8 @@ def planned(
     if everything:
         sizes |= {name: min(usual, total) for name, usual in USUAL_SIZES.items() if sizes[name] is None}
     if not audit:
+        if sizes["n_audit"]:
+            raise ValueError(f"n_audit must be None where audit is False, got {sizes['n_audit']}")
         sizes["n_audit"] = None
     elif sizes["n_audit"] is None:
         sizes["n_audit"] = min(USUAL_AUDIT, total)
