@@ -22,7 +22,7 @@ from study_audit_models import (
     Scaled,
 )
 
-from mixaug.evaluate.audit.checks import Evidence
+from mixaug.evaluate.audit.evidence import Evidence
 from mixaug.evaluate.audit.thresholds import Thresholds
 
 __all__ = [

@@ -140,8 +140,7 @@ def _adversarial(
             yield (images + eps * signs_like(images, generator)).clamp(0, 1)
     elif name == "grey":
         yield torch.full_like(images, 0.5)
-    elif name == "transfer":
-        assert plan.surrogate is not None
+    elif name == "transfer" and plan.surrogate is not None:
         attack = PGD(eps, eps / 4, STEPS, generator=generator, objective=margin, batch_size=size)
         yield attack(plan.surrogate, images, labels)
     elif name.startswith("radius"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from mixaug.evaluate.audit.attacks import (
@@ -17,8 +15,8 @@ from mixaug.evaluate.audit.attacks import (
     REPORTED,
     WHITE_BOX,
 )
+from mixaug.evaluate.audit.evidence import Evidence
 from mixaug.evaluate.audit.result import FAIL, NOT_RUN, PASS, WARN, Check, strongest_of, together
-from mixaug.evaluate.audit.thresholds import Thresholds
 from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_means, share
 
 _ATHALYE = "Athalye, Carlini, Wagner, ICML 2018 (arXiv:1802.00420)"
@@ -48,67 +46,12 @@ RULES = {
 }
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What the attacks left, for the rules.
-
-    Args:
-        right: attack's name (``"clean"`` for none) to (n,) bool.
-        measures: as :class:`~mixaug.evaluate.audit.Audit` keeps them.
-        left_out: attack's name to the reason why it was not run.
-        eps: radius.
-        thresholds: limits.
-        seed: of the bootstrap's draws.
-    """
-
-    right: dict[str, Tensor]
-    measures: dict[str, Tensor]
-    left_out: dict[str, str]
-    eps: float
-    thresholds: Thresholds
-    seed: int = 0
-
-    def accuracy(self, name: str) -> Estimate:
-        """Accuracy over all images."""
-        return share(self.right[name])
-
-    def difference(self, first: Tensor, second: Tensor) -> Estimate:
-        """Accuracy in ``first`` less that in ``second``, on the same images, with its paired bootstrap interval."""
-        columns = (first.double() - second.double())[:, None]
-        return bootstrap_means(columns, seed=self.seed, method="paired bootstrap")[0]
-
-    @property
-    def strongest(self) -> str:
-        """The gradient attack that leaves the least."""
-        name = strongest_of(self.right, WHITE_BOX)
-        if name is None:
-            raise ValueError("right must hold a gradient attack, got none")
-        return name
-
-    @property
-    def too_few(self) -> str | None:
-        """Why nothing can be compared, if so."""
-        least, found = self.thresholds.least_images, int(self.right["clean"].sum())
-        if found >= least:
-            return None
-        return f"The model gets {found} of the {len(self.right['clean'])} images right, and {least} are needed."
-
-    @property
-    def nothing_left(self) -> str | None:
-        """Why no robustness can be lost, if so."""
-        if self.too_few:
-            return self.too_few
-        left = self.accuracy(self.strongest)
-        if left.value > self.thresholds.least_accuracy:
-            return None
-        return f"{LABELS[self.strongest]} leaves {left.text} of the images: there is no robustness to lose."
-
-
 def all_checks(evidence: Evidence) -> tuple[Check, ...]:
     """Every rule, in the order of :data:`RULES`.
 
     Example:
         >>> import torch
+        >>> from mixaug.evaluate.audit.thresholds import Thresholds
         >>> right = {"clean": torch.tensor([True, False])}
         >>> zero = {name: torch.tensor([False, False]) for name in ("zero-ce", "zero-margin", "changed", "turned")}
         >>> found = all_checks(Evidence(right, {**zero, "cosine": torch.ones(2)}, {}, 0.1, Thresholds()))
@@ -178,13 +121,12 @@ def _cross_entropy(evidence: Evidence) -> Check:
     """PGD with the cross-entropy is what papers report: a saturated softmax stops it. A flat one hides no gradient."""
     limits = evidence.thresholds
     entropy = strongest_of(evidence.right, ENTROPIES)
-    if evidence.too_few or entropy is None:
+    other = strongest_of(evidence.right, tuple(name for name in WHITE_BOX if name not in ENTROPIES))
+    if evidence.too_few or entropy is None or other is None:
         return _check("cross-entropy", NOT_RUN, evidence.too_few or "Not run.", {}, limits.far)
     if evidence.accuracy(entropy).value <= limits.least_accuracy:
         reason = f"{LABELS[entropy]} leaves {evidence.accuracy(entropy).text}: there is no robustness to lose."
         return _check("cross-entropy", NOT_RUN, reason, {}, limits.far)
-    other = strongest_of(evidence.right, tuple(name for name in WHITE_BOX if name not in ENTROPIES))
-    assert other is not None
     check = _compare("cross-entropy", evidence, entropy, other, "with the cross-entropy, leaves", far=True)
     missing = " ".join(evidence.left_out[name] for name in FOREIGN[:2] if name in evidence.left_out)
     return _with_reason(check, f"{check.reason} {missing}".strip())

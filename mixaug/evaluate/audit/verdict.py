@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mixaug.evaluate.audit.attacks import LABELS
-from mixaug.evaluate.audit.checks import Evidence
+from mixaug.evaluate.audit.evidence import Evidence
 from mixaug.evaluate.audit.result import FAIL, NOT_RUN, Check
 from mixaug.evaluate.intervals import Estimate
 
