@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import reference_fractals
 
-from mixaug.mixing_sets import make_fractals, render_fractals, sample_fractals
+from mixaug.mixing_sets import make_pictures, render_fractals, sample_fractals
 
 PICTURES, SIZE = 12, 256
 
@@ -45,4 +45,4 @@ def test_compiled(benchmark, params, threads):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_make(benchmark, threads):
     benchmark.extra_info["pictures"] = PICTURES
-    benchmark.pedantic(make_fractals, (PICTURES, SIZE, 3), {"threads": threads}, rounds=5, warmup_rounds=1)
+    benchmark.pedantic(make_pictures, ("fractals", PICTURES, SIZE, 3), {"threads": threads}, rounds=5, warmup_rounds=1)

@@ -16,13 +16,14 @@ from mixaug.mixing_sets import (
     FractalParams,
     Richness,
     fractals,
-    make_fractals,
+    iter_pictures,
+    make_pictures,
     render_fractals,
     richness,
     sample_fractals,
 )
 from mixaug.mixing_sets._stream import Stream, mix
-from mixaug.mixing_sets.fractals import FAMILIES, TRAPS, iter_fractals
+from mixaug.mixing_sets.fractals import FAMILIES, TRAPS
 
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 COUNT = 96 if JIT else 10  # pictures whose properties are looked at
@@ -78,7 +79,7 @@ def test_each_family_and_trap_equals_reference(params, family, trap):
 @pytest.mark.skipif(not JIT, reason="pixels of the compiled kernels")
 def test_known_pixels():
     """The picture of a seed is a promise: other numbers here mean another default mixing set for every user."""
-    picture = make_fractals(1, size=64, seed=0)[0]
+    picture = make_pictures("fractals", 1, size=64, seed=0)[0]
     assert abs(picture[:, ::21, ::21].sum().item() - 5714) <= 48  # one grey level each
     assert np.abs(np.array(picture[:, 10, 20].tolist()) - [199, 170, 180]).max() <= 1
 
@@ -87,7 +88,7 @@ def test_orbit_kernels_are_not_contracted():
     """No fused multiply-add in the compiled code: it rounds once where IEEE asks for twice."""
     if not JIT:
         pytest.skip("nothing is compiled")
-    from mixaug.mixing_sets import _kernels
+    from mixaug.mixing_sets import _fractal_kernels as _kernels
 
     render_fractals(sample_fractals(1), 8)
     # In a process of its own: code that came from the disk cache has no listing.
@@ -100,16 +101,16 @@ def test_orbit_kernels_are_not_contracted():
 @pytest.mark.skipif(not JIT, reason="nothing is compiled")
 def test_same_pictures_on_a_plain_processor(tmp_path):
     """Code for the oldest processor of this family (no wide vectors, no fused operations) makes the same pictures."""
-    code = "import sys, torch, mixaug.mixing_sets as m; torch.save(m.make_fractals(8, 32, 9), sys.argv[1])"
+    code = "import sys, torch, mixaug.mixing_sets as m; torch.save(m.make_pictures('fractals', 8, 32, 9), sys.argv[1])"
     settings = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", code, str(tmp_path / "pictures.pt")]
     subprocess.run(command, env=os.environ | settings, check=True, timeout=200)
-    assert torch.equal(torch.load(tmp_path / "pictures.pt"), make_fractals(8, 32, 9))
+    assert torch.equal(torch.load(tmp_path / "pictures.pt"), make_pictures("fractals", 8, 32, 9))
 
 
 LISTING = """
 import numba, numpy as np
-from mixaug.mixing_sets import _kernels as k
+from mixaug.mixing_sets import _fractal_kernels as k
 a = np.zeros(8)
 f = numba.njit(error_model="numpy")(k._advance.py_func)
 f(np.zeros(7, np.int64), np.zeros(29), *[np.zeros(8) for _ in range(8)], 8)
@@ -133,11 +134,11 @@ def test_picture_depends_on_seed_and_index_only(params):
 
 def test_threads_chunks_and_count_do_not_matter():
     count = 5 if JIT else 2
-    one = make_fractals(count, SIZE, seed=3, threads=1)
-    two = make_fractals(count, SIZE, seed=3, threads=2)
+    one = make_pictures("fractals", count, SIZE, seed=3, threads=1)
+    two = make_pictures("fractals", count, SIZE, seed=3, threads=2)
     assert torch.equal(one, two)
-    assert torch.equal(one[:1], make_fractals(1, SIZE, seed=3))
-    assert torch.equal(one, torch.cat(list(iter_fractals(count, SIZE, seed=3, chunk=2))))
+    assert torch.equal(one[:1], make_pictures("fractals", 1, SIZE, seed=3))
+    assert torch.equal(one, torch.cat(list(iter_pictures("fractals", count, SIZE, seed=3, chunk=2))))
 
 
 def test_seeds_differ_and_global_generator_is_left_alone():
@@ -220,7 +221,7 @@ def _noise(low: int, high: int) -> torch.Tensor:
 
 
 def _half_flat() -> torch.Tensor:
-    picture = make_fractals(1, 64, seed=0)[0] if JIT else _noise(0, 256)
+    picture = make_pictures("fractals", 1, 64, seed=0)[0] if JIT else _noise(0, 256)
     picture[:, :36] = 90
     return picture
 
@@ -270,13 +271,13 @@ def test_richness_is_per_picture_and_reduces_large_ones():
 @pytest.mark.parametrize(
     "call,error,words",
     [
-        (lambda: make_fractals(0), ValueError, "count must be at least 1, got 0"),
-        (lambda: make_fractals(-3), ValueError, "count must be at least 1, got -3"),
-        (lambda: make_fractals(2.0), TypeError, "count must be an int, got float"),
-        (lambda: make_fractals(True), TypeError, "count must be an int, got bool"),
-        (lambda: make_fractals(1, size=7), ValueError, "size must be at least 8, got 7"),
-        (lambda: make_fractals(1, seed=-1), ValueError, "seed must be at least 0, got -1"),
-        (lambda: make_fractals(1, seed="0"), TypeError, "seed must be an int, got str: '0'"),
+        (lambda: make_pictures("fractals", 0), ValueError, "count must be at least 1, got 0"),
+        (lambda: make_pictures("fractals", -3), ValueError, "count must be at least 1, got -3"),
+        (lambda: make_pictures("fractals", 2.0), TypeError, "count must be an int, got float"),
+        (lambda: make_pictures("fractals", True), TypeError, "count must be an int, got bool"),
+        (lambda: make_pictures("fractals", 1, size=7), ValueError, "size must be at least 8, got 7"),
+        (lambda: make_pictures("fractals", 1, seed=-1), ValueError, "seed must be at least 0, got -1"),
+        (lambda: make_pictures("fractals", 1, seed="0"), TypeError, "seed must be an int, got str: '0'"),
         (lambda: sample_fractals(1, start=-1), ValueError, "start must be at least 0"),
         (lambda: render_fractals([1]), TypeError, "params must be a FractalParams, got list"),
         (lambda: render_fractals(sample_fractals(1), samples=9), ValueError, "samples must be from 1 to 8, got 9"),
@@ -290,12 +291,6 @@ def test_richness_is_per_picture_and_reduces_large_ones():
 def test_bad_input(call, error, words):
     with pytest.raises(error, match=words):
         call()
-
-
-def test_report_counts_up():
-    seen: list[int] = []
-    make_fractals(2, 8, report=seen.append)
-    assert seen == [2]
 
 
 def test_import_is_light():

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from mixaug.mixing_sets import MixingSet, _cache, _progress, _recipes, bank
-from mixaug.mixing_sets._recipes import FractalRecipe
+from mixaug.mixing_sets._recipes import SyntheticRecipe
 
 COUNT, SIZE = 3, 16
 
@@ -34,7 +34,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def makes(monkeypatch):
     """Fast stand-in for the fractals (their own tests are elsewhere) that counts how often a set is made."""
-    calls: list[FractalRecipe] = []
+    calls: list[SyntheticRecipe] = []
 
     def chunks(self):
         calls.append(self)
@@ -43,7 +43,7 @@ def makes(monkeypatch):
         )
         yield from pictures.split(2)
 
-    monkeypatch.setattr(FractalRecipe, "chunks", chunks)
+    monkeypatch.setattr(SyntheticRecipe, "chunks", chunks)
     return calls
 
 
@@ -62,10 +62,10 @@ def fractals(seed=0) -> MixingSet:
 def test_real_fractals_end_to_end(cache):
     if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
         pytest.skip("64 px previews need compiled code")
-    from mixaug.mixing_sets import make_fractals
+    from mixaug.mixing_sets import make_pictures
 
     pictures = MixingSet.fractals(2, 16, seed=4)
-    assert torch.equal(pictures[:], make_fractals(2, 16, seed=4))
+    assert torch.equal(pictures[:], make_pictures("fractals", 2, 16, seed=4))
 
 
 def test_made_at_first_use_and_once(cache, makes):
@@ -134,7 +134,7 @@ def test_damaged_file_is_made_again(cache, makes, monkeypatch, name):
 
 def test_killed_maker_leaves_nothing_that_is_used(cache, makes):
     """A maker that dies leaves its temporary file; the next one removes it and makes the set."""
-    path = _cache.cache_path(FractalRecipe(COUNT, SIZE, 0))
+    path = _cache.cache_path(SyntheticRecipe("fractals", COUNT, SIZE, 0))
     cache.mkdir()
     stale = cache / f".{path.name}.abc.tmp"
     stale.write_bytes(b"half")
@@ -147,7 +147,7 @@ def test_error_while_making_leaves_no_file(cache, monkeypatch):
         yield torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(FractalRecipe, "chunks", chunks)
+    monkeypatch.setattr(SyntheticRecipe, "chunks", chunks)
     with pytest.raises(KeyboardInterrupt):
         _ = fractals().pictures
     assert [p.name for p in cache.iterdir() if not p.name.endswith(".lock")] == []
@@ -178,7 +178,7 @@ from pathlib import Path
 import filelock, platformdirs
 torch.set_num_threads(1)
 from mixaug.mixing_sets import MixingSet
-from mixaug.mixing_sets._recipes import FractalRecipe
+from mixaug.mixing_sets._recipes import SyntheticRecipe
 folder = Path(sys.argv[1])
 
 def chunks(self):
@@ -187,7 +187,7 @@ def chunks(self):
         time.sleep(0.2)  # long enough for all to meet
         yield torch.full((1, 3, self.size, self.size), i, dtype=torch.uint8)
 
-FractalRecipe.chunks = chunks
+SyntheticRecipe.chunks = chunks
 
 def child(me):
     (folder / f"ready-{me}").touch()
@@ -216,8 +216,8 @@ def test_eight_processes_make_it_once(cache, tmp_path):
     subprocess.run(command, check=True, timeout=100)
     assert len(list(tmp_path.glob("made-by-*"))) == 1
     assert sorted(p.name for p in cache.glob("*.npy")) == [
-        f"fractals-n5-s16-seed0-r8-v{_cache.VERSION}.npy",
-        f"fractals-n5-s16-seed0-v{_cache.VERSION}.npy",
+        f"fractals2-n5-s16-seed0-r8-v{_cache.VERSION}.npy",
+        f"fractals2-n5-s16-seed0-v{_cache.VERSION}.npy",
     ]
     assert not list(cache.glob(".*.tmp"))
 
@@ -328,7 +328,7 @@ def test_loader_workers_share_the_file(cache, context):
     pictures = MixingSet.from_tensor(expected())
     cached = MixingSet.fractals(COUNT, SIZE)
     with pytest.MonkeyPatch.context() as patch:  # the stand-in is used in this process only
-        patch.setattr(FractalRecipe, "chunks", lambda self: iter([expected()]))
+        patch.setattr(SyntheticRecipe, "chunks", lambda self: iter([expected()]))
         wanted = cached.resized(8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons about fork in a process with threads
@@ -344,12 +344,12 @@ def test_fractals_are_made_in_a_forked_child_after_use_in_the_parent(cache):
         pytest.skip("needs fork and compiled code")
     code = """
 import os, torch
-from mixaug.mixing_sets import make_fractals
-parent = make_fractals(2, 16, threads=2)
+from mixaug.mixing_sets import make_pictures
+parent = make_pictures("fractals", 2, 16, threads=2)
 child = os.fork()
 if child == 0:
     torch.set_num_threads(1)  # as in a loader worker
-    same = [torch.equal(make_fractals(2, 16, threads=threads), parent) for threads in (None, 1, 2)]
+    same = [torch.equal(make_pictures("fractals", 2, 16, threads=threads), parent) for threads in (None, 1, 2)]
     os._exit(0 if all(same) else 3)
 assert os.waitpid(child, 0)[1] == 0
 """

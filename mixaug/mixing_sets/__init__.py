@@ -1,18 +1,21 @@
-"""Pictures to mix into images: fractals and the bank that serves them.
+"""Pictures to mix into images: synthetic sources and the bank that serves them.
 
-Importing this package is cheap; numba is imported, and the fractals' kernels compiled, when the first picture is made.
+Importing this package is cheap; numba is imported, and a source's kernels compiled, when its first picture is made.
 """
 
 from mixaug.mixing_sets._params import FractalParams
 from mixaug.mixing_sets._richness import Richness, richness
+from mixaug.mixing_sets._sources import SOURCES, iter_pictures, make_pictures
 from mixaug.mixing_sets.bank import MixingSet
-from mixaug.mixing_sets.fractals import make_fractals, render_fractals, sample_fractals
+from mixaug.mixing_sets.fractals import render_fractals, sample_fractals
 
 __all__ = [
+    "SOURCES",
     "FractalParams",
     "MixingSet",
     "Richness",
-    "make_fractals",
+    "iter_pictures",
+    "make_pictures",
     "render_fractals",
     "richness",
     "sample_fractals",

@@ -1,4 +1,11 @@
-"""Random cyclic colour tables."""
+"""Random cyclic colour tables, drawn and blended in OKLab.
+
+Steps of one length look equally large in OKLab (B. Ottosson, A perceptual color space for image processing, 2020), so
+a gradient between two stops has no dark or muddy middle, and lightness is what the eye calls so.
+
+Convention: IEEE plus, minus, times, divide and square root only, so that a table has the same bits on every machine;
+the powers of the sRGB curve are built of square and cube roots.
+"""
 
 from __future__ import annotations
 
@@ -15,35 +22,89 @@ _HARMONIES = (
     (0.0, 0.42, 0.58, 0.0),
     (0.0, 0.25, 0.5, 0.75),
 )
+_HALVINGS = 12  # of the chroma, to the last colour that sRGB has: 1/4000 of it
+_NEWTON = 40  # steps from 1 to the cube root of numbers above 1e-9; each takes a third off until it is near
 
 
-def hsv_to_rgb(hue: float, saturation: float, value: float) -> tuple[float, float, float]:
-    """The usual piecewise linear conversion; hue in turns, all in [0, 1]."""
+def _sine(turns: float) -> float:
+    """sin(2 pi turns) to 2e-4, from products only."""
+    quarter = 4.0 * (turns - np.floor(turns))  # 0 to 4
+    x = quarter if quarter <= 1.0 else (2.0 - quarter if quarter <= 3.0 else quarter - 4.0)
+    x2 = x * x
+    return float(x * (1.5707963267948966 - x2 * (0.6459640975 - x2 * (0.0796926262 - x2 * 0.0046817541))))
 
-    def channel(offset: float) -> float:
-        k = (offset + hue * 6.0) % 6.0
-        return value - value * saturation * max(0.0, min(k, 4.0 - k, 1.0))
 
-    return channel(5.0), channel(3.0), channel(1.0)
+def direction(turns: float) -> tuple[float, float]:
+    """Unit vector (cosine, sine) of an angle in turns, to 2e-4."""
+    return _sine(turns + 0.25), _sine(turns)
+
+
+def _cube_root(values: np.ndarray) -> np.ndarray:
+    """Cube roots of numbers in [1e-9, 1] by Newton's method."""
+    root = np.ones_like(values)
+    for _ in range(_NEWTON):
+        root = (2.0 * root + values / (root * root)) / 3.0
+    return root
+
+
+def _linear_rgb(lab: np.ndarray) -> np.ndarray:
+    """Linear sRGB of OKLab colours (..., 3); outside [0, 1] where sRGB has no such colour."""
+    light, a, b = lab[..., 0], lab[..., 1], lab[..., 2]
+    long = light + (0.3963377774 * a + 0.2158037573 * b)
+    medium = light - (0.1055613458 * a + 0.0638541728 * b)
+    short = light - (0.0894841775 * a + 1.2914855480 * b)
+    long, medium, short = long * long * long, medium * medium * medium, short * short * short
+    return np.stack(
+        [
+            (4.0767416621 * long - 3.3077115913 * medium) + 0.2309699292 * short,
+            (2.6097574011 * medium - 1.2684380046 * long) - 0.3413193965 * short,
+            (1.7076147010 * short - 0.0041960863 * long) - 0.7034186147 * medium,
+        ],
+        -1,
+    )
+
+
+def oklab_to_rgb(lab: np.ndarray) -> np.ndarray:
+    """sRGB in [0, 255] of OKLab colours (..., 3): lightness 0 to 1, a and b about -0.3 to 0.3. Clipped to the gamut."""
+    linear = np.clip(_linear_rgb(lab), 0.0, 1.0)
+    root = np.sqrt(np.maximum(linear, 1e-8))
+    curve = 1.055 * (np.sqrt(root) * _cube_root(root)) - 0.055  # x^(5/12) = x^(1/4) x^(1/6)
+    return 255.0 * np.clip(np.where(linear <= 0.0031308, 12.92 * linear, curve), 0.0, 1.0)
+
+
+def _colour(lightness: float, chroma: float, hue: float) -> list[float]:
+    """OKLab of a lightness, chroma and hue (in turns), with as much of the chroma as sRGB has there."""
+    cosine, sine = direction(hue)
+    low, high = 0.0, chroma
+    for k in range(_HALVINGS + 1):
+        part = high if k == 0 else 0.5 * (low + high)
+        linear = _linear_rgb(np.array([lightness, part * cosine, part * sine]))
+        if linear.min() >= 0.0 and linear.max() <= 1.0:
+            low = part
+            if k == 0:
+                break
+        else:
+            high = part
+    return [lightness, low * cosine, low * sine]
 
 
 def draw_palette(s: Stream) -> np.ndarray:
-    """(256, 3) float64 in [0, 255]: 3 to 7 stops of one harmony, light and dark in turn, joined smoothly in a cycle."""
+    """(256, 3) float64 sRGB in [0, 255]: 3 to 7 stops of one harmony, light and dark in turn, joined in a cycle."""
     stops = 3 + s.integer(5)
     first, harmony = s.uniform(0.0, 1.0), _HARMONIES[s.integer(len(_HARMONIES))]
     colours, gaps = [], []
     for k in range(stops):
         hue = first + harmony[s.integer(4)] + s.uniform(-0.05, 0.05)
         if k % 2:
-            saturation, value = s.uniform(0.15, 0.9), s.uniform(0.8, 1.0)
+            lightness, chroma = s.uniform(0.75, 0.97), s.uniform(0.03, 0.2)
         else:
-            saturation, value = s.uniform(0.6, 1.0), s.uniform(0.1, 0.75)
-        colours.append(hsv_to_rgb(hue, saturation, value))
+            lightness, chroma = s.uniform(0.2, 0.65), s.uniform(0.1, 0.28)
+        colours.append(_colour(lightness, chroma, hue))
         gaps.append(s.uniform(0.4, 1.0))
     edges = np.cumsum([0.0, *gaps]) / sum(gaps)
-    rgb = 255.0 * np.array([*colours, colours[0]])
+    lab = np.array([*colours, colours[0]])
     place = np.arange(TABLE_SIZE) / TABLE_SIZE
     stop = np.minimum(np.searchsorted(edges, place, side="right") - 1, stops - 1)
     part = (place - edges[stop]) / (edges[stop + 1] - edges[stop])
     part = (part * part * (3.0 - 2.0 * part))[:, None]  # smoothstep: no kinks at the stops
-    return rgb[stop] + part * (rgb[stop + 1] - rgb[stop])
+    return oklab_to_rgb(lab[stop] + part * (lab[stop + 1] - lab[stop]))

@@ -10,7 +10,7 @@ import torch
 FAMILIES = ("power", "phoenix", "pole")
 TRAPS = ("point", "line", "cross", "circle", "square")
 
-# Columns of the packed arrays that the compiled kernels read, in their order (see `_kernels.py`).
+# Columns of the packed arrays that the compiled kernels read, in their order (see `_fractal_kernels.py`).
 _INTS = ("family", "degree", "pole", "parameter_plane", "fold", "conj", "trap")
 _FLOATS = (
     ("centre", 2), ("view_axis", 2), ("width", 0), ("constant", 2), ("memory", 2),

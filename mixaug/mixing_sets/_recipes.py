@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from mixaug.mixing_sets._cache import load_or_make
-from mixaug.mixing_sets.fractals import iter_fractals
+from mixaug.mixing_sets._sources import iter_pictures, source_of
 
 _CHUNK = 32
 # Documents, videos and measurements that PIL opens a page or frame of.
@@ -19,12 +19,14 @@ _NOT_PICTURES = {".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".fits", ".fit", ".h5",
 
 
 @dataclass(frozen=True)
-class FractalRecipe:
-    """Fractals of one seed."""
+class SyntheticRecipe:
+    """Pictures of a synthetic source from one seed; ``kinds`` is None when all of them are drawn from."""
 
+    source: str
     count: int
     size: int
     seed: int
+    kinds: tuple[str, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -32,14 +34,18 @@ class FractalRecipe:
 
     @property
     def stem(self) -> str:
-        return f"fractals-n{self.count}-s{self.size}-seed{self.seed}"
+        kinds = "" if self.kinds is None else "-" + "+".join(self.kinds)
+        version = source_of(self.source).version
+        return f"{self.source}{version}{kinds}-n{self.count}-s{self.size}-seed{self.seed}"
 
     @property
     def title(self) -> str:
-        return f"{self.count} fractals of {self.size} px, seed {self.seed}"
+        source = source_of(self.source).title
+        kinds = "" if self.kinds is None else f" ({', '.join(self.kinds)})"
+        return f"{self.count} {source}{kinds} of {self.size} px, seed {self.seed}"
 
     def chunks(self) -> Iterator[torch.Tensor]:
-        return iter_fractals(self.count, self.size, self.seed)
+        return iter_pictures(self.source, self.count, self.size, self.seed, kinds=self.kinds)
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class FolderRecipe:
 class ResizedRecipe:
     """Another recipe's pictures at another side."""
 
-    base: FractalRecipe | FolderRecipe
+    base: SyntheticRecipe | FolderRecipe
     side: int
 
     @property

@@ -15,8 +15,8 @@ from mixaug.mixing_sets._checks import check_int
 from mixaug.mixing_sets._progress import with_progress
 from mixaug.mixing_sets._recipes import (
     FolderRecipe,
-    FractalRecipe,
     ResizedRecipe,
+    SyntheticRecipe,
     resize,
     resized_chunks,
     scan_folder,
@@ -57,7 +57,7 @@ class MixingSet:
 
     def __init__(
         self,
-        recipe: FractalRecipe | FolderRecipe | None = None,
+        recipe: SyntheticRecipe | FolderRecipe | None = None,
         pictures: torch.Tensor | None = None,
         progress: bool | None = None,
     ) -> None:
@@ -98,7 +98,7 @@ class MixingSet:
         check_int("count", count, 1)
         check_int("size", size, _MIN_SIZE)
         check_int("seed", seed, 0)
-        return cls(FractalRecipe(int(count), int(size), int(seed)), progress=_check_progress(progress))
+        return cls(SyntheticRecipe("fractals", int(count), int(size), int(seed)), progress=_check_progress(progress))
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str], size: int = 256, progress: bool | None = None) -> MixingSet:
@@ -288,12 +288,12 @@ class MixingSet:
         return tuple(self.pictures.shape) if self._recipe is None else self._recipe.shape
 
     @property
-    def _source(self) -> FractalRecipe | FolderRecipe:
+    def _source(self) -> SyntheticRecipe | FolderRecipe:
         if self._recipe is None:
             raise RuntimeError("this MixingSet has neither pictures nor a recipe to make them")
         return self._recipe
 
-    def _load(self, recipe: FractalRecipe | FolderRecipe) -> torch.Tensor:
+    def _load(self, recipe: SyntheticRecipe | FolderRecipe) -> torch.Tensor:
         if self._path is not None:  # after unpickling: the file of the sender, whatever this process' cache folder
             pictures = open_cached(self._path, recipe.shape)
             if pictures is not None:

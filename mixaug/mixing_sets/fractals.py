@@ -1,28 +1,35 @@
 """Escape-time orbit-trap fractals in colour: the default mixing set of IPMix.
 
-Three layers. `sample_fractals` draws the parameters of pictures (the only place with randomness), `render_fractals`
-turns parameters into pixels without randomness, `make_fractals` does both for callers who just want pictures.
+Two layers: `sample_fractals` draws the parameters of pictures (the only place with randomness), `render_fractals`
+turns parameters into pixels without randomness.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from mixaug.mixing_sets._checks import check_int
-from mixaug.mixing_sets._palettes import TABLE_SIZE, draw_palette
-from mixaug.mixing_sets._params import FAMILIES, N_FLOATS, N_INTS, TRAPS, FractalParams, unpack
+from mixaug.mixing_sets._palettes import draw_palette
+from mixaug.mixing_sets._parallel import on_threads
+from mixaug.mixing_sets._params import FAMILIES, N_FLOATS, TRAPS, FractalParams, unpack
+from mixaug.mixing_sets._rejection import draw_accepted
 from mixaug.mixing_sets._richness import PREVIEW_SIZE, richness
+from mixaug.mixing_sets._sources import Source, check_kinds
 from mixaug.mixing_sets._stream import Stream
 
 ITERATIONS = 200
 SAMPLES = 2
 # About three draws in five are accepted: all of these fail once in 10^25 pictures (the last one is kept then).
 _MAX_ATTEMPTS = 64
+# Shares chosen by eye on contact sheets; the classic sets make up the larger half.
+_SHARES = {
+    "julia": 0.24, "julia-powers": 0.20, "mandelbrot": 0.18, "mandelbrot-powers": 0.12, "burning-ship": 0.10,
+    "phoenix": 0.07, "pole": 0.09,
+}  # fmt: skip
+KINDS = tuple(_SHARES)
 # A preview stands for the picture reduced to 64 px, so it has nearly as many points; the margin covers the rest.
 _PREVIEW_SAMPLES = 3
 _MARGIN = 0.12
@@ -31,28 +38,29 @@ _BAND = 64  # rows a thread renders at a time: small enough to balance, large en
 # --- the sampler -------------------------------------------------------------------------------------------------
 
 
-def _draw_map(s: Stream) -> dict[str, int]:
-    """Which map is iterated. Shares chosen by eye on contact sheets; the classic sets make up the larger half."""
+def _draw_map(s: Stream, kinds: Sequence[str]) -> dict[str, int]:
+    """Which map is iterated."""
     ints = {"family": 0, "degree": 2, "pole": 1, "parameter_plane": 0, "fold": 0, "conj": 0}
-    kind = s.pick((0.24, 0.20, 0.18, 0.12, 0.10, 0.07, 0.09))
-    if kind == 1:  # Julia sets of higher powers
+    total = sum(_SHARES[kind] for kind in kinds)
+    kind = kinds[s.pick([_SHARES[kind] / total for kind in kinds])]
+    if kind == "julia-powers":
         ints["degree"] = 3 + s.integer(3)
-    elif kind in (2, 3):  # Mandelbrot zooms, degree 2 and higher
+    elif kind in ("mandelbrot", "mandelbrot-powers"):
         ints["parameter_plane"] = 1
-        ints["degree"] = 2 if kind == 2 else 3 + s.integer(2)
-    elif kind == 4:  # Burning Ship and Tricorn
+        ints["degree"] = 2 if kind == "mandelbrot" else 3 + s.integer(2)
+    elif kind == "burning-ship":  # and Tricorn
         ints["fold" if s.chance(0.5) else "conj"] = 1
         ints["parameter_plane"] = int(s.chance(0.6))
-    elif kind == 5:
+    elif kind == "phoenix":
         ints["family"] = 1
-    elif kind == 6:
+    elif kind == "pole":
         ints["family"], ints["degree"], ints["pole"] = 2, 2 + s.integer(3), 1 + s.integer(3)
     return ints
 
 
 def _draw_view(s: Stream, ints: np.ndarray, floats: np.ndarray) -> None:
     """Constant, centre and width: near the boundary, where the structure is. Writes into ``floats``."""
-    from mixaug.mixing_sets import _kernels
+    from mixaug.mixing_sets import _fractal_kernels as _kernels
 
     family, degree = FAMILIES[ints[0]], int(ints[1])
     if family == "phoenix":
@@ -105,10 +113,10 @@ def _draw_colouring(s: Stream, floats: np.ndarray) -> None:
     floats[28] = s.uniform(0.0, 0.7)
 
 
-def _draw(seed: int, index: int, attempt: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _draw(seed: int, index: int, attempt: int, kinds: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One unchecked draw in the kernels' layout."""
     s = Stream(seed, index, attempt)
-    chosen = _draw_map(s)
+    chosen = _draw_map(s, kinds)
     ints = np.array([*chosen.values(), s.integer(len(TRAPS))], np.int64)
     floats = np.zeros(N_FLOATS)
     floats[2:4] = s.unit()
@@ -118,24 +126,32 @@ def _draw(seed: int, index: int, attempt: int) -> tuple[np.ndarray, np.ndarray, 
     return ints, floats, np.stack([draw_palette(s), draw_palette(s)])
 
 
-def sample_fractals(count: int, seed: int = 0, start: int = 0, threads: int | None = None) -> FractalParams:
+def sample_fractals(
+    count: int,
+    seed: int = 0,
+    start: int = 0,
+    *,
+    kinds: str | Sequence[str] | None = None,
+    threads: int | None = None,
+) -> FractalParams:
     """Draws the parameters of ``count`` fractals, each of which passes the richness measure.
 
-    Convention: picture i of a seed depends on (seed, i) only, never on ``count``, ``start``, size or threads. A draw
-    whose 64 px preview is dull (see `richness`) is replaced by the next draw of the same picture.
+    Convention: picture i of a seed depends on (kinds, seed, i) only, never on ``count``, ``start``, size or threads. A
+    draw whose 64 px preview is dull (see `richness`) is replaced by the next draw of the same picture.
 
     Args:
         count: how many pictures, at least 1.
         seed: 0 to 2^63 - 1. Default 0.
         start: index of the first picture, at least 0. Default 0.
+        kinds: which of ``KINDS`` to draw from; None: all of them.
         threads: threads for the previews. Default: torch's number of threads (1 in loader workers).
 
     Returns:
         A `FractalParams` of ``count`` rows.
 
     Raises:
-        TypeError: an argument is not an int.
-        ValueError: an argument is out of range.
+        TypeError: an argument is of another kind.
+        ValueError: an argument is out of range, or a kind unknown.
 
     Example:
         >>> params = sample_fractals(2, seed=7)
@@ -145,20 +161,20 @@ def sample_fractals(count: int, seed: int = 0, start: int = 0, threads: int | No
     check_int("count", count, 1)
     check_int("seed", seed, 0)
     check_int("start", start, 0)
-    ints, floats = np.zeros((count, N_INTS), np.int64), np.zeros((count, N_FLOATS))
-    palettes, attempts = np.zeros((count, 2, TABLE_SIZE, 3)), np.zeros(count, np.int64)
-    pending = list(range(count))
-    for attempt in range(_MAX_ATTEMPTS):
-        for row in pending:
-            ints[row], floats[row], palettes[row] = _draw(seed, start + row, attempt)
-            attempts[row] = attempt
-        previews = np.empty((len(pending), 3, PREVIEW_SIZE, PREVIEW_SIZE), np.uint8)
-        _render(ints[pending], floats[pending], palettes[pending], previews, ITERATIONS, _PREVIEW_SAMPLES, threads)
-        accepted = richness(torch.from_numpy(previews)).within(_MARGIN).tolist()
-        pending = [row for row, good in zip(pending, accepted, strict=True) if not good]
-        if not pending:
-            break
-    return unpack(ints, floats, palettes, attempts)
+    chosen = check_kinds(kinds, KINDS)
+
+    def accepted(draws: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> list[bool]:
+        previews = np.empty((len(draws), 3, PREVIEW_SIZE, PREVIEW_SIZE), np.uint8)
+        ints, floats, palettes = (np.stack(parts) for parts in zip(*draws, strict=True))
+        _render(ints, floats, palettes, previews, ITERATIONS, _PREVIEW_SAMPLES, threads)
+        verdicts: list[bool] = richness(torch.from_numpy(previews)).within(_MARGIN).tolist()
+        return verdicts
+
+    draws, attempts = draw_accepted(
+        count, lambda row, attempt: _draw(seed, start + row, attempt, chosen), accepted, _MAX_ATTEMPTS
+    )
+    ints, floats, palettes = (np.stack(parts) for parts in zip(*draws, strict=True))
+    return unpack(ints, floats, palettes, np.array(attempts, np.int64))
 
 
 # --- rendering ---------------------------------------------------------------------------------------------------
@@ -173,8 +189,8 @@ def _render(
     samples: int,
     threads: int | None,
 ) -> None:
-    """Fills ``out`` (N, 3, S, S). The kernels release the GIL, so plain threads scale and nothing outlives the call."""
-    from mixaug.mixing_sets import _kernels
+    """Fills ``out`` (N, 3, S, S)."""
+    from mixaug.mixing_sets import _fractal_kernels as _kernels
 
     size = out.shape[-1]
 
@@ -184,16 +200,7 @@ def _render(
         _kernels.render_rows(ints[i], floats[i], palettes[i], size, samples, iterations, first, stop, out[i])
 
     tasks = [(i, first) for i in range(len(out)) for first in range(0, size, _BAND)]
-    workers = min(torch.get_num_threads() if threads is None else threads, len(tasks))
-    if workers <= 1:
-        for task in tasks:
-            band(task)
-        return
-    if not getattr(_kernels.render_rows, "signatures", True):
-        band(tasks.pop())  # the first call compiles, or loads the compiled code: not in several threads at once
-    with ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(band, tasks):
-            pass
+    on_threads(band, tasks, _kernels.render_rows, threads)
 
 
 def render_fractals(
@@ -242,50 +249,4 @@ def render_fractals(
     return torch.from_numpy(out)
 
 
-def iter_fractals(
-    count: int, size: int = 256, seed: int = 0, chunk: int = 16, threads: int | None = None
-) -> Iterator[torch.Tensor]:
-    """Yields the pictures of `make_fractals` in chunks of uint8 (n, 3, size, size), so that memory stays small."""
-    for start in range(0, count, chunk):
-        params = sample_fractals(min(chunk, count - start), seed, start, threads)
-        yield render_fractals(params, size, threads=threads)
-
-
-def make_fractals(
-    count: int,
-    size: int = 256,
-    seed: int = 0,
-    threads: int | None = None,
-    report: Callable[[int], Any] | None = None,
-) -> torch.Tensor:
-    """Draws and renders ``count`` fractals.
-
-    Args:
-        count: how many, at least 1.
-        size: side in pixels, at least 8. Default 256.
-        seed: 0 to 2^63 - 1; picture i of a seed is the same for every count. Default 0.
-        threads: default torch's number of threads (1 in loader workers).
-        report: called with the number of pictures done so far.
-
-    Returns:
-        uint8 tensor (count, 3, size, size), RGB.
-
-    Raises:
-        TypeError: an argument is not an int.
-        ValueError: an argument is out of range.
-
-    Example:
-        >>> make_fractals(2, size=32, seed=1).dtype
-        torch.uint8
-    """
-    check_int("count", count, 1)
-    check_int("size", size, 8)
-    check_int("seed", seed, 0)
-    out = torch.empty((count, 3, size, size), dtype=torch.uint8)
-    done = 0
-    for pictures in iter_fractals(count, size, seed, threads=threads):
-        out[done : done + len(pictures)] = pictures
-        done += len(pictures)
-        if report is not None:
-            report(done)
-    return out
+SOURCE = Source("fractals", "fractals", KINDS, 2, sample_fractals, render_fractals)

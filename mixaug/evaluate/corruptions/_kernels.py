@@ -14,13 +14,12 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 import torch
 
-F = TypeVar("F", bound=Callable[..., Any])
+from mixaug._numba import jit
 
 LANES = 16  # planes side by side in a zoom: the floats of one AVX-512 register, or of two AVX ones
 _NEAREST, _REFLECT, _REFLECT101 = 0, 1, 2
@@ -28,13 +27,7 @@ MODES = {"nearest": _NEAREST, "reflect": _REFLECT, "reflect101": _REFLECT101}
 _PRECISION = 22  # bits of PIL's weights
 
 
-def _jit(function: F) -> F:
-    """numba.njit with the settings of this file; without the disk cache where no folder for it can be written."""
-    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
-    try:
-        return numba.njit(cache=True, **settings)(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # "no locator available": neither beside this file nor in the user's cache
-        return numba.njit(**settings)(function)  # type: ignore[no-any-return]
+_jit = jit(contract=True)
 
 
 def over_images(kernel: Callable[..., None], count: int, *arrays: Any) -> None:

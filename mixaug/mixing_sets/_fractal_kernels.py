@@ -17,13 +17,10 @@ All kernels are in one file on purpose: numba's disk cache notices a change of a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
 
-import numba
 import numpy as np
 
-F = TypeVar("F", bound=Callable[..., Any])
+from mixaug._numba import jit
 
 # Families of `fractals.FAMILIES`, traps of `fractals.TRAPS`; same order.
 _POWER, _PHOENIX, _POLE = 0, 1, 2
@@ -40,13 +37,7 @@ _SQRT_HALF = 0.7071067811865476
 _MANTISSA, _HALF_BITS = (1 << 52) - 1, 1022 << 52  # fields of an IEEE double
 
 
-def _jit(function: F) -> F:
-    """numba.njit with the settings of this file; without the disk cache where no folder for it can be written."""
-    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False}
-    try:
-        return numba.njit(cache=True, **settings)(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # "no locator available": neither beside this file nor in the user's cache
-        return numba.njit(**settings)(function)  # type: ignore[no-any-return]
+_jit = jit()
 
 
 @_jit

@@ -1,0 +1,168 @@
+"""The synthetic sources by name, and what they have in common: pictures in order from a seed."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mixaug.mixing_sets._checks import check_int
+
+#: Module of each source; it is imported when the source is used.
+_MODULES = {
+    "fractals": "fractals",
+    "ifs": "ifs",
+    "contours": "contours",
+    "dead-leaves": "dead_leaves",
+    "spectrum": "spectrum",
+}
+SOURCES = tuple(_MODULES)
+MIN_SIZE = 8
+CHUNK = 16  # pictures made at a time: 3 MB at 256 px
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of synthetic picture.
+
+    Args:
+        name: what users type: ``"dead-leaves"``.
+        title: for people: ``"dead leaves"``.
+        kinds: names of its variants.
+        version: of its pixels; raise it when a seed gives other pictures than before.
+        sample: ``sample(count, seed, start, kinds=, threads=)`` draws the record of pictures ``start`` to
+            ``start + count - 1`` of a seed.
+        render: ``render(record, size, threads=)`` makes uint8 (N, 3, size, size) of it, without randomness.
+    """
+
+    name: str
+    title: str
+    kinds: tuple[str, ...]
+    version: int
+    sample: Callable[..., Any]
+    render: Callable[..., torch.Tensor]
+
+
+def source_of(name: str) -> Source:
+    """The source called ``name``.
+
+    Raises:
+        TypeError: not a str.
+        ValueError: no source of that name.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"source must be a str, got {type(name).__name__}: {name!r}")
+    if name not in _MODULES:
+        raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {name!r}")
+    found: Source = importlib.import_module(f"mixaug.mixing_sets.{_MODULES[name]}").SOURCE
+    return found
+
+
+def check_kinds(kinds: str | Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The chosen kinds in the order of ``known``; None: all of them.
+
+    Raises:
+        TypeError: not a str or a sequence of them.
+        ValueError: an unknown kind, one that is named twice, or none.
+    """
+    if kinds is None:
+        return known
+    chosen = (kinds,) if isinstance(kinds, str) else kinds
+    if not isinstance(chosen, Sequence) or not all(isinstance(kind, str) for kind in chosen):
+        raise TypeError(f"kinds must be a str, a sequence of them or None, got {type(kinds).__name__}: {kinds!r}")
+    unknown = [kind for kind in chosen if kind not in known]
+    if unknown or not chosen or len(set(chosen)) != len(chosen):
+        raise ValueError(f"kinds must name some of {', '.join(known)}, each once, got {kinds!r}")
+    return tuple(kind for kind in known if kind in chosen)
+
+
+def iter_pictures(
+    source: str,
+    count: int,
+    size: int = 256,
+    seed: int = 0,
+    *,
+    start: int = 0,
+    kinds: str | Sequence[str] | None = None,
+    chunk: int = CHUNK,
+    threads: int | None = None,
+) -> Iterator[torch.Tensor]:
+    """Makes the pictures of `make_pictures` in chunks of at most ``chunk``, so that memory stays small.
+
+    Args:
+        source, count, size, seed, kinds, threads: as in `make_pictures`.
+        start: index of the first picture, at least 0. Default 0.
+        chunk: pictures at a time, at least 1. Default 16.
+
+    Returns:
+        An iterator of uint8 tensors (n, 3, size, size).
+
+    Raises:
+        TypeError: an argument is of another kind. At the call, not at the first picture.
+        ValueError: an argument is out of range.
+
+    Example:
+        >>> [len(pictures) for pictures in iter_pictures("fractals", 3, size=16, chunk=2)]
+        [2, 1]
+    """
+    found = source_of(source)
+    check_int("count", count, 1)
+    check_int("size", size, MIN_SIZE)
+    check_int("seed", seed, 0)
+    check_int("start", start, 0)
+    check_int("chunk", chunk, 1)
+    if threads is not None:
+        check_int("threads", threads, 1)
+    chosen = check_kinds(kinds, found.kinds)
+
+    def pieces() -> Iterator[torch.Tensor]:
+        for first in range(start, start + count, chunk):
+            rows = min(chunk, start + count - first)
+            params = found.sample(rows, seed, first, kinds=chosen, threads=threads)
+            yield found.render(params, size, threads=threads)
+
+    return pieces()
+
+
+def make_pictures(
+    source: str,
+    count: int,
+    size: int = 256,
+    seed: int = 0,
+    *,
+    kinds: str | Sequence[str] | None = None,
+    threads: int | None = None,
+) -> torch.Tensor:
+    """Draws and renders ``count`` synthetic pictures.
+
+    Convention: picture i of a seed depends on (source, kinds, seed, i) only, never on count, chunks or threads.
+
+    Args:
+        source: "fractals", "ifs", "contours", "dead-leaves" or "spectrum".
+        count: how many, at least 1.
+        size: side in pixels, at least 8. Default 256.
+        seed: 0 to 2^63 - 1. Default 0.
+        kinds: variants of the source to draw from; None: all.
+        threads: default torch's number of threads (1 in loader workers).
+
+    Returns:
+        uint8 tensor (count, 3, size, size), RGB in [0, 255].
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: an argument is out of range, or names something unknown.
+
+    Example:
+        >>> make_pictures("fractals", 2, size=32, seed=1).shape
+        torch.Size([2, 3, 32, 32])
+    """
+    pieces = iter_pictures(source, count, size, seed, kinds=kinds, threads=threads)
+    out = torch.empty((count, 3, size, size), dtype=torch.uint8)
+    done = 0
+    for pictures in pieces:
+        out[done : done + len(pictures)] = pictures
+        done += len(pictures)
+    return out
