@@ -1,0 +1,229 @@
+"""Dead leaves: shapes of all sizes that lie on each other, as a model of how things hide things in pictures.
+
+Shapes with a radius of density proportional to 1/r^3 fall at uniform places until nothing shows through (A. B. Lee,
+D. Mumford, J. Huang, Occlusion models for natural images, 2001): no size is special, as in photographs. The variants
+are those of M. Baradad et al., Learning to see by looking at noise, 2021.
+
+Two layers: `sample_dead_leaves` draws the parameters of pictures (the only place with randomness),
+`render_dead_leaves` turns parameters into pixels without randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from mixaug.mixing_sets._checks import check_int
+from mixaug.mixing_sets._palettes import _colour, draw_palette, oklab_to_rgb
+from mixaug.mixing_sets._parallel import on_threads
+from mixaug.mixing_sets._rejection import draw_accepted
+from mixaug.mixing_sets._richness import PREVIEW_SIZE, richness
+from mixaug.mixing_sets._sources import Source, check_kinds
+from mixaug.mixing_sets._stream import Stream, mix
+
+KINDS = ("squares", "oriented", "shapes", "textured")
+SHAPES = ("square", "rectangle", "circle", "ellipse", "triangle", "polygon")
+TEXTURES = ("plain", "gradient", "stripes", "checker", "dots", "rings", "noise", "marble")
+_TAG = 0x1EAF
+_SMALLEST = 0.024, 2  # top and halvings of the radius of the smallest leaves, in sides: down to 0.006
+_LARGEST = 0.16, 0.45
+_MAX_ATTEMPTS = 32
+# The kernels' row of numbers: name and width (0: a plain column).
+_FLOATS = (
+    ("radius", 2), ("flattest", 0), ("turn", 2), ("shapes", 6), ("textures", 8), ("drift", 2), ("spread", 0),
+    ("any_colour", 0), ("light", 2), ("shade", 0), ("shadow", 0), ("grain", 0),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DeadLeavesParams:
+    """Everything that determines N pictures of dead leaves: a record that can be saved, replayed and shown.
+
+    Args:
+        kind: (N,) int64, index into ``KINDS``.
+        key: (N,) int64, from which each leaf's place, size, shape and colour follow by a hash.
+        radius: (N, 2) float64, smallest and largest radius in units of the side.
+        flattest: (N,) float64, the least height of a shape over its width.
+        turn: (N, 2) float64, mean orientation and its range, in turns.
+        shapes: (N, 6) float64, shares of ``SHAPES``.
+        textures: (N, 8) float64, shares of ``TEXTURES``.
+        drift: (N, 2), spread: (N,) float64: place on the palette is drift . (x, y) + spread * uniform.
+        any_colour: (N,) float64, share of a colour that is uniform in the RGB cube; 1 is the paper's.
+        light, shade, shadow: (N, 2) unit, (N,), (N,) float64: where light comes from, its slope over a leaf, and how
+            dark the shadows are that leaves throw on those below.
+        grain: (N,) float64, size of the textures.
+        palettes: (N, 256, 3) float64 in [0, 255], cyclic colour tables.
+        attempt: (N,) int64, how many draws were refused before this one.
+    """
+
+    kind: torch.Tensor
+    key: torch.Tensor
+    radius: torch.Tensor
+    flattest: torch.Tensor
+    turn: torch.Tensor
+    shapes: torch.Tensor
+    textures: torch.Tensor
+    drift: torch.Tensor
+    spread: torch.Tensor
+    any_colour: torch.Tensor
+    light: torch.Tensor
+    shade: torch.Tensor
+    shadow: torch.Tensor
+    grain: torch.Tensor
+    palettes: torch.Tensor
+    attempt: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def __getitem__(self, rows: slice | torch.Tensor | list[int]) -> DeadLeavesParams:
+        """The record of some pictures (a slice, a mask or a list of rows)."""
+        return DeadLeavesParams(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def packed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The kernels' arrays: keys (N,) int64, (N, 28) float64, palettes (N, 256, 3) float64."""
+        floats = torch.cat([getattr(self, name).reshape(len(self), -1) for name, _ in _FLOATS], 1)
+        return self.key.numpy(), floats.contiguous().numpy(), self.palettes.contiguous().numpy()
+
+
+# --- the sampler -------------------------------------------------------------------------------------------------
+
+
+def _natural_palette(s: Stream) -> np.ndarray:
+    """(256, 3) colours as of earth, stone, plants, sky and water: mostly muted, from dark to light, joined in a cycle."""
+    # Hue in turns of OKLab, its range, most chroma, and how common.
+    materials = ((0.19, 0.05, 0.09), (0.25, 0.06, 0.05), (0.34, 0.07, 0.12), (0.69, 0.07, 0.10), (0.11, 0.05, 0.15))
+    scene = [materials[s.pick((0.3, 0.2, 0.22, 0.18, 0.1))] for _ in range(3)]
+    stops = []
+    for k in range(16):
+        hue, width, chroma = scene[s.integer(3)]
+        lightness = s.uniform(0.12, 0.55) if k % 2 else s.uniform(0.4, 0.96)
+        stops.append(_colour(lightness, chroma * s.uniform(0.1, 1.0), hue + s.uniform(-width, width)))
+    lab = np.array([*stops, stops[0]])
+    part = (np.arange(16) / 16)[:, None]
+    return oklab_to_rgb((lab[:-1, None] + part * (lab[1:] - lab[:-1])[:, None]).reshape(-1, 3))
+
+
+def _shares(s: Stream, count: int, allowed: Sequence[int]) -> np.ndarray:
+    """Random shares of some of ``count`` things that sum to 1; squared, so that some pictures are nearly of one thing."""
+    weights = np.zeros(count)
+    for k in allowed:
+        weights[k] = s.uniform(0.05, 1.0) ** 2
+    return weights / weights.sum()
+
+
+def _draw(seed: int, index: int, attempt: int, kinds: Sequence[str]) -> dict[str, object]:
+    """One unchecked draw: a row of the record."""
+    s = Stream(seed, _TAG, index, attempt)
+    kind = kinds[s.integer(len(kinds))]
+    textured = kind == "textured"
+    allowed: tuple[int, ...] = tuple(range(len(SHAPES)))
+    turn = (s.uniform(0.0, 1.0), 1.0 if s.chance(0.6) else s.uniform(0.02, 0.3))
+    flattest = s.uniform(0.25, 0.8)
+    if kind == "squares":
+        allowed, turn = (0,), (0.0, 0.0)
+    elif kind == "oriented":
+        allowed = (0, 1)
+    row: dict[str, object] = {
+        "kind": KINDS.index(kind),
+        "key": mix(seed, _TAG, index, attempt, 1) >> 1,
+        "radius": (s.octaves(*_SMALLEST), s.uniform(*_LARGEST)),
+        "flattest": flattest,
+        "turn": turn,
+        "shapes": _shares(s, len(SHAPES), allowed),
+        "textures": np.eye(len(TEXTURES))[0],
+        "light": s.unit(),
+        "shade": 0.0,
+        "shadow": 0.0,
+        "grain": s.octaves(1.4, 2),
+        "drift": (0.0, 0.0),
+        "spread": 1.0,
+        "any_colour": 0.0,
+        "attempt": attempt,
+    }
+    if textured:
+        row["textures"] = _shares(s, len(TEXTURES), range(len(TEXTURES)))
+        row["shade"] = s.uniform(0.05, 0.3)
+        row["shadow"] = s.uniform(0.2, 0.7) if s.chance(0.7) else 0.0
+    colours = s.pick((0.25, 0.40, 0.35))
+    if colours == 0:
+        row["any_colour"] = 1.0
+        row["palettes"] = draw_palette(s)
+    else:
+        row["palettes"] = draw_palette(s) if colours == 1 else _natural_palette(s)
+        row["any_colour"] = s.uniform(0.0, 0.2)
+        if s.chance(0.6):  # the colours change over the picture
+            dx, dy = s.unit()
+            far = s.uniform(0.2, 0.9)
+            row["drift"] = (far * dx, far * dy)
+            row["spread"] = s.uniform(0.25, 0.8)
+    return row
+
+
+def _record(rows: list[dict[str, object]]) -> DeadLeavesParams:
+    values = {}
+    for f in fields(DeadLeavesParams):
+        column = np.array([row[f.name] for row in rows])
+        values[f.name] = torch.from_numpy(column if column.dtype == np.int64 else column.astype(np.float64))
+    return DeadLeavesParams(**values)
+
+
+def sample_dead_leaves(
+    count: int,
+    seed: int = 0,
+    start: int = 0,
+    *,
+    kinds: str | Sequence[str] | None = None,
+    threads: int | None = None,
+) -> DeadLeavesParams:
+    """Draws the parameters of ``count`` pictures of dead leaves, each of which passes the richness measure."""
+    check_int("count", count, 1)
+    check_int("seed", seed, 0)
+    check_int("start", start, 0)
+    chosen = check_kinds(kinds, KINDS)
+
+    def accepted(rows: list[dict[str, object]]) -> list[bool]:
+        previews = np.empty((len(rows), 3, PREVIEW_SIZE, PREVIEW_SIZE), np.uint8)
+        _render(_record(rows), previews, threads)
+        measured = richness(torch.from_numpy(previews))
+        verdicts: list[bool] = ((measured.entropy >= 3.1) & (measured.colours >= 12) & (measured.flat <= 0.3)).tolist()
+        return verdicts
+
+    rows, _ = draw_accepted(
+        count, lambda row, attempt: _draw(seed, start + row, attempt, chosen), accepted, _MAX_ATTEMPTS
+    )
+    return _record(rows)
+
+
+# --- rendering ---------------------------------------------------------------------------------------------------
+
+
+def _render(params: DeadLeavesParams, out: np.ndarray, threads: int | None) -> None:
+    """Fills ``out`` (N, 3, S, S)."""
+    from mixaug.mixing_sets import _dead_leaves_kernels as _kernels
+
+    keys, floats, palettes = params.packed()
+    size = out.shape[-1]
+
+    def picture(i: int) -> None:
+        _kernels.render_rows(keys[i], floats[i], palettes[i], size, 0, size, out[i])
+
+    on_threads(picture, range(len(out)), _kernels.render_rows, threads)
+
+
+def render_dead_leaves(params: DeadLeavesParams, size: int = 256, *, threads: int | None = None) -> torch.Tensor:
+    """Renders dead leaves from their parameters; no randomness."""
+    if not isinstance(params, DeadLeavesParams):
+        raise TypeError(f"params must be a DeadLeavesParams, got {type(params).__name__}")
+    check_int("size", size, 8)
+    if threads is not None:
+        check_int("threads", threads, 1)
+    out = np.empty((len(params), 3, size, size), np.uint8)
+    _render(params, out, threads)
+    return torch.from_numpy(out)
+
+
+SOURCE = Source("dead-leaves", "dead leaves", KINDS, 1, sample_dead_leaves, render_dead_leaves)
