@@ -6,10 +6,12 @@ import errno
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mixaug.mixing_sets import MixingSet, _cache, _progress, _recipes, bank
-from mixaug.mixing_sets._recipes import SyntheticRecipe
+from mixaug.mixing_sets import MixingSet, _cache, _kept, _progress, _recipes
+from mixaug.mixing_sets._recipes import ResizedRecipe, SyntheticRecipe
 
 COUNT, SIZE = 3, 16
 
@@ -132,6 +134,51 @@ def test_damaged_file_is_made_again(cache, makes, monkeypatch, name):
     assert first.path.read_bytes() == whole
 
 
+@pytest.mark.parametrize("blocks", [1, 7, 16, 17, 40])
+def test_large_files_are_checked_at_places_spread_over_them(cache, makes, monkeypatch, blocks):
+    """Opening costs the same for any length: every block of a small file is read, at most 16 of a large one."""
+    monkeypatch.setattr(_cache, "_BLOCK", -(-COUNT * 3 * SIZE * SIZE // blocks))
+    pictures = fractals()
+    assert torch.equal(pictures.pictures, expected())
+    looked_at = _cache._blocks_to_check(blocks)
+    assert len(looked_at) == min(blocks, 16) and looked_at[0] == 0 and looked_at[-1] == blocks - 1
+    assert len(set(looked_at)) == len(looked_at)
+    whole = pictures.path.read_bytes()
+    header = whole.index(b"\n") + 1
+    seen = 0
+    for block in range(blocks):
+        place = header + block * _cache._BLOCK
+        pictures.path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        monkeypatch.setattr(_cache, "_checked", set())
+        damaged = _cache.open_cached(pictures.path, (COUNT, 3, SIZE, SIZE)) is None
+        assert damaged == (block in looked_at)
+        seen += damaged
+    assert seen == len(looked_at)
+
+
+def test_checksums_do_not_depend_on_the_pieces():
+    data = os.urandom(3 * _cache._BLOCK + 17)
+    at_once, in_pieces = _cache._Checksums(), _cache._Checksums()
+    at_once.add(memoryview(data))
+    for start in range(0, len(data), 700_001):
+        in_pieces.add(memoryview(data)[start : start + 700_001])
+    at_once.end()
+    in_pieces.end()
+    assert at_once.done == in_pieces.done == [zlib.crc32(data[k : k + 2**20]) for k in range(0, len(data), 2**20)]
+
+
+def test_cache_folder_that_disappears_while_it_is_used(cache, makes):
+    pictures = fractals()
+    assert torch.equal(pictures.pictures, expected())
+    shutil.rmtree(cache)
+    assert torch.equal(pictures[1], expected()[1])  # the map outlives the name of its file
+    small = pictures.resized(8)
+    assert small.shape == (COUNT, 3, 8, 8) and len(makes) == 1
+    shutil.rmtree(cache)
+    assert torch.equal(pictures.resized(8), small)
+    assert torch.equal(fractals().pictures, expected()) and len(makes) == 2
+
+
 def test_killed_maker_leaves_nothing_that_is_used(cache, makes):
     """A maker that dies leaves its temporary file; the next one removes it and makes the set."""
     path = _cache.cache_path(SyntheticRecipe("fractals", COUNT, SIZE, 0))
@@ -216,8 +263,8 @@ def test_eight_processes_make_it_once(cache, tmp_path):
     subprocess.run(command, check=True, timeout=100)
     assert len(list(tmp_path.glob("made-by-*"))) == 1
     assert sorted(p.name for p in cache.glob("*.npy")) == [
-        f"fractals2-n5-s16-seed0-r8-v{_cache.VERSION}.npy",
-        f"fractals2-n5-s16-seed0-v{_cache.VERSION}.npy",
+        _cache.cache_path(ResizedRecipe(SyntheticRecipe("fractals", 5, 16, 0), 8)).name,
+        _cache.cache_path(SyntheticRecipe("fractals", 5, 16, 0)).name,
     ]
     assert not list(cache.glob(".*.tmp"))
 
@@ -384,6 +431,36 @@ def test_folder(cache, folder):
     again = MixingSet.from_folder(str(folder), size=16)
     assert again.path == pictures.path and torch.equal(again.pictures, pictures.pictures)
     assert f"6 pictures of {folder} at 16 px" in repr(pictures)
+
+
+def _noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_folder_of_unusual_pictures(cache, tmp_path):
+    """Animated files give their first frame; CMYK, 16 and 32 bits, floats, palettes and alpha are converted."""
+    grey, colour = _noise(16, 16), _noise(16, 16, 3)
+    frames = [Image.fromarray(colour), Image.new("RGB", (16, 16), (1, 2, 3))]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    frames[0].convert("CMYK").save(tmp_path / "b.tiff")
+    Image.fromarray(grey.astype(np.uint16) * 256 + 7).save(tmp_path / "c.png")
+    Image.fromarray(grey.astype(np.int32) * 256 + 7).save(tmp_path / "d.tiff")
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "e.tiff")
+    Image.fromarray(grey > 127).save(tmp_path / "f.png")
+    Image.fromarray(np.dstack([colour, np.full((16, 16), 255, np.uint8)])).save(tmp_path / "g.png")
+    Image.fromarray(np.dstack([grey, grey])).save(tmp_path / "h.png")  # grey with alpha
+    dark = np.full((16, 16), 200, np.uint16)
+    Image.fromarray(dark).save(tmp_path / "i.png")  # 16 bits, all of them nearly black
+    pictures = MixingSet.from_folder(tmp_path, size=16)
+    assert len(pictures) == 9
+    colours = torch.from_numpy(colour).permute(2, 0, 1)
+    greys = torch.from_numpy(grey).expand(3, 16, 16)
+    for index in (0, 1, 6):
+        assert torch.equal(pictures[index], colours), index
+    for index in (2, 3, 4, 7):
+        assert torch.equal(pictures[index], greys), index
+    assert torch.equal(pictures[5], torch.where(greys > 127, 255, 0).to(torch.uint8))
+    assert (pictures[8] == 0).all()
 
 
 def test_folder_crops_the_centre(cache, tmp_path):
@@ -599,6 +676,6 @@ def test_progress_reaches_the_maker(cache, makes, monkeypatch):
         seen.append((total, title, progress))
         return pieces
 
-    monkeypatch.setattr(bank, "with_progress", watch)
+    monkeypatch.setattr(_kept, "with_progress", watch)
     _ = MixingSet.fractals(COUNT, SIZE, progress=True).pictures
     assert seen == [(COUNT, "3 fractals of 16 px, seed 0", True)]

@@ -4,6 +4,7 @@ Importing this package is cheap; numba is imported, and a source's kernels compi
 """
 
 from mixaug.mixing_sets._params import FractalParams
+from mixaug.mixing_sets._picks import PickParams, crop_pictures, sample_picks
 from mixaug.mixing_sets._richness import Richness, richness
 from mixaug.mixing_sets._sources import SOURCES, iter_pictures, make_pictures
 from mixaug.mixing_sets.bank import MixingSet
@@ -13,10 +14,13 @@ __all__ = [
     "SOURCES",
     "FractalParams",
     "MixingSet",
+    "PickParams",
     "Richness",
+    "crop_pictures",
     "iter_pictures",
     "make_pictures",
     "render_fractals",
     "richness",
     "sample_fractals",
+    "sample_picks",
 ]

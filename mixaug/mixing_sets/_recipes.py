@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from mixaug.mixing_sets._cache import load_or_make
+from mixaug.mixing_sets._mixture import interleaved
 from mixaug.mixing_sets._sources import iter_pictures, source_of
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _CHUNK = 32
 # Documents, videos and measurements that PIL opens a page or frame of.
@@ -34,9 +39,14 @@ class SyntheticRecipe:
 
     @property
     def stem(self) -> str:
+        return f"{self.pictures_stem}-n{self.count}"
+
+    @property
+    def pictures_stem(self) -> str:
+        """What picture i of any count has in common."""
         kinds = "" if self.kinds is None else "-" + "+".join(self.kinds)
         version = source_of(self.source).version
-        return f"{self.source}{version}{kinds}-n{self.count}-s{self.size}-seed{self.seed}"
+        return f"{self.source}{version}{kinds}-s{self.size}-seed{self.seed}"
 
     @property
     def title(self) -> str:
@@ -82,10 +92,41 @@ class FolderRecipe:
 
 
 @dataclass(frozen=True)
+class MixtureRecipe:
+    """The first pictures of several recipes, evenly mixed; ``counts`` says how many of each."""
+
+    parts: tuple[PicturesRecipe, ...]
+    counts: tuple[int, ...]
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return sum(self.counts), 3, self.size, self.size
+
+    @property
+    def stem(self) -> str:
+        parts = repr([(part.stem, count) for part, count in zip(self.parts, self.counts, strict=True)])
+        return f"mixture-{hashlib.sha256(parts.encode()).hexdigest()[:20]}-s{self.size}"
+
+    @property
+    def title(self) -> str:
+        parts = "; ".join(f"{n} of {part.title}" for part, n in zip(self.parts, self.counts, strict=True))
+        return f"{sum(self.counts)} pictures of {self.size} px, a mixture: {parts}"
+
+    def chunks(self) -> Iterator[torch.Tensor]:
+        recipes = [part if part.shape[3] == self.size else ResizedRecipe(part, self.size) for part in self.parts]
+        return mixed_chunks([load_or_make(recipe)[0] for recipe in recipes], self.counts)
+
+
+#: What a `MixingSet` can be made of again.
+PicturesRecipe = SyntheticRecipe | FolderRecipe | MixtureRecipe
+
+
+@dataclass(frozen=True)
 class ResizedRecipe:
     """Another recipe's pictures at another side."""
 
-    base: SyntheticRecipe | FolderRecipe
+    base: PicturesRecipe
     side: int
 
     @property
@@ -98,6 +139,13 @@ class ResizedRecipe:
 
     def chunks(self) -> Iterator[torch.Tensor]:
         return resized_chunks(load_or_make(self.base)[0], self.side)
+
+
+def mixed_chunks(pictures: Sequence[torch.Tensor], counts: Sequence[int]) -> Iterator[torch.Tensor]:
+    """The first ``counts`` of several sets of one size, interleaved, in pieces."""
+    order = interleaved(counts)
+    for start in range(0, len(order), _CHUNK):
+        yield torch.stack([pictures[k][j] for k, j in order[start : start + _CHUNK]])
 
 
 def resized_chunks(pictures: torch.Tensor, side: int) -> Iterator[torch.Tensor]:
@@ -128,12 +176,22 @@ def read_picture(path: Path, size: int) -> torch.Tensor:
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I;16"):  # PIL clips 16 bits to white; keep the upper 8
-                image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+            if image.mode[0] in "IF":  # 16 bits, in some formats as 32 or as floats: PIL would clip them to white
+                image = Image.fromarray(_to_eight_bits(np.asarray(image), image.mode.startswith("I;16")))
             image = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
             return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
     except Exception as error:  # decoders raise SyntaxError, struct.error, EOFError... besides OSError
         raise ValueError(f"picture {path} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _to_eight_bits(grey: np.ndarray, sixteen: bool) -> np.ndarray:
+    """Upper 8 of 16 bits. Levels of 32 bits or floats count as 16-bit ones where one of them is above 255."""
+    import numpy as np
+
+    levels = np.nan_to_num(grey.astype(np.float64), posinf=65535.0)
+    if sixteen or levels.max(initial=0.0) > 255.0:
+        levels = np.floor(levels / 256.0)
+    return np.clip(levels, 0.0, 255.0).astype(np.uint8)
 
 
 def scan_folder(path: str | os.PathLike[str], size: int) -> FolderRecipe:

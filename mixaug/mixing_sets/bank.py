@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
-from mixaug.mixing_sets._cache import load_or_make, open_cached
 from mixaug.mixing_sets._checks import check_int
-from mixaug.mixing_sets._progress import with_progress
+from mixaug.mixing_sets._kept import KeptPictures
+from mixaug.mixing_sets._mixture import check_weights, mixture_counts
 from mixaug.mixing_sets._recipes import (
-    FolderRecipe,
-    ResizedRecipe,
+    MixtureRecipe,
     SyntheticRecipe,
-    resize,
-    resized_chunks,
+    mixed_chunks,
     scan_folder,
 )
+from mixaug.mixing_sets._sources import MIN_SIZE, check_kinds, source_of
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from mixaug.mixing_sets.streaming import StreamingSet
 
-_MIN_SIZE = 8
 _default: MixingSet | None = None
 
 
-class MixingSet:
-    """A set of square RGB pictures to mix into images: fractals, a folder, or a tensor.
+class MixingSet(KeptPictures):
+    """A set of square RGB pictures to mix into images: synthetic ones, a folder, a tensor, or a mixture of sets.
 
     The pictures live in one memory-mapped file of the user's cache folder (``$MIXAUG_CACHE`` replaces the folder), made
     once, by the first process that needs them, and shared by all; where no file can be written they are kept in memory,
     after one warning.
 
-    Convention: pictures are uint8 in [0, 255], channel order RGB. Making a set object is cheap: fractals are made at
-    the first use of their pixels. A pickle holds the path and how to make the pictures again, not the pictures (a set
-    from a tensor, or one that could not be cached, sends its tensor).
+    Convention: pictures are uint8 in [0, 255], channel order RGB. Making a set object is cheap: synthetic pictures are
+    made at the first use of their pixels. A pickle holds the path and how to make the pictures again, not the pictures
+    (a set from a tensor, or one that could not be cached, sends its tensor).
 
     Args:
-        recipe: how the pictures are made; use `fractals`, `from_folder`, `from_tensor` or `default` instead.
+        recipe: how the pictures are made; use `fractals` and the other constructors instead.
         pictures: uint8 (N, 3, S, S), already made.
         progress: shows a bar while pictures are made; None: on a terminal. Never in workers. Default None.
 
@@ -55,24 +51,16 @@ class MixingSet:
         (2, torch.Size([3, 16, 16]), torch.Size([2, 3, 8, 8]))
     """
 
-    def __init__(
-        self,
-        recipe: SyntheticRecipe | FolderRecipe | None = None,
-        pictures: torch.Tensor | None = None,
-        progress: bool | None = None,
-    ) -> None:
-        if recipe is None and pictures is None:
-            raise ValueError("MixingSet needs a recipe or pictures; use MixingSet.fractals, from_folder or from_tensor")
-        self._recipe = recipe
-        self._pictures = pictures
-        self._progress = progress
-        self._path: Path | None = None
-        self._resized: dict[tuple[int, str], torch.Tensor] = {}
-
-    # --- making one ---------------------------------------------------------------------------------------------
-
     @classmethod
-    def fractals(cls, count: int = 512, size: int = 256, seed: int = 0, progress: bool | None = None) -> MixingSet:
+    def fractals(
+        cls,
+        count: int = 512,
+        size: int = 256,
+        seed: int = 0,
+        progress: bool | None = None,
+        *,
+        kinds: str | Sequence[str] | None = None,
+    ) -> MixingSet:
         """Escape-time orbit-trap fractals in colour (see `mixaug.mixing_sets.fractals`).
 
         Convention: picture i of a seed is the same for every count and on every machine; nothing is made until the
@@ -83,22 +71,137 @@ class MixingSet:
             size: side in pixels, at least 8. Default 256.
             seed: 0 to 2^63 - 1. Default 0.
             progress: shows a bar while they are made; None: on a terminal. Never in workers. Default None.
+            kinds: families of maps to draw from, "julia", "newton", ...; None: all (the names are
+                `mixaug.mixing_sets.fractals.KINDS`).
 
         Returns:
             A `MixingSet` of ``count`` pictures.
 
         Raises:
             TypeError: an argument is of another kind.
-            ValueError: an argument is out of range.
+            ValueError: an argument is out of range, or a kind unknown.
 
         Example:
             >>> MixingSet.fractals(16, size=64, seed=1)
             MixingSet(16 fractals of 64 px, seed 1; not made yet)
         """
-        check_int("count", count, 1)
-        check_int("size", size, _MIN_SIZE)
-        check_int("seed", seed, 0)
-        return cls(SyntheticRecipe("fractals", int(count), int(size), int(seed)), progress=_check_progress(progress))
+        return cls._synthetic("fractals", count, size, seed, progress, kinds)
+
+    @classmethod
+    def ifs(
+        cls,
+        count: int = 512,
+        size: int = 256,
+        seed: int = 0,
+        progress: bool | None = None,
+        *,
+        kinds: str | Sequence[str] | None = None,
+    ) -> MixingSet:
+        """Attractors of random iterated function systems, as in FractalDB (see `mixaug.mixing_sets.ifs`).
+
+        Args:
+            count, size, seed, progress: as in `fractals`.
+            kinds: renderings to draw from, "points" or "patches"; None: all.
+
+        Returns:
+            A `MixingSet` of ``count`` pictures.
+
+        Raises:
+            TypeError: an argument is of another kind.
+            ValueError: an argument is out of range, or a kind unknown.
+
+        Example:
+            >>> MixingSet.ifs(16, size=64)
+            MixingSet(16 IFS fractals of 64 px, seed 0; not made yet)
+        """
+        return cls._synthetic("ifs", count, size, seed, progress, kinds)
+
+    @classmethod
+    def contours(
+        cls,
+        count: int = 512,
+        size: int = 256,
+        seed: int = 0,
+        progress: bool | None = None,
+        *,
+        kinds: str | Sequence[str] | None = None,
+    ) -> MixingSet:
+        """Nested radial contours, as in RCDB (see `mixaug.mixing_sets.contours`).
+
+        Args:
+            count, size, seed, progress: as in `fractals`.
+            kinds: variants to draw from; None: all (the names are `mixaug.mixing_sets.contours.KINDS`).
+
+        Returns:
+            A `MixingSet` of ``count`` pictures.
+
+        Raises:
+            TypeError: an argument is of another kind.
+            ValueError: an argument is out of range, or a kind unknown.
+
+        Example:
+            >>> MixingSet.contours(16, size=64)
+            MixingSet(16 radial contours of 64 px, seed 0; not made yet)
+        """
+        return cls._synthetic("contours", count, size, seed, progress, kinds)
+
+    @classmethod
+    def dead_leaves(
+        cls,
+        count: int = 512,
+        size: int = 256,
+        seed: int = 0,
+        progress: bool | None = None,
+        *,
+        kinds: str | Sequence[str] | None = None,
+    ) -> MixingSet:
+        """Shapes of all sizes that cover each other (see `mixaug.mixing_sets.dead_leaves`).
+
+        Args:
+            count, size, seed, progress: as in `fractals`.
+            kinds: "squares", "oriented", "shapes" or "textured" leaves; None: all.
+
+        Returns:
+            A `MixingSet` of ``count`` pictures.
+
+        Raises:
+            TypeError: an argument is of another kind.
+            ValueError: an argument is out of range, or a kind unknown.
+
+        Example:
+            >>> MixingSet.dead_leaves(16, size=64)
+            MixingSet(16 dead leaves of 64 px, seed 0; not made yet)
+        """
+        return cls._synthetic("dead-leaves", count, size, seed, progress, kinds)
+
+    @classmethod
+    def spectrum(
+        cls,
+        count: int = 512,
+        size: int = 256,
+        seed: int = 0,
+        progress: bool | None = None,
+        *,
+        kinds: str | Sequence[str] | None = None,
+    ) -> MixingSet:
+        """Noise with the statistics of photographs (see `mixaug.mixing_sets.spectrum`).
+
+        Args:
+            count, size, seed, progress: as in `fractals`.
+            kinds: "spectrum" for 1/f^a noise, "wavelet" for wavelet marginals, ...; None: all.
+
+        Returns:
+            A `MixingSet` of ``count`` pictures.
+
+        Raises:
+            TypeError: an argument is of another kind.
+            ValueError: an argument is out of range, or a kind unknown.
+
+        Example:
+            >>> MixingSet.spectrum(16, size=64)
+            MixingSet(16 spectrum pictures of 64 px, seed 0; not made yet)
+        """
+        return cls._synthetic("spectrum", count, size, seed, progress, kinds)
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str], size: int = 256, progress: bool | None = None) -> MixingSet:
@@ -128,7 +231,7 @@ class MixingSet:
             >>> len(MixingSet.from_folder(folder, size=16))
             1
         """
-        check_int("size", size, _MIN_SIZE)
+        check_int("size", size, MIN_SIZE)
         made = cls(scan_folder(path, int(size)), progress=_check_progress(progress))
         _ = made.pictures  # now, so that a broken picture is reported here and not in a worker
         return made
@@ -156,13 +259,63 @@ class MixingSet:
         if pictures.dtype != torch.uint8:
             raise TypeError(f"pictures must be a uint8 tensor with values in [0, 255], got {pictures.dtype}")
         shape = tuple(pictures.shape)
-        if len(shape) != 4 or shape[0] < 1 or shape[1] not in (1, 3) or shape[2] != shape[3] or shape[3] < _MIN_SIZE:
+        if len(shape) != 4 or shape[0] < 1 or shape[1] not in (1, 3) or shape[2] != shape[3] or shape[3] < MIN_SIZE:
             raise ValueError(
-                f"pictures must have shape (N, 3, S, S) or (N, 1, S, S) with N >= 1 and S >= {_MIN_SIZE}, got {shape}"
+                f"pictures must have shape (N, 3, S, S) or (N, 1, S, S) with N >= 1 and S >= {MIN_SIZE}, got {shape}"
             )
         copy = torch.empty((shape[0], 3, shape[2], shape[3]), dtype=torch.uint8)
         copy.copy_(pictures.detach())  # broadcasts grey
         return cls(pictures=copy)
+
+    @classmethod
+    def mixture(
+        cls,
+        sets: Sequence[MixingSet],
+        weights: Sequence[float] | None = None,
+        count: int | None = None,
+        size: int | None = None,
+        progress: bool | None = None,
+    ) -> MixingSet:
+        """The first pictures of several sets as one set, evenly interleaved; no picture is taken twice.
+
+        Convention: a set k gets ``weights[k] * count`` of the pictures (largest remainders), so that a picture drawn at
+        random comes from it with that probability.
+
+        Args:
+            sets: one `MixingSet` or more.
+            weights: one share for each set, at least 0, with sum 1; None: in proportion to their lengths.
+            count: pictures in all; None: as many as the sets have for these weights.
+            size: side in pixels, at least 8; None: that of the smallest.
+            progress: as in `fractals`. Default None.
+
+        Returns:
+            A `MixingSet`, made at the first use; in memory where a set without a recipe takes part (`from_tensor`).
+
+        Raises:
+            TypeError: ``sets`` holds something else, or an argument is of another kind.
+            ValueError: no set, weights that do not fit or do not sum to 1, or a count that is too large or too small.
+
+        Example:
+            >>> both = MixingSet.mixture([MixingSet.fractals(60, size=64), MixingSet.ifs(60, size=64)], [0.75, 0.25])
+            >>> len(both)
+            80
+        """
+        if not isinstance(sets, Sequence) or not all(isinstance(part, MixingSet) for part in sets):
+            raise TypeError(f"sets must be a sequence of MixingSet, got {sets!r}")
+        if not sets:
+            raise ValueError("sets must hold at least one MixingSet, got none")
+        side = min(part.size for part in sets) if size is None else size
+        check_int("size", side, MIN_SIZE)
+        shares = check_weights(weights, len(sets))
+        chosen = [k for k in range(len(sets)) if shares is None or shares[k] > 0]
+        parts = [sets[k] for k in chosen]
+        shares = None if shares is None else [shares[k] for k in chosen]
+        counts = mixture_counts([len(part) for part in parts], shares, count)
+        recipes = [part._recipe for part in parts if part._recipe is not None]
+        if len(recipes) == len(parts):
+            recipe = MixtureRecipe(tuple(recipes), tuple(counts), int(side))
+            return cls(recipe, progress=_check_progress(progress))
+        return cls(pictures=torch.cat(list(mixed_chunks([part.resized(side) for part in parts], counts))))
 
     @staticmethod
     def default() -> MixingSet:
@@ -177,157 +330,42 @@ class MixingSet:
             _default = MixingSet.fractals()
         return _default
 
-    # --- using it -----------------------------------------------------------------------------------------------
-
-    @property
-    def pictures(self) -> torch.Tensor:
-        """All pictures, uint8 (N, 3, S, S) on the CPU; made, or mapped, at the first use. Shared: do not write."""
-        if self._pictures is None:
-            self._pictures = self._load(self._source)
-        return self._pictures
-
-    @property
-    def size(self) -> int:
-        """Side of the pictures in pixels."""
-        return self._shape[3]
-
-    @property
-    def path(self) -> Path | None:
-        """The file that the pictures are mapped from; None while they are not made, or in memory."""
-        return self._path
-
-    def __len__(self) -> int:
-        return self._shape[0]
-
-    def __getitem__(self, index: int | slice) -> torch.Tensor:
-        """A copy of one picture, uint8 (3, S, S), or of several, (n, 3, S, S), for a slice."""
-        if isinstance(index, slice):
-            return self.pictures[index].clone()
-        if isinstance(index, bool) or not hasattr(index, "__index__"):
-            raise TypeError(f"index must be an int or a slice, got {type(index).__name__}: {index!r}")
-        place = index.__index__()
-        if not -len(self) <= place < len(self):
-            raise IndexError(f"index must be from {-len(self)} to {len(self) - 1}, got {place}")
-        return self.pictures[place].clone()
-
-    def resized(self, side: int, device: str | torch.device = "cpu") -> torch.Tensor:
-        """The whole set at another side, kept for the next call.
-
-        Convention: antialiased bilinear, rounded to the nearest level. On the CPU the result is mapped from a cache
-        file of its own, so that loader workers share one copy and none makes it again.
+    def stream(self, *, threads: int = 1) -> StreamingSet:
+        """The same pictures followed by endlessly many fresh ones, made in the background while a model trains.
 
         Args:
-            side: side in pixels, at least 1.
-            device: where the result lives. Default "cpu".
+            threads: of the background process, at least 1. Default 1.
 
         Returns:
-            Contiguous uint8 tensor (N, 3, side, side). Shared: do not write to it.
+            A `mixaug.mixing_sets.StreamingSet`, to be given to a transform in place of this set.
 
         Raises:
-            TypeError: ``side`` is not an int.
-            ValueError: it is below 1.
-
-        Example:
-            >>> MixingSet.from_tensor(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).resized(40).shape
-            torch.Size([2, 3, 40, 40])
+            TypeError: the pictures are not all from synthetic sources, so there are no more of them.
         """
-        check_int("side", side, 1)
-        where = torch.device(device)
-        key = int(side), str(where)
-        if key not in self._resized:
-            if where.type != "cpu":
-                self._resized[key] = self.resized(side).to(where)
-            elif side == self.size:
-                self._resized[key] = self.pictures
-            else:
-                self._resized[key] = self._resize(int(side))
-        return self._resized[key]
+        from mixaug.mixing_sets.streaming import StreamingSet
 
-    def preview(self, count: int = 64, side: int = 128) -> Image.Image:
-        """A contact sheet of the first pictures, as square as it gets.
+        if not isinstance(self._recipe, SyntheticRecipe):
+            raise TypeError(f"a stream needs a synthetic source (fractals, ifs, ...), got {self!r}")
+        recipe = self._recipe
+        return StreamingSet(recipe.source, recipe.count, recipe.size, recipe.seed, kinds=recipe.kinds, threads=threads)
 
-        Args:
-            count: how many pictures at most, at least 1. Default 64.
-            side: side of each in pixels, at least 1. Default 128.
-
-        Returns:
-            A PIL image, RGB.
-
-        Raises:
-            TypeError: an argument is not an int.
-            ValueError: it is below 1.
-
-        Example:
-            >>> MixingSet.from_tensor(torch.zeros(5, 3, 16, 16, dtype=torch.uint8)).preview(side=10).size
-            (30, 20)
-        """
-        from PIL import Image
-
+    @classmethod
+    def _synthetic(
+        cls,
+        source: str,
+        count: int,
+        size: int,
+        seed: int,
+        progress: bool | None,
+        kinds: str | Sequence[str] | None,
+    ) -> MixingSet:
         check_int("count", count, 1)
-        check_int("side", side, 1)
-        shown = resize(self.pictures[:count], int(side))
-        columns = math.ceil(math.sqrt(len(shown)))
-        rows = math.ceil(len(shown) / columns)
-        sheet = torch.full((rows * columns, 3, side, side), 255, dtype=torch.uint8)
-        sheet[: len(shown)] = shown
-        sheet = sheet.reshape(rows, columns, 3, side, side).permute(0, 3, 1, 4, 2).reshape(rows * side, -1, 3)
-        return Image.fromarray(sheet.contiguous().numpy())
-
-    def __repr__(self) -> str:
-        title = f"{len(self)} pictures of {self.size} px" if self._recipe is None else self._recipe.title
-        if self._path is not None:
-            state = f"cached in {self._path}"
-        else:
-            state = "not made yet" if self._pictures is None else "in memory"
-        return f"MixingSet({title}; {state})"
-
-    # --- inside -------------------------------------------------------------------------------------------------
-
-    @property
-    def _shape(self) -> tuple[int, ...]:
-        return tuple(self.pictures.shape) if self._recipe is None else self._recipe.shape
-
-    @property
-    def _source(self) -> SyntheticRecipe | FolderRecipe:
-        if self._recipe is None:
-            raise RuntimeError("this MixingSet has neither pictures nor a recipe to make them")
-        return self._recipe
-
-    def _load(self, recipe: SyntheticRecipe | FolderRecipe) -> torch.Tensor:
-        if self._path is not None:  # after unpickling: the file of the sender, whatever this process' cache folder
-            pictures = open_cached(self._path, recipe.shape)
-            if pictures is not None:
-                return pictures
-
-        def chunks() -> Iterator[torch.Tensor]:
-            return with_progress(recipe.chunks(), len(self), recipe.title, self._progress)
-
-        pictures, self._path = load_or_make(recipe, chunks)
-        return pictures
-
-    def _resize(self, side: int) -> torch.Tensor:
-        """Mapped from a file beside the pictures' own; in memory when they are in memory."""
-        in_memory = self._path is None and self._pictures is not None
-        if self._recipe is not None and not in_memory:
-            # Without touching the full-size pictures: a worker that finds the small file needs nothing else.
-            folder = None if self._path is None else self._path.parent
-            recipe = ResizedRecipe(self._recipe, side)
-            return load_or_make(recipe, lambda: resized_chunks(self.pictures, side), folder)[0]
-        return torch.cat(list(resized_chunks(self.pictures, side)))
-
-    def __getstate__(self) -> dict[str, Any]:
-        in_memory = self._path is None and self._pictures is not None
-        return {
-            "recipe": self._recipe,
-            "path": self._path,
-            "pictures": self._pictures if in_memory else None,
-            "progress": self._progress,
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._recipe, self._path = state["recipe"], state["path"]
-        self._pictures, self._progress = state["pictures"], state["progress"]
-        self._resized = {}
+        check_int("size", size, MIN_SIZE)
+        check_int("seed", seed, 0)
+        known = source_of(source).kinds
+        chosen = check_kinds(kinds, known)
+        recipe = SyntheticRecipe(source, int(count), int(size), int(seed), None if chosen == known else chosen)
+        return cls(recipe, progress=_check_progress(progress))
 
 
 def _check_progress(progress: bool | None) -> bool | None:

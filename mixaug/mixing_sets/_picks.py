@@ -1,0 +1,94 @@
+"""One picture for each image of a batch: chosen, resized, cropped and flipped at random."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PickParams:
+    """Which part of which picture B images get.
+
+    Attributes:
+        size: (H, W) of the images.
+        side: side in pixels of the resized pictures that are read; one for all, so that a set keeps one copy.
+        index: (B,) int64, which picture.
+        scale: (B,) float32, at least 1: the picture is resized so that its side is ``scale`` times the image's longer
+            side.
+        top, left: (B,) float32 in [0, 1], place of the crop: 0 at the upper or left end, 1 at the other.
+        flip: (B,) bool, mirrored left to right.
+    """
+
+    size: tuple[int, int]
+    side: int
+    index: Tensor
+    scale: Tensor
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+
+    def to(self, device: torch.device | str) -> PickParams:
+        """The same record with its tensors on ``device``."""
+        moved: dict[str, Any] = {f.name: getattr(self, f.name).to(device) for f in fields(self)[2:]}
+        return replace(self, **moved)
+
+
+def sample_picks(
+    batch: int,
+    size: tuple[int, int],
+    pictures: int,
+    scale: tuple[float, float] = (1.0, 1.5),
+    flip: float = 0.5,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> PickParams:
+    """Draws a `PickParams`: every picture equally likely, ``scale ~ U(scale)``, the crop's place uniform.
+
+    Args:
+        batch: number of images, 0 allowed.
+        size: (H, W) of the images in pixels.
+        pictures: number of pictures to choose from.
+        scale: range of the scale, from 1 up.
+        flip: probability of a mirrored picture.
+        generator: of torch; its device counts. None: torch's default generator of ``device``.
+        device: where the record is drawn. Default "cpu".
+    """
+    device = generator.device if generator is not None else torch.device(device)
+    u = torch.rand(batch, 4, generator=generator, device=device)
+    index = torch.randint(pictures, (batch,), generator=generator, device=device)
+    low, high = scale
+    side = math.ceil(high * max(size))
+    return PickParams(size, side, index, low + (high - low) * u[:, 0], u[:, 1], u[:, 2], u[:, 3] < flip)
+
+
+def crop_pictures(pictures: Tensor, params: PickParams) -> Tensor:
+    """Carries a record out; no randomness.
+
+    The pixel at row y of an image of H x W is the bilinear value of the picture at ``(o + y + 1/2) S / n - 1/2``, with
+    ``n = scale max(H, W)`` the side of the resized picture and ``o = top (n - H)`` the offset of the crop; columns
+    alike.
+
+    Args:
+        pictures: uint8 (N, 3, S, S); S is at best ``params.side``.
+        params: for B images, on the same device.
+
+    Returns:
+        uint8 tensor (B, 3, H, W).
+    """
+    height, width = params.size
+    side = params.scale * max(params.size)
+    rows = params.top[:, None] * (side[:, None] - height) + torch.arange(height, device=pictures.device) + 0.5
+    columns = params.left[:, None] * (side[:, None] - width) + torch.arange(width, device=pictures.device) + 0.5
+    columns = torch.where(params.flip[:, None], columns.flip(1), columns)
+    # grid_sample's own units: -1 and 1 are the outer edges of the picture, the middle of pixel k is (2k + 1) / S - 1.
+    y, x = 2 * rows / side[:, None] - 1, 2 * columns / side[:, None] - 1
+    shape = len(side), height, width
+    grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], -1)
+    chosen = pictures[params.index].to(torch.float32)
+    cropped = torch.nn.functional.grid_sample(chosen, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return cropped.round_().clamp_(0, 255).to(torch.uint8)
