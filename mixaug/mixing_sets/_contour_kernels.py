@@ -1,0 +1,381 @@
+"""Compiled kernels of the radial contours. Imported on first use only, because importing numba takes a while.
+
+The nested contours of a figure share their rays: the corners of all of them lie on V rays from the centre. Between two
+rays a point has coordinates (a, b), linear in the pixel, and lies inside contour n when a / r[n, v] + b / r[n, v+1] < 1.
+So one look-up of the ray and a short walk from the neighbour's contour say between which two contours a pixel lies,
+whatever their number; no line is ever drawn. The place t between them is a quotient of linear functions: its gradient
+is exact, its level lines are straight, and the colour of a pixel is the mean of the figure's profile over the t that
+the pixel covers, a difference of two entries of the profile's running sum. So lines closer than a pixel blend into
+their mean, at the cost of one point a pixel.
+
+Every operation is an IEEE plus, minus, times, divide or square root in a fixed order, and the picture is a continuous
+function of each of them: it is the same on every machine.
+
+All kernels are in one file on purpose: numba's disk cache notices a change of a function's own file only.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mixaug._numba import jit
+
+_jit = jit()
+
+BINS = 16  # of the profile between two contours
+RAY = 8  # columns of a ray: diamond angle, a's gradient, b's gradient, shade, pixels of b and of a
+GRID = 64  # entries of the table that finds the ray of a diamond angle
+BOX = 4
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FIRST = np.uint64(0xBF58476D1CE4E5B9)
+_SECOND = np.uint64(0x94D049BB133111EB)
+_UNIT = 2.0**-53
+# Where each use of the hash starts to count; 256 corners or lattice points a contour.
+_ANGLES, _LATTICE, _WHITE, _BANDS, _LINES = 1 << 20, 2 << 20, 4 << 20, 5 << 20, 6 << 20
+_LEAST_GROWTH, _LEAST_START = 0.12, 0.25  # of the mean: contours never touch
+_OPAQUE = 0.998  # nothing behind it can change a grey level
+
+
+@_jit
+def _uniform(key: np.int64, count: np.int64) -> float:
+    """A number in [0, 1) of a key and a count: the finaliser of SplitMix64."""
+    z = np.uint64(key) + (np.uint64(count) + np.uint64(1)) * _GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * _FIRST
+    z = (z ^ (z >> np.uint64(27))) * _SECOND
+    z = z ^ (z >> np.uint64(31))
+    return np.int64(z >> np.uint64(11)) * _UNIT
+
+
+@_jit
+def _sine(turns: float) -> float:
+    """As in `_palettes`: sin(2 pi turns) to 2e-4."""
+    quarter = 4.0 * (turns - math.floor(turns))
+    x = quarter if quarter <= 1.0 else (2.0 - quarter if quarter <= 3.0 else quarter - 4.0)
+    x2 = x * x
+    return x * (1.5707963267948966 - x2 * (0.6459640975 - x2 * (0.0796926262 - x2 * 0.0046817541)))
+
+
+@_jit
+def _diamond(x: float, y: float) -> float:
+    """A number in [0, 4] that grows with the angle: the place on the square |x| + |y| = 1."""
+    total = abs(x) + abs(y)
+    if total == 0.0:
+        return 0.0
+    part = y / total
+    if x < 0.0:
+        return 2.0 - part
+    return part if part >= 0.0 else 4.0 + part
+
+
+@_jit
+def _place_rays(ints: np.ndarray, floats: np.ndarray, rays: np.ndarray, ends: np.ndarray, number: np.ndarray) -> None:
+    """Ends of the unit rays in the picture, in the order of their diamond angles, and the corner that each carries."""
+    vertices = ints[1]
+    stretch, ax, ay, jitter = floats[4], floats[2], floats[3], floats[9]
+    first, least = 0, 5.0
+    for v in range(vertices):
+        turns = (v + jitter * (_uniform(ints[0], _ANGLES + v) - 0.5)) / vertices
+        along, across = _sine(turns + 0.25) * stretch, _sine(turns) / stretch
+        x, y = along * ax - across * ay, along * ay + across * ax
+        ends[v, 0], ends[v, 1] = x, y
+        angle = _diamond(x, y)
+        if angle < least:
+            first, least = v, angle
+    turned = ends[:vertices].copy()
+    for v in range(vertices + 1):
+        number[v] = (v + first) % vertices
+        ends[v] = turned[number[v]]
+    for v in range(vertices):
+        px, py, qx, qy = ends[v, 0], ends[v, 1], ends[v + 1, 0], ends[v + 1, 1]
+        det = px * qy - py * qx
+        rays[v, 0] = _diamond(px, py)
+        rays[v, 1], rays[v, 2] = qy / det, -qx / det
+        rays[v, 3], rays[v, 4] = -py / det, px / det
+        rays[v, 6] = det / math.sqrt(px * px + py * py)
+        rays[v, 7] = det / math.sqrt(qx * qx + qy * qy)
+
+
+@_jit
+def _lattice(key: np.int64, lobes: np.int64, row: float, offset: np.ndarray, slope: np.ndarray) -> None:
+    """Perlin noise on one row of a lattice that is periodic along it: near point i it is offset[i] + slope[i] dx."""
+    low = np.int64(math.floor(row))
+    part = row - low
+    weight = part * part * (3.0 - 2.0 * part)
+    for i in range(lobes):
+        below, above = _LATTICE + (low * 32 + i) * 2, _LATTICE + (low * 32 + 32 + i) * 2
+        x0, y0 = 2.0 * _uniform(key, below) - 1.0, 2.0 * _uniform(key, below + 1) - 1.0
+        x1, y1 = 2.0 * _uniform(key, above) - 1.0, 2.0 * _uniform(key, above + 1) - 1.0
+        slope[i] = x0 + weight * (x1 - x0)
+        start, end = y0 * part, y1 * (part - 1.0)
+        offset[i] = start + weight * (end - start)
+    slope[lobes], offset[lobes] = slope[0], offset[0]
+
+
+@_jit
+def _grow(ints: np.ndarray, floats: np.ndarray, number: np.ndarray, inverse: np.ndarray) -> None:
+    """Fills ``inverse`` (contours + 1, vertices + 1): one over the radii of the corners; the last row is the halo."""
+    key, vertices, contours, lobes = ints[0], ints[1], ints[2], ints[3]
+    inner, growth, halo, star = floats[5], floats[6], floats[7], floats[8]
+    bend, pace, rough = floats[10], floats[11], floats[12]
+    radius, weight, part, fade = np.empty(vertices), np.empty(vertices), np.empty(vertices), np.empty(vertices)
+    cell = np.empty(vertices, np.int64)
+    offset, slope = np.empty(lobes + 1), np.empty(lobes + 1)
+    for v in range(vertices):
+        corner = number[v]
+        weight[v] = 1.0 + star if corner % 2 == 0 else 1.0 - star
+        place = corner * lobes / vertices
+        cell[v] = np.int64(place)
+        part[v] = place - cell[v]
+        fade[v] = part[v] * part[v] * (3.0 - 2.0 * part[v])
+    for n in range(contours + 1):
+        if bend > 0.0 and n < contours:
+            _lattice(key, lobes, n * pace + 0.5, offset, slope)
+        for v in range(vertices):
+            change = 0.0
+            if bend > 0.0 and n < contours:
+                i = cell[v]
+                left = offset[i] + slope[i] * part[v]
+                right = offset[i + 1] + slope[i + 1] * (part[v] - 1.0)
+                change = bend * (left + fade[v] * (right - left))
+            if n == 0:
+                radius[v] = inner * (weight[v] * max(_LEAST_START, 1.0 + change))
+            elif n == contours:
+                radius[v] = radius[v] + halo * weight[v]
+            else:
+                if rough > 0.0:
+                    change = change + rough * (2.0 * _uniform(key, _WHITE + n * 256 + number[v]) - 1.0)
+                radius[v] = radius[v] + growth * (weight[v] * max(_LEAST_GROWTH, 1.0 + change))
+            inverse[n, v] = 1.0 / radius[v]
+        inverse[n, vertices] = inverse[n, 0]
+
+
+@_jit
+def _shade_facets(floats: np.ndarray, ends: np.ndarray, last: np.ndarray, rays: np.ndarray) -> None:
+    """How much each facet faces the light: normals of the outermost contour, whose inverse radii are ``last``."""
+    light_x, light_y, relief = floats[24], floats[25], floats[23]
+    for v in range(rays.shape[0]):
+        nx = last[v] * rays[v, 1] + last[v + 1] * rays[v, 3]
+        ny = last[v] * rays[v, 2] + last[v + 1] * rays[v, 4]
+        rays[v, 5] = relief * ((nx * light_x + ny * light_y) / math.sqrt(nx * nx + ny * ny))
+
+
+@_jit
+def _colour(palette: np.ndarray, place: float, grey: float, out: np.ndarray) -> None:
+    """The palette's colour at a place, partly drained."""
+    spot = (place - math.floor(place)) * 256.0
+    low = min(np.int64(spot), 255)
+    part, high = spot - low, (low + 1) % 256
+    for c in range(3):
+        out[c] = palette[low, c] + part * (palette[high, c] - palette[low, c])
+    luma = (0.299 * out[0] + 0.587 * out[1]) + 0.114 * out[2]
+    for c in range(3):
+        out[c] = out[c] + grey * (luma - out[c])
+
+
+@_jit
+def _profile(ints: np.ndarray, floats: np.ndarray, palettes: np.ndarray, total: np.ndarray) -> None:
+    """Fills ``total`` ((contours + 1) 16 + 1, 4): the running sum over t from -1 of opacity and colour times opacity."""
+    key, contours, half = ints[0], ints[2], ints[4]
+    fill, shade, grey, shadow = floats[19], floats[20], floats[21], floats[22]
+    palette = palettes[ints[5]]
+    band, line, ahead = np.empty(3), np.empty(3), np.empty(3)
+    total[0] = 0.0
+    _colour(palette, floats[16] + floats[18] * (_uniform(key, _LINES) - 0.5), grey, ahead)
+    for n in range(-1, contours):
+        line[:] = ahead
+        _colour(palette, floats[13] + floats[14] * n + floats[15] * (_uniform(key, _BANDS + n + 1) - 0.5), grey, band)
+        if n + 1 < contours:
+            where = floats[16] + floats[17] * (n + 1) + floats[18] * (_uniform(key, _LINES + n + 1) - 0.5)
+            _colour(palette, where, grey, ahead)
+        for k in range(BINS):
+            row = (n + 1) * BINS + k
+            place = (k + 0.5) / BINS
+            if n == contours - 1:  # beyond the last contour: its shadow
+                alpha = shadow * ((1.0 - place) * (1.0 - place))
+                for c in range(3):
+                    total[row + 1, c] = total[row, c]
+            elif k < half and n >= 0:
+                alpha = 1.0
+                for c in range(3):
+                    total[row + 1, c] = total[row, c] + line[c] / BINS
+            elif k >= BINS - half:
+                alpha = 1.0
+                for c in range(3):
+                    total[row + 1, c] = total[row, c] + ahead[c] / BINS
+            else:
+                alpha = 0.0 if n < 0 and ints[6] else fill
+                bright = 1.0 + shade * (place - 0.5)
+                for c in range(3):
+                    total[row + 1, c] = total[row, c] + (alpha * bright) * band[c] / BINS
+            total[row + 1, 3] = total[row, 3] + alpha / BINS
+
+
+@_jit
+def build(
+    ints: np.ndarray,
+    floats: np.ndarray,
+    palettes: np.ndarray,
+    starts: np.ndarray,
+    rays: np.ndarray,
+    inverse: np.ndarray,
+    total: np.ndarray,
+    finder: np.ndarray,
+    boxes: np.ndarray,
+) -> None:
+    """Tables of the figures of one picture, each after ``starts`` (n, 3) in the flat ``rays``, ``inverse``, ``total``.
+
+    ``finder`` (n, 64) is the last ray at or before each 64th of the turn; ``boxes`` (n, 4) bounds the halo.
+    """
+    ends, number = np.empty((257, 2)), np.empty(257, np.int64)
+    for f in range(ints.shape[0]):
+        vertices, contours = ints[f, 1], ints[f, 2]
+        own = rays[starts[f, 0] : starts[f, 0] + vertices]
+        size = (contours + 1) * (vertices + 1)
+        radii = inverse[starts[f, 1] : starts[f, 1] + size].reshape(contours + 1, vertices + 1)
+        _place_rays(ints[f], floats[f], own, ends, number)
+        _grow(ints[f], floats[f], number, radii)
+        _shade_facets(floats[f], ends, radii[contours - 1], own)
+        _profile(ints[f], floats[f], palettes, total[starts[f, 2] : starts[f, 2] + (contours + 1) * BINS + 1])
+        v = -1
+        for k in range(GRID):
+            while v + 1 < vertices and own[v + 1, 0] <= k * (4.0 / GRID):
+                v += 1
+            finder[f, k] = v
+        boxes[f, 0] = boxes[f, 1] = 1e9
+        boxes[f, 2] = boxes[f, 3] = -1e9
+        for v in range(vertices):
+            x, y = ends[v, 0] / radii[contours, v], ends[v, 1] / radii[contours, v]
+            boxes[f, 0], boxes[f, 2] = min(boxes[f, 0], floats[f, 0] + x), max(boxes[f, 2], floats[f, 0] + x)
+            boxes[f, 1], boxes[f, 3] = min(boxes[f, 1], floats[f, 1] + y), max(boxes[f, 3], floats[f, 1] + y)
+
+
+@_jit
+def _sum_at(total: np.ndarray, t: float, out: np.ndarray) -> None:
+    """The running sum at a place, which is 0 or more bins."""
+    last = total.shape[0] - 1
+    if t >= last:
+        for c in range(4):
+            out[c] = total[last, c]
+        return
+    low = np.int64(t)
+    part = t - low
+    for c in range(4):
+        out[c] = total[low, c] + part * (total[low + 1, c] - total[low, c])
+
+
+@_jit
+def _add_row(
+    rays: np.ndarray,
+    radii: np.ndarray,
+    total: np.ndarray,
+    finder: np.ndarray,
+    cx: float,
+    dy: float,
+    size: np.int64,
+    x0: np.int64,
+    x1: np.int64,
+    row: np.ndarray,
+) -> None:
+    """Puts one figure behind what ``row`` (size, 4) holds already, from column x0 to x1."""
+    vertices, contours = rays.shape[0], radii.shape[0] - 1
+    n = 0
+    low, high = np.empty(4), np.empty(4)
+    for x in range(x0, x1):
+        if row[x, 3] > _OPAQUE:
+            continue
+        dx = (x + 0.5) / size - cx
+        angle = _diamond(dx, dy)
+        v = finder[min(np.int64(angle * (GRID / 4.0)), GRID - 1)]
+        while v + 1 < vertices and rays[v + 1, 0] <= angle:
+            v += 1
+        if v < 0:
+            v = vertices - 1
+        a = rays[v, 1] * dx + rays[v, 2] * dy
+        b = rays[v, 3] * dx + rays[v, 4] * dy
+        # n: contours that do not hold the point, at most all but the halo's.
+        while n > 0 and a * radii[n - 1, v] + b * radii[n - 1, v + 1] < 1.0:
+            n -= 1
+        while n < contours and a * radii[n, v] + b * radii[n, v + 1] >= 1.0:
+            n += 1
+        if n == 0:
+            p, q = radii[0, v], radii[0, v + 1]
+            t = a * p + b * q
+            gx, gy = p * rays[v, 1] + q * rays[v, 3], p * rays[v, 2] + q * rays[v, 4]
+        else:
+            p, q = radii[n - 1, v], radii[n - 1, v + 1]
+            p1, q1 = radii[n, v], radii[n, v + 1]
+            before = a * p + b * q
+            scale = 1.0 / (before - (a * p1 + b * q1))
+            part = (before - 1.0) * scale
+            t = n + part
+            p, q = (p - part * (p - p1)) * scale, (q - part * (q - q1)) * scale
+            gx, gy = p * rays[v, 1] + q * rays[v, 3], p * rays[v, 2] + q * rays[v, 4]
+        reach = 0.5 * (math.sqrt(gx * gx + gy * gy) / size)
+        start, end = max(t - reach, 0.0), t + reach
+        if start >= contours + 1:
+            continue
+        _sum_at(total, BINS * start, low)
+        _sum_at(total, BINS * end, high)
+        mean = (1.0 - row[x, 3]) / (end - start)
+        near, far = b * rays[v, 6] * size, a * rays[v, 7] * size  # pixels from both rays
+        shade = rays[v, 5]
+        if near < 0.5:
+            shade += (0.5 - near) * (rays[v - 1 if v > 0 else vertices - 1, 5] - rays[v, 5])
+        if far < 0.5:
+            shade += (0.5 - far) * (rays[v + 1 if v + 1 < vertices else 0, 5] - rays[v, 5])
+        bright = mean * (1.0 + shade * min(1.0, near + far))
+        for c in range(3):
+            row[x, c] += bright * (high[c] - low[c])
+        row[x, 3] += mean * (high[3] - low[3])
+
+
+@_jit
+def render_rows(
+    ints: np.ndarray,
+    floats: np.ndarray,
+    ground: np.ndarray,
+    starts: np.ndarray,
+    rays: np.ndarray,
+    inverse: np.ndarray,
+    total: np.ndarray,
+    finder: np.ndarray,
+    boxes: np.ndarray,
+    first: int,
+    stop: int,
+    out: np.ndarray,
+) -> None:
+    """Rows ``first`` to ``stop - 1`` of ``out`` (3, size, size), figures front to back, then the ground."""
+    size = out.shape[2]
+    row = np.empty((size, 4))
+    for y in range(first, stop):
+        row[:] = 0.0
+        py = (y + 0.5) / size
+        for f in range(ints.shape[0]):
+            if py < boxes[f, 1] - 1.0 / size or py > boxes[f, 3] + 1.0 / size:
+                continue
+            x0 = max(0, np.int64(math.floor(boxes[f, 0] * size)) - 1)
+            x1 = min(size, np.int64(math.floor(boxes[f, 2] * size)) + 2)
+            vertices, contours = ints[f, 1], ints[f, 2]
+            corners = (contours + 1) * (vertices + 1)
+            _add_row(
+                rays[starts[f, 0] : starts[f, 0] + vertices],
+                inverse[starts[f, 1] : starts[f, 1] + corners].reshape(contours + 1, vertices + 1),
+                total[starts[f, 2] : starts[f, 2] + (contours + 1) * BINS + 1],
+                finder[f],
+                floats[f, 0],
+                py - floats[f, 1],
+                size,
+                x0,
+                x1,
+                row,
+            )
+        for x in range(size):
+            along = (((x + 0.5) / size - 0.5) * ground[6] + (py - 0.5) * ground[7]) + 0.5
+            along = min(max(along, 0.0), 1.0)
+            left = 1.0 - row[x, 3]
+            for c in range(3):
+                value = row[x, c] + left * (ground[c] + along * (ground[3 + c] - ground[c]))
+                out[c, y, x] = np.uint8(min(max(value + 0.5, 0.0), 255.0))

@@ -1,0 +1,226 @@
+"""Radial contours: figures of nested closed lines, after the database RCDB.
+
+Two layers: `sample_contours` draws the parameters of pictures (the only place with randomness), `render_contours` turns
+parameters into pixels without randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mixaug.mixing_sets._checks import check_int
+from mixaug.mixing_sets._contour_params import MAX_FIGURES, ContourParams, Drawing, pack_figure, unpack
+from mixaug.mixing_sets._palettes import direction, draw_palette
+from mixaug.mixing_sets._parallel import on_threads
+from mixaug.mixing_sets._rejection import draw_accepted
+from mixaug.mixing_sets._richness import PREVIEW_SIZE, Richness, richness
+from mixaug.mixing_sets._sources import Source, check_kinds
+from mixaug.mixing_sets._stream import Stream, mix
+
+_TAG = 0x52434442  # "RCDB"
+_MAX_ATTEMPTS = 32
+_SHARES = {"single": 0.12, "polygons": 0.24, "rough": 0.18, "smooth": 0.24, "bands": 0.22}
+KINDS = tuple(_SHARES)
+_BAND = 64  # rows a thread renders at a time
+
+# --- the sampler -------------------------------------------------------------------------------------------------
+
+
+def _draw_shape(s: Stream, shape: str, spacing: float) -> dict[str, object]:
+    """Corners, noise and stretch of a figure."""
+    values: dict[str, object] = {
+        "star": 0.0, "jitter": 0.0, "bend": 0.0, "pace": s.octaves(0.24, 4), "rough": 0.0, "lobes": 3 + s.integer(10),
+    }  # fmt: skip
+    if shape == "polygons":
+        values["vertices"] = 3 + s.integer(8)
+        values["jitter"] = s.uniform(0.0, 0.38) if s.chance(0.6) else 0.0
+        values["rough"] = s.uniform(0.0, 0.75) if s.chance(0.6) else 0.0
+        if s.chance(0.3):
+            values["vertices"], values["star"] = 2 * (4 + s.integer(8)), s.uniform(0.1, 0.35)
+    elif shape == "rough":
+        values["vertices"] = 12 + int(s.octaves(188.0, 4))
+        values["rough"] = s.uniform(0.35, 1.0)
+        values["bend"] = s.uniform(0.3, 1.2) if s.chance(0.5) else 0.0
+    else:
+        values["vertices"] = 96 + s.integer(105)
+        values["bend"] = s.uniform(0.5, 2.2)
+    ax, ay = direction(s.uniform(0.0, 1.0))
+    values["axis"] = (ax, ay)
+    values["aspect"] = s.uniform(1.0, 1.42)  # axes up to 2 to 1, as in the database
+    values["growth"] = spacing
+    return values
+
+
+def _draw_paint(s: Stream, banded: bool) -> dict[str, object]:
+    """Colours of a figure."""
+    step = s.uniform(-0.06, 0.06)
+    band = s.uniform(0.0, 1.0)
+    filled = banded or s.chance(0.7)
+    light = direction(s.uniform(0.0, 1.0))
+    return {
+        "palette": s.integer(2),
+        "place": (band, step, s.uniform(0.0, 1.0) if s.chance(0.4) else 0.06),
+        "ink": (band + s.uniform(0.3, 0.7), s.uniform(-0.05, 0.05), 1.0 if s.chance(0.4) else 0.1),
+        "line": 0 if banded and s.chance(0.7) else 1 + s.integer(5),
+        "fill": (1.0 if s.chance(0.75) else s.uniform(0.4, 0.9)) if filled else 0.0,
+        "loose": int(s.chance(0.2)),
+        "shade": s.uniform(-0.7, 0.7) if banded or s.chance(0.4) else 0.0,
+        "grey": s.uniform(0.5, 1.0) if s.chance(0.15) else 0.0,
+        "shadow": s.uniform(0.2, 0.6) if filled and s.chance(0.7) else 0.0,
+        "relief": s.uniform(0.1, 0.45) if s.chance(0.65) else 0.0,
+        "light": light,
+    }
+
+
+def _draw_figure(s: Stream, kind: str, k: int, count: int) -> dict[str, object]:
+    """Figure ``k`` of ``count``: 0 lies in front and is small, the last is large."""
+    back = (k + 1.0) / count
+    if kind == "single":
+        radius, contours = s.uniform(0.5, 0.95), 20 + int(s.octaves(180.0, 3))
+    else:
+        radius = (0.1 + 0.24 * s.uniform(0.0, 1.0)) + 0.55 * (back * back)
+        contours = 3 + int(s.octaves(80.0, 4) * min(1.0, 1.6 * radius + 0.2))
+    inner = radius * s.uniform(0.02, 0.3) if s.chance(0.8) else radius * s.uniform(0.3, 0.6)
+    spacing = max((radius - inner) / contours, 1.0 / 400.0)
+    if kind in ("polygons", "rough", "smooth"):
+        shape = kind
+    else:
+        shape = ("polygons", "rough", "smooth")[s.pick((0.4, 0.2, 0.4))]
+    values = _draw_shape(s, shape, spacing) | _draw_paint(s, kind == "bands")
+    reach = 0.15 if kind == "single" else 0.6
+    values["centre"] = (0.5 + s.uniform(-reach, reach), 0.5 + s.uniform(-reach, reach))
+    values["contours"], values["inner"], values["halo"] = contours, inner, s.uniform(0.01, 0.05)
+    return values
+
+
+def _draw(seed: int, index: int, attempt: int, kinds: Sequence[str]) -> Drawing:
+    """One unchecked draw in the kernels' layout."""
+    s = Stream(seed, _TAG, index, attempt)
+    total = sum(_SHARES[kind] for kind in kinds)
+    kind = kinds[s.pick([_SHARES[kind] / total for kind in kinds])]
+    count = 1 if kind == "single" else 5 + s.integer(MAX_FIGURES - 4)
+    ground = [0.0] * 6 + list(direction(s.uniform(0.0, 1.0)))
+    palettes = np.stack([draw_palette(s), draw_palette(s)])
+    first = s.integer(256)
+    ground[0:3], ground[3:6] = palettes[0, first].tolist(), palettes[0, (first + s.integer(64)) % 256].tolist()
+    rows = []
+    for k in range(count):
+        if k % 7 == 0:  # a figure takes up to 34 numbers of the 384 that a stream has
+            s = Stream(seed, _TAG, index, attempt, 1 + k)
+        figure = _draw_figure(s, kind, k, count) | {"key": mix(seed, _TAG, index, attempt, 0, k) >> 1}
+        if kind == "single":
+            figure["grey"] = 0.0
+        rows.append(pack_figure(figure))
+    ints, floats = np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows])
+    return Drawing(KINDS.index(kind), ints, floats, palettes, np.array(ground))
+
+
+def _worth_having(measured: Richness) -> torch.Tensor:
+    """(N,) bool."""
+    return (measured.entropy > 2.4) & (measured.edges > 0.15) & (measured.flat < 0.4) & (measured.colours > 14.0)
+
+
+def sample_contours(
+    count: int,
+    seed: int = 0,
+    start: int = 0,
+    *,
+    kinds: str | Sequence[str] | None = None,
+    threads: int | None = None,
+) -> ContourParams:
+    """Draws the parameters of ``count`` pictures."""
+    check_int("count", count, 1)
+    check_int("seed", seed, 0)
+    check_int("start", start, 0)
+    chosen = check_kinds(kinds, KINDS)
+
+    def accepted(draws: list[Drawing]) -> list[bool]:
+        previews = np.empty((len(draws), 3, PREVIEW_SIZE, PREVIEW_SIZE), np.uint8)
+        _render(draws, previews, threads)
+        verdicts: list[bool] = _worth_having(richness(torch.from_numpy(previews))).tolist()
+        return verdicts
+
+    draws, attempts = draw_accepted(
+        count, lambda row, attempt: _draw(seed, start + row, attempt, chosen), accepted, _MAX_ATTEMPTS
+    )
+    return unpack(draws, attempts)
+
+
+# --- rendering ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What the kernels look up while they render a picture: see `_contour_kernels.build`."""
+
+    starts: np.ndarray
+    rays: np.ndarray
+    inverse: np.ndarray
+    total: np.ndarray
+    finder: np.ndarray
+    boxes: np.ndarray
+
+    @classmethod
+    def of(cls, drawing: Drawing) -> _Tables:
+        from mixaug.mixing_sets import _contour_kernels as _kernels
+
+        vertices, contours = drawing.ints[:, 1], drawing.ints[:, 2]
+        sizes = np.stack(
+            [vertices, (contours + 1) * (vertices + 1), (contours + 1) * _kernels.BINS + 1], 1, dtype=np.int64
+        )
+        rows = sizes.sum(0)
+        count = len(sizes)
+        tables = cls(
+            np.cumsum(sizes, 0) - sizes,
+            np.empty((rows[0], _kernels.RAY)),
+            np.empty(rows[1]),
+            np.empty((rows[2], 4)),
+            np.empty((count, _kernels.GRID), np.int64),
+            np.empty((count, _kernels.BOX)),
+        )
+        _kernels.build(drawing.ints, drawing.floats, drawing.palettes, *tables.parts())
+        return tables
+
+    def parts(self) -> tuple[np.ndarray, ...]:
+        return self.starts, self.rays, self.inverse, self.total, self.finder, self.boxes
+
+
+def _render(drawings: list[Drawing], out: np.ndarray, threads: int | None) -> None:
+    """Fills ``out`` (N, 3, S, S)."""
+    from mixaug.mixing_sets import _contour_kernels as _kernels
+
+    size = out.shape[-1]
+    tables: dict[int, _Tables] = {}
+
+    def prepare(i: int) -> None:
+        tables[i] = _Tables.of(drawings[i])
+
+    def band(task: tuple[int, int]) -> None:
+        i, first = task
+        drawing = drawings[i]
+        _kernels.render_rows(
+            drawing.ints, drawing.floats, drawing.ground, *tables[i].parts(), first, min(first + _BAND, size), out[i]
+        )
+
+    on_threads(prepare, range(len(drawings)), _kernels.build, threads)
+    tasks = [(i, first) for i in range(len(out)) for first in range(0, size, _BAND)]
+    on_threads(band, tasks, _kernels.render_rows, threads)
+
+
+def render_contours(params: ContourParams, size: int = 256, *, threads: int | None = None) -> torch.Tensor:
+    """Renders radial contours from their parameters; no randomness."""
+    if not isinstance(params, ContourParams):
+        raise TypeError(f"params must be a ContourParams, got {type(params).__name__}")
+    check_int("size", size, 8)
+    if threads is not None:
+        check_int("threads", threads, 1)
+    out = np.empty((len(params), 3, size, size), np.uint8)
+    _render(params.packed(), out, threads)
+    return torch.from_numpy(out)
+
+
+SOURCE = Source("contours", "radial contours", KINDS, 1, sample_contours, render_contours)
