@@ -29,7 +29,7 @@ _ANY_COLOUR, _LIGHT, _SHADE, _SHADOW, _GRAIN = 22, 23, 25, 26, 27
 MOST_LEAVES = 1 << 19  # a picture takes 2,000 to 60,000; what still shows through after these takes the next colour
 REACH = 1.4143  # no shape reaches further from its centre, in units of its radius: the corner of a square
 SHADOW_SHIFT, SHADOW_SOFT = 0.22, 0.5  # of a shadow, in units of the radius
-_DARKEST = 0.3  # light that is left under any number of shadows
+_DARKEST = 0.4  # light that is left under any number of shadows
 _DONE = 1.0 / 1024.0  # a pixel that shows less than this is finished: a quarter of a grey level at most
 _WORDS = 16  # hashes kept apart for each leaf
 _TILE = 16
@@ -153,7 +153,7 @@ def _make_leaf(
     _colour(floats, palette, first, key, word + 4, leaf[4:7])
     b_draw, chosen = _draws(key, word + 5)
     texture = _pick(floats, _TEXTURES, 8, chosen)
-    leaf[16] = SHADOW_SOFT * r + 1.0
+    leaf[16] = max(SHADOW_SOFT * r, 1.0)
     lx, ly = floats[_LIGHT], floats[_LIGHT + 1]
     lu, lv = lx * ax + ly * ay, ly * ax - lx * ay
     leaf[17], leaf[18] = SHADOW_SHIFT * r * lu, SHADOW_SHIFT * r * lv

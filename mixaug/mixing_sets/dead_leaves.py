@@ -28,8 +28,11 @@ KINDS = ("squares", "oriented", "shapes", "textured")
 SHAPES = ("square", "rectangle", "circle", "ellipse", "triangle", "polygon")
 TEXTURES = ("plain", "gradient", "stripes", "checker", "dots", "rings", "noise", "marble")
 _TAG = 0x1EAF
-_SMALLEST = 0.024, 2  # top and halvings of the radius of the smallest leaves, in sides: down to 0.006
+_SMALLEST = 0.048, 3  # top and halvings of the radius of the smallest leaves, in sides: down to 0.006
 _LARGEST = 0.16, 0.45
+# Limits of the richness measure, by eye on contact sheets. All pictures have edges enough; those refused, one in
+# twenty, are nearly of one colour, or one leaf hides most. Muted colours are wanted here, so that limit is low.
+_MIN_ENTROPY, _MIN_COLOURS, _MAX_FLAT = 3.3, 13.0, 0.26
 _MAX_ATTEMPTS = 32
 # The kernels' row of numbers: name and width (0: a plain column).
 _FLOATS = (
@@ -100,8 +103,8 @@ def _natural_palette(s: Stream) -> np.ndarray:
     stops = []
     for k in range(16):
         hue, width, chroma = scene[s.integer(3)]
-        lightness = s.uniform(0.12, 0.55) if k % 2 else s.uniform(0.4, 0.96)
-        stops.append(_colour(lightness, chroma * s.uniform(0.1, 1.0), hue + s.uniform(-width, width)))
+        lightness = s.uniform(0.15, 0.6) if k % 2 else s.uniform(0.55, 0.97)
+        stops.append(_colour(lightness, chroma * s.uniform(0.2, 1.3), hue + s.uniform(-width, width)))
     lab = np.array([*stops, stops[0]])
     part = (np.arange(16) / 16)[:, None]
     return oklab_to_rgb((lab[:-1, None] + part * (lab[1:] - lab[:-1])[:, None]).reshape(-1, 3))
@@ -147,7 +150,7 @@ def _draw(seed: int, index: int, attempt: int, kinds: Sequence[str]) -> dict[str
     if textured:
         row["textures"] = _shares(s, len(TEXTURES), range(len(TEXTURES)))
         row["shade"] = s.uniform(0.05, 0.3)
-        row["shadow"] = s.uniform(0.2, 0.7) if s.chance(0.7) else 0.0
+        row["shadow"] = s.uniform(0.2, 0.6) if s.chance(0.7) else 0.0
     colours = s.pick((0.25, 0.40, 0.35))
     if colours == 0:
         row["any_colour"] = 1.0
@@ -189,7 +192,8 @@ def sample_dead_leaves(
         previews = np.empty((len(rows), 3, PREVIEW_SIZE, PREVIEW_SIZE), np.uint8)
         _render(_record(rows), previews, threads)
         measured = richness(torch.from_numpy(previews))
-        verdicts: list[bool] = ((measured.entropy >= 3.1) & (measured.colours >= 12) & (measured.flat <= 0.3)).tolist()
+        good = (measured.entropy >= _MIN_ENTROPY) & (measured.colours >= _MIN_COLOURS) & (measured.flat <= _MAX_FLAT)
+        verdicts: list[bool] = good.tolist()
         return verdicts
 
     rows, _ = draw_accepted(
