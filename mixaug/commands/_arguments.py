@@ -43,3 +43,16 @@ def number_or_range(text: str) -> int | tuple[int, ...]:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"must be a number or two with a comma such as 1,3, got {text!r}") from error
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+def names(text: str) -> tuple[str, ...]:
+    """``image,patch``.
+
+    Args:
+        text: the argument.
+
+    Example:
+        >>> names("image, patch,")
+        ('image', 'patch')
+    """
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -4,44 +4,119 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Iterator, Sized
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-#: The sources that this version makes.
-SOURCES = ("fractals",)
-SHEET = "contact-sheet.png"
+from mixaug.commands._arguments import names
+
+if TYPE_CHECKING:
+    from mixaug.mixing_sets._making import Job
+
+#: `mixaug.mixing_sets.SOURCES`, here without importing torch: the help takes a tenth of a second.
+SOURCES = ("fractals", "ifs", "contours", "dead-leaves", "spectrum")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    parser.add_argument("source", choices=SOURCES, help="what to make")
-    parser.add_argument("--count", type=int, default=512, help="number of pictures (default %(default)s)")
-    parser.add_argument("--size", type=int, default=256, help="side in pixels (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pictures (default 0)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the PNG files, made if it is missing")
+    parser.description = (
+        "Make synthetic pictures into a folder, with a contact sheet. Pictures that are there already are kept: a "
+        "stopped run goes on where it was, and a larger --count adds to a smaller one."
+    )
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help=f"what to make: {', '.join(SOURCES)}")
+    add("--count", type=int, default=512, help="number of pictures (default %(default)s)")
+    add("--size", type=int, default=256, help="side in pixels (default %(default)s)")
+    add("--seed", type=int, default=0, help="the same seed gives the same pictures (default 0)")
+    add("--kinds", type=names, metavar="A,B", help="variants of the source, with commas (default: all)")
+    add("--out", type=Path, required=True, help="folder for the PNG files, made if it is missing")
+    add("--workers", type=int, help="processes (default: one a core where there is enough to do; 1: threads only)")
+    add("--quiet", action="store_true", help="no progress")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Makes the pictures; files that are there already are kept, so a stopped run goes on where it was."""
-    from PIL import Image
+    """Makes the pictures that are missing, then the contact sheet."""
+    from mixaug.cli import INTERRUPTED
+    from mixaug.mixing_sets._recipes import SyntheticRecipe
 
-    from mixaug._files import atomic_path
-    from mixaug.mixing_sets import MixingSet
-
-    pictures = MixingSet.fractals(options.count, options.size, options.seed)
-    width = len(str(options.count - 1))
-    written = 0
-    for index in range(len(pictures)):
-        target = options.out / f"{options.source}-s{options.seed}-{options.size}px-{index:0{width}d}.png"
-        if target.exists():
-            continue
-        with atomic_path(target) as temporary:
-            Image.fromarray(pictures[index].permute(1, 2, 0).numpy()).save(temporary, format="PNG")
-        written += 1
-    with atomic_path(options.out / SHEET) as temporary:
-        pictures.preview().save(temporary, format="PNG")
-    kept = len(pictures) - written
-    sys.stdout.write(
-        f"{written} pictures of {options.size} px written to {options.out}"
-        f"{f' ({kept} were there)' if kept else ''}; overview: {options.out / SHEET}\n"
-    )
+    job = checked(options)
+    missing = job.missing()
+    left = sum(rows for _, rows in missing)
+    title = SyntheticRecipe(job.source, job.count, job.size, job.seed, job.kinds).title
+    started = time.perf_counter()
+    try:
+        make(job, missing, left, options.workers, None if not options.quiet else False, title)
+        job.write_sheet()
+    except KeyboardInterrupt:
+        there = job.count - sum(rows for _, rows in job.missing())
+        sys.stderr.write(
+            f"mixaug mixing-set: interrupted; {there} of {job.count} pictures are in {job.folder}, the same command "
+            "goes on where it was\n"
+        )
+        return INTERRUPTED
+    seconds = time.perf_counter() - started
+    made = f"{left} made, {left / seconds:.1f} a second" if left else "all were there"
+    kept = f"; {job.count - left} were there" if 0 < left < job.count else ""
+    sys.stdout.write(f"{title}, in {job.folder} ({made}{kept})\nContact sheet: {job.sheet}\n")
     return 0
+
+
+def checked(options: argparse.Namespace) -> Job:
+    """What is to be made, after all checks.
+
+    Raises:
+        ValueError: an option is out of range, unknown, or no folder that can be written into.
+    """
+    from mixaug.mixing_sets._checks import check_int
+    from mixaug.mixing_sets._making import Job
+    from mixaug.mixing_sets._saving import check_folder
+    from mixaug.mixing_sets._sources import MIN_SIZE, check_kinds, source_of
+
+    source = source_of(options.source)
+    for name, least in (("count", 1), ("size", MIN_SIZE), ("seed", 0)):
+        check_int(f"--{name}", getattr(options, name), least)
+    if options.workers is not None:
+        check_int("--workers", options.workers, 1)
+    kinds: tuple[str, ...] | None = check_kinds(options.kinds, source.kinds)
+    if kinds == source.kinds:  # all of them: the pictures are those without the option
+        kinds = None
+    folder = check_folder("--out", options.out)
+    return Job(source.name, options.count, options.size, options.seed, kinds, folder)
+
+
+def make(
+    job: Job, missing: list[tuple[int, int]], left: int, workers: int | None, progress: bool | None, title: str
+) -> None:
+    """Makes the missing pictures, in processes where that is worth it.
+
+    Args:
+        job: what is made.
+        missing: runs of pictures.
+        left: their number in all.
+        workers: processes; None: as many as are worth it.
+        progress: shows a bar; None: on a terminal.
+        title: of the bar.
+
+    Raises:
+        OSError: the disk is full, or a worker died.
+    """
+    from mixaug.mixing_sets._progress import with_progress
+    from mixaug.mixing_sets._workers import Workers, worker_count
+
+    if not missing:
+        return
+    count = worker_count(workers, left, len(missing))
+
+    def shown(pieces: Iterator[Sized]) -> None:
+        for _ in with_progress(pieces, left, title, progress):
+            pass
+
+    if count == 1:
+        shown(job.make_on_threads(missing))
+        return
+    try:
+        with Workers(job, count) as started:
+            shown(started.made(missing))
+    except ChildProcessError as error:
+        raise ChildProcessError(f"{error}; what was made is kept, the same command goes on where it was") from error

@@ -10,7 +10,7 @@ from typing import Any
 
 from mixaug._eps_schedule import SHAPES
 from mixaug.cli import INTERRUPTED
-from mixaug.commands._arguments import fraction, number_or_range
+from mixaug.commands._arguments import fraction, names, number_or_range
 from mixaug.train._settings_checks import OPTIMIZERS
 from mixaug.train.activation import ACTIVATIONS, GRANULARITIES
 from mixaug.train.adversary import HYBRID_ATTACKS
@@ -91,7 +91,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     mixing = parser.add_argument_group("mixing")
     add(mixing, "jsd", "augmix, ipmix: the Jensen-Shannon loss over the image and two views", action="store_true")
     add(mixing, "jsd_weight", "its weight", type=float)
-    add(mixing, "levels", "ipmix: which of image,patch,pixel are used, with commas", type=_names)
+    add(mixing, "levels", "ipmix: which of image,patch,pixel are used, with commas", type=names)
     add(mixing, "structure", f"ipmix: one of {', '.join(STRUCTURES)}", metavar="NAME")
     add(mixing, "k", "ipmix: chains", type=int)
     add(mixing, "t", "ipmix: most steps of a chain", type=int)
@@ -107,7 +107,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(learned, "mix_beta", "weight of the teacher's loss against the similarity (default 0.3)", type=float)
     add(learned, "share_weight", "weight of the gap between a mask's share and its ratio (default 0)", type=float)
     add(learned, "cooperative", "the generator helps the classifier, as in AutoMix", action="store_true")
-    add(learned, "without", f"terms to leave out, with commas: {','.join(TERMS)}", type=_names)
+    add(learned, "without", f"terms to leave out, with commas: {','.join(TERMS)}", type=names)
     add(learned, "per_image", "ratios for each image in place of each batch", action="store_true")
     add(learned, "generator_lr", "highest learning rate of the generator (default 0.1)", type=float)
     add(learned, "generator_every", "the generator plays every so many steps (default 1)", type=int)
@@ -169,7 +169,3 @@ def run(options: argparse.Namespace) -> int:
 
 def _without_resume(words: list[str]) -> list[str]:
     return [word for word in words if word != "--resume"]
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())

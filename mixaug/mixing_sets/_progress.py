@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
+from typing import TypeVar
 
 import torch
+
+P = TypeVar("P", bound=Sized)
 
 
 def wanted(progress: bool | None) -> bool:
@@ -16,9 +19,7 @@ def wanted(progress: bool | None) -> bool:
     return sys.stderr.isatty() if progress is None else progress
 
 
-def with_progress(
-    pieces: Iterator[torch.Tensor], total: int, title: str, progress: bool | None
-) -> Iterator[torch.Tensor]:
+def with_progress(pieces: Iterator[P], total: int, title: str, progress: bool | None) -> Iterator[P]:
     """Passes ``pieces`` on and counts their rows up to ``total``."""
     if not wanted(progress):
         yield from pieces
@@ -37,7 +38,7 @@ def with_progress(
             bar.advance(task, len(piece))
 
 
-def _plain(pieces: Iterator[torch.Tensor], total: int, title: str) -> Iterator[torch.Tensor]:
+def _plain(pieces: Iterator[P], total: int, title: str) -> Iterator[P]:
     done = 0
     for piece in pieces:
         yield piece

@@ -1,0 +1,97 @@
+"""Pictures of a synthetic source as files: which are missing, and how they are made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mixaug._files import atomic_path
+from mixaug.mixing_sets._recipes import read_picture
+from mixaug.mixing_sets._saving import picture_name, png_bytes, size_of, write_file, write_pictures
+from mixaug.mixing_sets._sources import CHUNK, iter_pictures, source_of
+
+#: Beginning of the names of contact sheets. `MixingSet.from_folder` passes over such files.
+SHEET = "contact-sheet"
+_SHOWN, _SIDE = 64, 128  # pictures of a contact sheet, and their side
+_CHUNK_BYTES = 1 << 25  # pictures made at a time take at most this: a large one is made alone
+
+
+@dataclass(frozen=True)
+class Job:
+    """The pictures 0 to ``count - 1`` of a source and seed as PNG files of a folder.
+
+    Args:
+        source: name of the source.
+        count: pictures.
+        size: side in pixels.
+        seed: of the pictures.
+        kinds: variants that are drawn from; None: all.
+        folder: where the files are.
+    """
+
+    source: str
+    count: int
+    size: int
+    seed: int
+    kinds: tuple[str, ...] | None
+    folder: Path
+
+    @property
+    def stem(self) -> str:
+        """Beginning of the files' names: all that decides the pixels."""
+        kinds = "" if self.kinds is None else "-" + "+".join(self.kinds)
+        return f"{self.source}{source_of(self.source).version}{kinds}-s{self.size}-seed{self.seed}"
+
+    @property
+    def sheet(self) -> Path:
+        """The contact sheet."""
+        return self.folder / f"{SHEET}-{self.stem}.png"
+
+    def missing(self) -> list[tuple[int, int]]:
+        """First picture and number of each run of pictures that have no whole file of the right size."""
+        stem, size = self.stem, (self.size, self.size)
+        there = {entry.name for entry in os.scandir(self.folder)}
+        runs: list[tuple[int, int]] = []
+        most = max(1, min(CHUNK, _CHUNK_BYTES // (3 * self.size**2)))
+        for index in range(self.count):
+            name = picture_name(stem, index)
+            if name in there and size_of(self.folder / name) == size:
+                continue
+            first, rows = runs[-1] if runs else (-1, 0)
+            if first + rows == index and 0 < rows < most:
+                runs[-1] = first, rows + 1
+            else:
+                runs.append((index, 1))
+        return runs
+
+    def make(self, first: int, rows: int) -> None:
+        """Makes and writes the pictures of a run, on this thread alone."""
+        for path, picture in self._pictures(first, rows, 1):
+            write_file(path, png_bytes(picture))
+
+    def make_on_threads(self, runs: list[tuple[int, int]]) -> Iterator[tuple[Path]]:
+        """Makes and writes the pictures of all runs on torch's number of threads; yields each file."""
+        for path in write_pictures(item for run in runs for item in self._pictures(*run, None)):
+            yield (path,)
+
+    def _pictures(self, first: int, rows: int, threads: int | None) -> Iterator[tuple[Path, torch.Tensor]]:
+        stem = self.stem
+        pieces = iter_pictures(
+            self.source, rows, self.size, self.seed, start=first, kinds=self.kinds, chunk=rows, threads=threads
+        )
+        for index, picture in enumerate((picture for piece in pieces for picture in piece), first):
+            yield self.folder / picture_name(stem, index), picture
+
+    def write_sheet(self) -> None:
+        """Writes the contact sheet from the first files, each reduced when it is read."""
+        from mixaug.mixing_sets.bank import MixingSet
+
+        stem = self.stem
+        shown = [read_picture(self.folder / picture_name(stem, i), _SIDE) for i in range(min(_SHOWN, self.count))]
+        sheet = MixingSet.from_tensor(torch.stack(shown)).preview(_SHOWN, _SIDE)
+        with atomic_path(self.sheet) as temporary:
+            sheet.save(temporary, format="PNG")
