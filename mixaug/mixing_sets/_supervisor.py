@@ -1,0 +1,111 @@
+"""Starts the producer of a stream, starts it once more if it dies, and ends it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import warnings
+
+from mixaug.mixing_sets._endless import EndlessRecipe
+from mixaug.mixing_sets._producer import RECIPE
+from mixaug.mixing_sets._ring import CONTROL, Control
+from mixaug.mixing_sets._ring_folder import RingFolder
+
+_LOG = "producer.log"
+
+
+class Supervisor:
+    """The owner's hold on the producer.
+
+    A thread waits for the producer to end, without using the interpreter: the pictures may be used in loader workers
+    only, so no call in this process would notice.
+
+    Args:
+        folder: new; removed by `close`.
+        recipe: of the pictures.
+        threads: of the producer.
+        nice: its priority.
+
+    Raises:
+        OSError: the folder cannot be written, or the process not started.
+    """
+
+    def __init__(self, folder: RingFolder, recipe: EndlessRecipe, threads: int, nice: int) -> None:
+        self._folder, self._threads, self._nice = folder, threads, nice
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._closed = False
+        Control.create(folder.path / CONTROL, recipe.shape[0])
+        (folder.path / RECIPE).write_bytes(pickle.dumps(recipe))
+        self._process = self._start()
+        self._watcher = threading.Thread(target=self._watch, name="mixaug-stream", daemon=True)
+        self._watcher.start()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the producer."""
+        return self._process.pid
+
+    def close(self) -> None:
+        """Ends the producer and removes the folder. In a process that was forked meanwhile, nothing."""
+        if os.getpid() != self._owner:
+            self._process.returncode = 0  # not a child of this process: Popen must not warn that it still runs
+            return
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._process.kill()  # it has nothing to save
+        self._watcher.join()
+        self._folder.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # -P and PYTHONPATH: exactly this process' sys.path, so that what is importable here is importable there.
+        command = [sys.executable, "-P", "-m", "mixaug.mixing_sets._producer"]
+        arguments = [str(self._folder.path), str(self._owner), str(self._threads), str(self._nice)]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(part or os.getcwd() for part in sys.path),
+            "CUDA_VISIBLE_DEVICES": "",  # no memory of the trainer's GPU
+            "OMP_NUM_THREADS": str(self._threads),
+        }
+        with open(self._folder.path / _LOG, "ab") as log:
+            return subprocess.Popen(
+                command + arguments, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
+            )
+
+    def _watch(self) -> None:
+        reason = self._wait()
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                self._process = self._start()
+            except OSError as error:  # the folder is gone too
+                again = str(error)
+            else:
+                again = ""
+        if not again:
+            again = self._wait()
+            if self._closed:
+                return
+        warnings.warn(
+            f"the process that makes fresh mixing pictures ended ({reason}), and again after a new start ({again}); "
+            "the last pictures go on being used",
+            RuntimeWarning,
+            stacklevel=1,
+        )
+
+    def _wait(self) -> str:
+        """Waits for the producer to end and says why it did."""
+        status = self._process.wait()
+        if status < 0:
+            return f"signal {-status}"
+        try:
+            lines = (self._folder.path / _LOG).read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        return lines[-1] if lines else f"exit status {status}"
