@@ -38,26 +38,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Makes the pictures that are missing, then the contact sheet."""
     from mixaug.cli import INTERRUPTED
-    from mixaug.mixing_sets._recipes import SyntheticRecipe
 
     job = checked(options)
+    count, title = job.recipe.count, job.recipe.title
     missing = job.missing()
     left = sum(rows for _, rows in missing)
-    title = SyntheticRecipe(job.source, job.count, job.size, job.seed, job.kinds).title
     started = time.perf_counter()
     try:
-        make(job, missing, left, options.workers, None if not options.quiet else False, title)
+        make(job, missing, left, options.workers, False if options.quiet else None)
         job.write_sheet()
     except KeyboardInterrupt:
-        there = job.count - sum(rows for _, rows in job.missing())
+        there = count - sum(rows for _, rows in job.missing())
         sys.stderr.write(
-            f"mixaug mixing-set: interrupted; {there} of {job.count} pictures are in {job.folder}, the same command "
+            f"mixaug mixing-set: interrupted; {there} of {count} pictures are in {job.folder}, the same command "
             "goes on where it was\n"
         )
         return INTERRUPTED
     seconds = time.perf_counter() - started
     made = f"{left} made, {left / seconds:.1f} a second" if left else "all were there"
-    kept = f"; {job.count - left} were there" if 0 < left < job.count else ""
+    kept = f"; {count - left} were there" if 0 < left < count else ""
     sys.stdout.write(f"{title}, in {job.folder} ({made}{kept})\nContact sheet: {job.sheet}\n")
     return 0
 
@@ -70,6 +69,7 @@ def checked(options: argparse.Namespace) -> Job:
     """
     from mixaug.mixing_sets._checks import check_int
     from mixaug.mixing_sets._making import Job
+    from mixaug.mixing_sets._recipes import SyntheticRecipe
     from mixaug.mixing_sets._saving import check_folder
     from mixaug.mixing_sets._sources import MIN_SIZE, check_kinds, source_of
 
@@ -82,12 +82,10 @@ def checked(options: argparse.Namespace) -> Job:
     if kinds == source.kinds:  # all of them: the pictures are those without the option
         kinds = None
     folder = check_folder("--out", options.out)
-    return Job(source.name, options.count, options.size, options.seed, kinds, folder)
+    return Job(SyntheticRecipe(source.name, options.count, options.size, options.seed, kinds), folder)
 
 
-def make(
-    job: Job, missing: list[tuple[int, int]], left: int, workers: int | None, progress: bool | None, title: str
-) -> None:
+def make(job: Job, missing: list[tuple[int, int]], left: int, workers: int | None, progress: bool | None) -> None:
     """Makes the missing pictures, in processes where that is worth it.
 
     Args:
@@ -96,7 +94,6 @@ def make(
         left: their number in all.
         workers: processes; None: as many as are worth it.
         progress: shows a bar; None: on a terminal.
-        title: of the bar.
 
     Raises:
         OSError: the disk is full, or a worker died.
@@ -109,7 +106,7 @@ def make(
     count = worker_count(workers, left, len(missing))
 
     def shown(pieces: Iterator[Sized]) -> None:
-        for _ in with_progress(pieces, left, title, progress):
+        for _ in with_progress(pieces, left, job.recipe.title, progress):
             pass
 
     if count == 1:

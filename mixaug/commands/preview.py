@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TRANSFORMS = ("ipmix", "dynamic-mixcut", "adautomix")
 #: Options and the transforms that have them.
 _OWNERS = {
-    "severity": ("ipmix",), "structure": ("ipmix",), "boxes": ("dynamic-mixcut",),
+    "severity": ("ipmix",), "structure": ("ipmix",), "mixing_set": ("ipmix",), "boxes": ("dynamic-mixcut",),
     "rows": ("ipmix", "dynamic-mixcut"), "checkpoint": ("adautomix",),
 }  # fmt: skip
 _HEADINGS = {
@@ -52,6 +52,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--columns", type=int, help="augmented variants of each (default 4; adautomix 2)")
     parser.add_argument("--severity", type=float, help="ipmix: strength of the operations (default by image size)")
     parser.add_argument("--structure", help="ipmix: chain (default), linear or mixed_input")
+    parser.add_argument(
+        "--mixing-set", metavar="NAME", help="ipmix: fractals, ifs, ..., a folder, or several with commas, as in train"
+    )
     parser.add_argument("--boxes", type=number_or_range, help="dynamic-mixcut: boxes an image, or 1,3 (default 2)")
     parser.add_argument("--checkpoint", type=Path, help="adautomix: generator.pt of a run, whose mixtures are shown")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same picture (default 0)")
@@ -69,7 +72,8 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}")
     for name, owners in _OWNERS.items():
         if getattr(options, name) is not None and options.transform not in owners:
-            raise ValueError(f"--{name} must be used with --transform {' or '.join(owners)}, got {options.transform}")
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} must be used with --transform {' or '.join(owners)}, got {options.transform}")
     if options.transform == "adautomix":
         from mixaug.commands._preview_mixtures import write_mixtures
 
@@ -94,8 +98,10 @@ def _of_ipmix(
     images: torch.Tensor, options: argparse.Namespace, columns: int, generator: torch.Generator
 ) -> list[Variant]:
     from mixaug import IPMix
+    from mixaug.mixing_sets._named import mixing_set_of
 
-    ipmix = IPMix(severity=options.severity, structure=options.structure or "chain")
+    pictures = None if options.mixing_set is None else mixing_set_of(options.mixing_set)
+    ipmix = IPMix(severity=options.severity, structure=options.structure or "chain", mixing_set=pictures)
     records = [ipmix.sample(images, generator=generator) for _ in range(columns)]
     rows = range(len(images))
     return [Variant(ipmix.replay(images, one), 1 - one.m, [one.describe(row) for row in rows]) for one in records]

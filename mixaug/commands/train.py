@@ -11,6 +11,7 @@ from typing import Any
 from mixaug._eps_schedule import SHAPES
 from mixaug.cli import INTERRUPTED
 from mixaug.commands._arguments import fraction, names, number_or_range
+from mixaug.mixing_sets._named import named_parts
 from mixaug.train._settings_checks import OPTIMIZERS
 from mixaug.train.activation import ACTIVATIONS, GRANULARITIES
 from mixaug.train.adversary import HYBRID_ATTACKS
@@ -97,7 +98,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(mixing, "t", "ipmix: most steps of a chain", type=int)
     add(mixing, "severity", "ipmix: upper end of the strengths (default by image size)", type=float)
     add(mixing, "all_ops", "augmix, ipmix: also operations that overlap with the corruptions", action="store_true")
-    add(mixing, "mixing_set", "ipmix: folder of pictures (default: fractals)", type=Path)
+    add(
+        mixing,
+        "mixing_set",
+        "ipmix: fractals, ifs, contours, dead-leaves, spectrum, a folder of pictures, or several of these with commas "
+        "in equal parts; a source's name means the source, ./ifs the folder (default: fractals)",
+        metavar="NAME",
+    )
     add(mixing, "alpha", "mixup, cutmix, adautomix: parameter of the Beta distribution", type=float)
 
     learned = parser.add_argument_group("learned mixing (adautomix)")
@@ -153,6 +160,10 @@ def run(options: argparse.Namespace) -> int:
     from mixaug.train.processes import this_process
 
     settings = TrainSettings(**{name: getattr(options, name) for name in _DEFAULTS})
+    if settings.mixing_set is not None:
+        if settings.method != "ipmix":
+            raise ValueError(f"mixing_set must be used with the method ipmix, got the method {settings.method!r}")
+        named_parts(settings.mixing_set)  # now, and not after the data are loaded
     result = train(settings, resume=options.resume, progress=not options.quiet, download=options.download)
     processes = this_process()
     if result.interrupted:

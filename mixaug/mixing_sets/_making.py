@@ -10,56 +10,46 @@ from pathlib import Path
 import torch
 
 from mixaug._files import atomic_path
-from mixaug.mixing_sets._recipes import read_picture
+from mixaug.mixing_sets._recipes import SHEET, SyntheticRecipe, read_picture
 from mixaug.mixing_sets._saving import picture_name, png_bytes, size_of, write_file, write_pictures
-from mixaug.mixing_sets._sources import CHUNK, iter_pictures, source_of
+from mixaug.mixing_sets._serving import contact_sheet
+from mixaug.mixing_sets._sources import CHUNK, iter_pictures
 
-#: Beginning of the names of contact sheets. `MixingSet.from_folder` passes over such files.
-SHEET = "contact-sheet"
 _SHOWN, _SIDE = 64, 128  # pictures of a contact sheet, and their side
 _CHUNK_BYTES = 1 << 25  # pictures made at a time take at most this: a large one is made alone
 
 
 @dataclass(frozen=True)
 class Job:
-    """The pictures 0 to ``count - 1`` of a source and seed as PNG files of a folder.
+    """Pictures of a source and seed as PNG files of a folder.
 
     Args:
-        source: name of the source.
-        count: pictures.
-        size: side in pixels.
-        seed: of the pictures.
-        kinds: variants that are drawn from; None: all.
+        recipe: source, count, size, seed and kinds of the pictures.
         folder: where the files are.
     """
 
-    source: str
-    count: int
-    size: int
-    seed: int
-    kinds: tuple[str, ...] | None
+    recipe: SyntheticRecipe
     folder: Path
 
     @property
     def stem(self) -> str:
-        """Beginning of the files' names: all that decides the pixels."""
-        kinds = "" if self.kinds is None else "-" + "+".join(self.kinds)
-        return f"{self.source}{source_of(self.source).version}{kinds}-s{self.size}-seed{self.seed}"
+        """Beginning of the files' names: all that decides the pixels, and not the count."""
+        return self.recipe.pictures_stem
 
     @property
     def sheet(self) -> Path:
         """The contact sheet."""
-        return self.folder / f"{SHEET}-{self.stem}.png"
+        return self.folder / f"{SHEET}{self.stem}.png"
 
     def missing(self) -> list[tuple[int, int]]:
         """First picture and number of each run of pictures that have no whole file of the right size."""
-        stem, size = self.stem, (self.size, self.size)
+        stem, side = self.stem, self.recipe.size
         there = {entry.name for entry in os.scandir(self.folder)}
         runs: list[tuple[int, int]] = []
-        most = max(1, min(CHUNK, _CHUNK_BYTES // (3 * self.size**2)))
-        for index in range(self.count):
+        most = max(1, min(CHUNK, _CHUNK_BYTES // (3 * side**2)))
+        for index in range(self.recipe.count):
             name = picture_name(stem, index)
-            if name in there and size_of(self.folder / name) == size:
+            if name in there and size_of(self.folder / name) == (side, side):
                 continue
             first, rows = runs[-1] if runs else (-1, 0)
             if first + rows == index and 0 < rows < most:
@@ -79,19 +69,24 @@ class Job:
             yield (path,)
 
     def _pictures(self, first: int, rows: int, threads: int | None) -> Iterator[tuple[Path, torch.Tensor]]:
-        stem = self.stem
+        stem, recipe = self.stem, self.recipe
         pieces = iter_pictures(
-            self.source, rows, self.size, self.seed, start=first, kinds=self.kinds, chunk=rows, threads=threads
+            recipe.source,
+            rows,
+            recipe.size,
+            recipe.seed,
+            start=first,
+            kinds=recipe.kinds,
+            chunk=rows,
+            threads=threads,
         )
         for index, picture in enumerate((picture for piece in pieces for picture in piece), first):
             yield self.folder / picture_name(stem, index), picture
 
     def write_sheet(self) -> None:
         """Writes the contact sheet from the first files, each reduced when it is read."""
-        from mixaug.mixing_sets.bank import MixingSet
-
-        stem = self.stem
-        shown = [read_picture(self.folder / picture_name(stem, i), _SIDE) for i in range(min(_SHOWN, self.count))]
-        sheet = MixingSet.from_tensor(torch.stack(shown)).preview(_SHOWN, _SIDE)
+        count = min(_SHOWN, self.recipe.count)
+        shown = [read_picture(self.folder / picture_name(self.stem, index), _SIDE) for index in range(count)]
+        sheet = contact_sheet(torch.stack(shown))
         with atomic_path(self.sheet) as temporary:
             sheet.save(temporary, format="PNG")

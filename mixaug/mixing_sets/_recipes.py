@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _CHUNK = 32
 # Documents, videos and measurements that PIL opens a page or frame of.
 _NOT_PICTURES = {".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".fits", ".fit", ".h5", ".hdf", ".grib", ".bufr"}
+#: Beginning of the names of contact sheets of `mixaug mixing-set`, which stand beside the pictures but are none.
+SHEET = "contact-sheet-"
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ def list_pictures(folder: Path) -> tuple[list[str], str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             full = Path(root) / name
-            if not name.startswith(".") and full.suffix.lower() in endings and full.is_file():
+            if not name.startswith((".", SHEET)) and full.suffix.lower() in endings and full.is_file():
                 status = full.stat()
                 found.append((full.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
     found.sort()

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from mixaug.mixing_sets._making import Job
+from mixaug.mixing_sets._recipes import SyntheticRecipe
 
 _GRACE = 2.0  # seconds that a worker has to remove the file it is writing
 _PROGRAM = (
@@ -55,7 +56,7 @@ class Workers:
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Workers:
-        job = json.dumps({**asdict(self.job), "folder": str(self.job.folder)})
+        job = json.dumps({**asdict(self.job.recipe), "folder": str(self.job.folder)})
         command = [sys.executable, "-P", "-c", _PROGRAM, json.dumps([os.path.abspath(path) for path in sys.path]), job]
         try:
             for _ in range(self.count):
@@ -175,8 +176,8 @@ def work() -> None:
 
     torch.set_num_threads(1)
     settings = json.loads(sys.argv[2])
-    kinds = None if settings["kinds"] is None else tuple(settings["kinds"])
-    job = Job(**{**settings, "kinds": kinds, "folder": Path(settings["folder"])})
+    folder, kinds = Path(settings.pop("folder")), settings.pop("kinds")
+    job = Job(SyntheticRecipe(**settings, kinds=None if kinds is None else tuple(kinds)), folder)
     for line in sys.stdin:
         first, rows = (int(word) for word in line.split())
         answer: dict[str, Any] = {}

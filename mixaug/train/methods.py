@@ -108,9 +108,9 @@ def ipmix(setup: Setup) -> Step:
     settings = setup.settings
     pictures = None
     if settings.mixing_set is not None:
-        from mixaug.mixing_sets import MixingSet
+        from mixaug.mixing_sets._named import mixing_set_of
 
-        pictures = MixingSet.from_folder(settings.mixing_set)
+        pictures = mixing_set_of(settings.mixing_set)
     transform = IPMix(
         k=settings.k,
         t=settings.t,

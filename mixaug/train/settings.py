@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mixaug.mixing_sets._named import folder_text
 from mixaug.train._settings_checks import (
     AMP,
     CONSISTENT_METHODS,
@@ -56,7 +57,9 @@ class TrainSettings:
         jsd: add ``jsd_weight`` times the Jensen-Shannon loss over the image and two augmented views (augmix, ipmix).
         jsd_weight: 12 in AugMix, PixMix and IPMix.
         levels, structure, k, t, severity, all_ops: of :class:`mixaug.IPMix`.
-        mixing_set: folder of pictures for IPMix; None: the default fractals.
+        mixing_set: pictures for IPMix: ``"fractals"``, ``"ifs"``, ``"contours"``, ``"dead-leaves"``, ``"spectrum"``, a
+            folder (``"./ifs"`` for one that is called like a source), or several of them joined by commas, in equal
+            parts; None: the fractals. Checked when the run starts.
         alpha: Beta parameter of mixup, cutmix and the ratios of adautomix. Default 1.
         adversarial: train mixup, cutmix, augmix or ipmix on PGD's images of the augmented batch, with its labels.
         eps, step_size, attack_steps, targeted: of the adversary; None: as in the method's paper, see
@@ -187,7 +190,7 @@ class TrainSettings:
         for name in ("mixing_set", "root", "out", "extra_data"):
             value = getattr(self, name)
             if isinstance(value, Path):
-                object.__setattr__(self, name, str(value))
+                object.__setattr__(self, name, folder_text(value) if name == "mixing_set" else str(value))
         for name in ("levels", "boxes"):
             value = getattr(self, name)
             if isinstance(value, list):
