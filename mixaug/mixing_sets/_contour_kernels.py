@@ -27,7 +27,7 @@ _jit = jit()
 BINS = 16  # of the profile between two contours
 RAY = 8  # columns of a ray: diamond angle, a's gradient, b's gradient, shade, pixels of b and of a
 GRID = 64  # entries of the table that finds the ray of a diamond angle
-BOX = 4
+BOX = 6  # columns of a box: left, top, right, bottom, contours a halo, contours from the centre to the first
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -116,9 +116,11 @@ def _lattice(key: np.int64, lobes: np.int64, row: float, offset: np.ndarray, slo
 
 @_jit
 def _grow(ints: np.ndarray, floats: np.ndarray, number: np.ndarray, inverse: np.ndarray) -> None:
-    """Fills ``inverse`` (contours + 1, vertices + 1): one over the radii of the corners; the last row is the halo."""
+    """Fills ``inverse`` (contours + 1, vertices + 1): one over the radii of the corners. The last row
+    is one regular step beyond the last contour, by which the halo is measured.
+    """
     key, vertices, contours, lobes = ints[0], ints[1], ints[2], ints[3]
-    inner, growth, halo, star = floats[5], floats[6], floats[7], floats[8]
+    inner, growth, star = floats[5], floats[6], floats[8]
     bend, pace, rough = floats[10], floats[11], floats[12]
     radius, weight, part, fade = np.empty(vertices), np.empty(vertices), np.empty(vertices), np.empty(vertices)
     cell = np.empty(vertices, np.int64)
@@ -143,7 +145,7 @@ def _grow(ints: np.ndarray, floats: np.ndarray, number: np.ndarray, inverse: np.
             if n == 0:
                 radius[v] = inner * (weight[v] * max(_LEAST_START, 1.0 + change))
             elif n == contours:
-                radius[v] = radius[v] + halo * weight[v]
+                radius[v] = radius[v] + growth * weight[v]
             else:
                 if rough > 0.0:
                     change = change + rough * (2.0 * _uniform(key, _WHITE + n * 256 + number[v]) - 1.0)
@@ -176,8 +178,8 @@ def _colour(palette: np.ndarray, place: float, grey: float, out: np.ndarray) -> 
 
 
 @_jit
-def _profile(ints: np.ndarray, floats: np.ndarray, palettes: np.ndarray, total: np.ndarray) -> None:
-    """Fills ``total`` ((contours + 1) 16 + 1, 4): the running sum over t from -1 of opacity and colour times opacity."""
+def _profile(ints: np.ndarray, floats: np.ndarray, palettes: np.ndarray, halo: float, total: np.ndarray) -> None:
+    """Fills ``total`` ((contours + 1) 16 + 1, 4): running sums over t of colour times opacity and of opacity."""
     key, contours, half = ints[0], ints[2], ints[4]
     fill, shade, grey, shadow = floats[19], floats[20], floats[21], floats[22]
     palette = palettes[ints[5]]
@@ -194,7 +196,7 @@ def _profile(ints: np.ndarray, floats: np.ndarray, palettes: np.ndarray, total: 
             row = (n + 1) * BINS + k
             place = (k + 0.5) / BINS
             if n == contours - 1:  # beyond the last contour: its shadow
-                alpha = shadow * ((1.0 - place) * (1.0 - place))
+                alpha = (shadow * halo) * ((1.0 - place) * (1.0 - place))
                 for c in range(3):
                     total[row + 1, c] = total[row, c]
             elif k < half and n >= 0:
@@ -238,7 +240,13 @@ def build(
         _place_rays(ints[f], floats[f], own, ends, number)
         _grow(ints[f], floats[f], number, radii)
         _shade_facets(floats[f], ends, radii[contours - 1], own)
-        _profile(ints[f], floats[f], palettes, total[starts[f, 2] : starts[f, 2] + (contours + 1) * BINS + 1])
+        # The halo ends at half the way out from the centre at most: the shadow of a hollow would never end.
+        most = radii[contours - 1, 0]
+        for v in range(1, vertices):
+            most = max(most, radii[contours - 1, v])
+        halo = min(floats[f, 7], 0.5 / most) / floats[f, 6]
+        boxes[f, 4], boxes[f, 5] = halo, max(1.0, floats[f, 5] / floats[f, 6])
+        _profile(ints[f], floats[f], palettes, halo, total[starts[f, 2] : starts[f, 2] + (contours + 1) * BINS + 1])
         v = -1
         for k in range(GRID):
             while v + 1 < vertices and own[v + 1, 0] <= k * (4.0 / GRID):
@@ -247,21 +255,24 @@ def build(
         boxes[f, 0] = boxes[f, 1] = 1e9
         boxes[f, 2] = boxes[f, 3] = -1e9
         for v in range(vertices):
-            x, y = ends[v, 0] / radii[contours, v], ends[v, 1] / radii[contours, v]
-            boxes[f, 0], boxes[f, 2] = min(boxes[f, 0], floats[f, 0] + x), max(boxes[f, 2], floats[f, 0] + x)
-            boxes[f, 1], boxes[f, 3] = min(boxes[f, 1], floats[f, 1] + y), max(boxes[f, 3], floats[f, 1] + y)
+            edge = radii[contours - 1, v] - halo * (radii[contours - 1, v] - radii[contours, v])
+            x, y = floats[f, 0] + ends[v, 0] / edge, floats[f, 1] + ends[v, 1] / edge
+            boxes[f, 0], boxes[f, 2] = min(boxes[f, 0], x), max(boxes[f, 2], x)
+            boxes[f, 1], boxes[f, 3] = min(boxes[f, 1], y), max(boxes[f, 3], y)
 
 
 @_jit
-def _sum_at(total: np.ndarray, t: float, out: np.ndarray) -> None:
-    """The running sum at a place, which is 0 or more bins."""
-    last = total.shape[0] - 1
-    if t >= last:
+def _sum_at(total: np.ndarray, t: float, halo: float, out: np.ndarray) -> None:
+    """The running sum at ``t``: straight on before 0, and the last interval stretched to the width of the halo."""
+    contours = total.shape[0] // BINS - 1
+    if t < 0.0:
         for c in range(4):
-            out[c] = total[last, c]
+            out[c] = (BINS * t) * total[1, c]
         return
-    low = np.int64(t)
-    part = t - low
+    if t > contours:
+        t = contours + min(1.0, (t - contours) / halo)
+    low = min(np.int64(BINS * t), total.shape[0] - 2)
+    part = BINS * t - low
     for c in range(4):
         out[c] = total[low, c] + part * (total[low + 1, c] - total[low, c])
 
@@ -272,6 +283,7 @@ def _add_row(
     radii: np.ndarray,
     total: np.ndarray,
     finder: np.ndarray,
+    box: np.ndarray,
     cx: float,
     dy: float,
     size: np.int64,
@@ -302,7 +314,8 @@ def _add_row(
             n += 1
         if n == 0:
             p, q = radii[0, v], radii[0, v + 1]
-            t = a * p + b * q
+            t = 1.0 + (a * p + b * q - 1.0) * box[5]
+            p, q = p * box[5], q * box[5]
             gx, gy = p * rays[v, 1] + q * rays[v, 3], p * rays[v, 2] + q * rays[v, 4]
         else:
             p, q = radii[n - 1, v], radii[n - 1, v + 1]
@@ -314,11 +327,11 @@ def _add_row(
             p, q = (p - part * (p - p1)) * scale, (q - part * (q - q1)) * scale
             gx, gy = p * rays[v, 1] + q * rays[v, 3], p * rays[v, 2] + q * rays[v, 4]
         reach = 0.5 * (math.sqrt(gx * gx + gy * gy) / size)
-        start, end = max(t - reach, 0.0), t + reach
-        if start >= contours + 1:
+        start, end = t - reach, t + reach
+        if start >= contours + box[4]:
             continue
-        _sum_at(total, BINS * start, low)
-        _sum_at(total, BINS * end, high)
+        _sum_at(total, start, box[4], low)
+        _sum_at(total, end, box[4], high)
         mean = (1.0 - row[x, 3]) / (end - start)
         near, far = b * rays[v, 6] * size, a * rays[v, 7] * size  # pixels from both rays
         shade = rays[v, 5]
@@ -365,6 +378,7 @@ def render_rows(
                 inverse[starts[f, 1] : starts[f, 1] + corners].reshape(contours + 1, vertices + 1),
                 total[starts[f, 2] : starts[f, 2] + (contours + 1) * BINS + 1],
                 finder[f],
+                boxes[f],
                 floats[f, 0],
                 py - floats[f, 1],
                 size,
