@@ -36,7 +36,7 @@ _UNIT = 2.0**-53
 # Where each use of the hash starts to count; 256 corners or lattice points a contour.
 _ANGLES, _LATTICE, _WHITE, _BANDS, _LINES = 1 << 20, 2 << 20, 4 << 20, 5 << 20, 6 << 20
 _LEAST_GROWTH, _LEAST_START = 0.12, 0.25  # of the mean: contours never touch
-_OPAQUE = 0.998  # nothing behind it can change a grey level
+_OPAQUE = 0.9995  # what lies behind changes no more than a seventh of a grey level
 
 
 @_jit
