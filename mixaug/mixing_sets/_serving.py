@@ -150,8 +150,8 @@ class PictureBank(ABC):
         """Writes every picture as a PNG file.
 
         Convention: names carry what tells the pictures apart (source, kinds, size, seed, index), and each file is
-        written whole or not at all; files of a set from a seed that are there already are kept, so a stopped save goes
-        on where it was.
+        written whole or not at all; a file of the same pixels that is there already is kept, so a stopped save goes on
+        where it was.
 
         Args:
             folder: made if it is missing.
@@ -162,19 +162,19 @@ class PictureBank(ABC):
 
         Raises:
             TypeError: ``folder`` is not a path.
-            ValueError: it is a file.
-            OSError: it cannot be written.
+            ValueError: it cannot be written into.
+            OSError: the disk is full; what is whole stays there.
 
         Example:
             >>> import tempfile
             >>> from mixaug import MixingSet
             >>> pictures = MixingSet.from_tensor(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
             >>> [path.name for path in pictures.save(tempfile.mkdtemp())]
-            ['picture-0.png', 'picture-1.png']
+            ['picture-000000.png', 'picture-000001.png']
         """
         from mixaug.mixing_sets._saving import save_set
 
-        return save_set(self.pictures, folder, self._stem, progress)
+        return save_set(self.pictures, folder, self._stem or "picture", progress)
 
 
 def contact_sheet(pictures: torch.Tensor) -> Image.Image:
