@@ -11,7 +11,7 @@ import numpy as np
 from mixaug.mixing_sets._contour_params import MAX_FIGURES, ContourParams
 
 BINS = 16
-OPAQUE = 0.9995
+CLOSED = 0.0005
 ANGLES, LATTICE, WHITE, BANDS, LINES = 1 << 20, 2 << 20, 4 << 20, 5 << 20, 6 << 20
 
 
@@ -151,7 +151,7 @@ def add_figure(p, size, canvas):
     if left >= right or top >= bottom:
         return
     box = canvas[top:bottom, left:right]
-    rows, columns = np.nonzero(box[:, :, 3] <= OPAQUE)
+    rows, columns = np.nonzero(1.0 - box[:, :, 3] >= CLOSED)
     dx, dy = (left + columns + 0.5) / size - cx, (top + rows + 0.5) / size - cy
 
     v = np.searchsorted(diamond(ex, ey), diamond(dx, dy), side="right") - 1

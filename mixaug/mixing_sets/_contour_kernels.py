@@ -25,7 +25,8 @@ from mixaug._numba import jit
 _jit = jit()
 
 BINS = 16  # of the profile between two contours
-RAY = 8  # columns of a ray: diamond angle, a's gradient, b's gradient, shade, pixels of b and of a
+RAY = 11  # columns of a ray: diamond angle, a's gradient, b's gradient, shade, widths a unit of b and of a is,
+# differences of the shade to both neighbours', x over y
 GRID = 64  # entries of the table that finds the ray of a diamond angle
 BOX = 6  # columns of a box: left, top, right, bottom, contours a halo, contours from the centre to the first
 
@@ -36,7 +37,7 @@ _UNIT = 2.0**-53
 # Where each use of the hash starts to count; 256 corners or lattice points a contour.
 _ANGLES, _LATTICE, _WHITE, _BANDS, _LINES = 1 << 20, 2 << 20, 4 << 20, 5 << 20, 6 << 20
 _LEAST_GROWTH, _LEAST_START = 0.12, 0.25  # of the mean: contours never touch
-_OPAQUE = 0.9995  # what lies behind changes no more than a seventh of a grey level
+_CLOSED = 0.0005  # of a pixel left open: what lies behind changes no more than a seventh of a grey level
 
 
 @_jit
@@ -96,6 +97,7 @@ def _place_rays(ints: np.ndarray, floats: np.ndarray, rays: np.ndarray, ends: np
         rays[v, 3], rays[v, 4] = -py / det, px / det
         rays[v, 6] = det / math.sqrt(px * px + py * py)
         rays[v, 7] = det / math.sqrt(qx * qx + qy * qy)
+        rays[v, 10] = px / py if py != 0.0 else 0.0
 
 
 @_jit
@@ -116,7 +118,7 @@ def _lattice(key: np.int64, lobes: np.int64, row: float, offset: np.ndarray, slo
 
 @_jit
 def _grow(ints: np.ndarray, floats: np.ndarray, number: np.ndarray, inverse: np.ndarray) -> None:
-    """Fills ``inverse`` (contours + 1, vertices + 1): one over the radii of the corners. The last row
+    """Fills ``inverse`` (vertices + 1, contours + 1): one over the radii of the corners. The last row
     is one regular step beyond the last contour, by which the halo is measured.
     """
     key, vertices, contours, lobes = ints[0], ints[1], ints[2], ints[3]
@@ -150,18 +152,22 @@ def _grow(ints: np.ndarray, floats: np.ndarray, number: np.ndarray, inverse: np.
                 if rough > 0.0:
                     change = change + rough * (2.0 * _uniform(key, _WHITE + n * 256 + number[v]) - 1.0)
                 radius[v] = radius[v] + growth * (weight[v] * max(_LEAST_GROWTH, 1.0 + change))
-            inverse[n, v] = 1.0 / radius[v]
-        inverse[n, vertices] = inverse[n, 0]
+            inverse[v, n] = 1.0 / radius[v]
+    inverse[vertices] = inverse[0]
 
 
 @_jit
-def _shade_facets(floats: np.ndarray, ends: np.ndarray, last: np.ndarray, rays: np.ndarray) -> None:
+def _shade_facets(floats: np.ndarray, last: np.ndarray, rays: np.ndarray) -> None:
     """How much each facet faces the light: normals of the outermost contour, whose inverse radii are ``last``."""
     light_x, light_y, relief = floats[24], floats[25], floats[23]
-    for v in range(rays.shape[0]):
+    count = rays.shape[0]
+    for v in range(count):
         nx = last[v] * rays[v, 1] + last[v + 1] * rays[v, 3]
         ny = last[v] * rays[v, 2] + last[v + 1] * rays[v, 4]
         rays[v, 5] = relief * ((nx * light_x + ny * light_y) / math.sqrt(nx * nx + ny * ny))
+    for v in range(count):
+        rays[v, 8] = rays[v - 1 if v > 0 else count - 1, 5] - rays[v, 5]
+        rays[v, 9] = rays[v + 1 if v + 1 < count else 0, 5] - rays[v, 5]
 
 
 @_jit
@@ -236,14 +242,14 @@ def build(
         vertices, contours = ints[f, 1], ints[f, 2]
         own = rays[starts[f, 0] : starts[f, 0] + vertices]
         size = (contours + 1) * (vertices + 1)
-        radii = inverse[starts[f, 1] : starts[f, 1] + size].reshape(contours + 1, vertices + 1)
+        radii = inverse[starts[f, 1] : starts[f, 1] + size].reshape(vertices + 1, contours + 1)
         _place_rays(ints[f], floats[f], own, ends, number)
         _grow(ints[f], floats[f], number, radii)
-        _shade_facets(floats[f], ends, radii[contours - 1], own)
+        _shade_facets(floats[f], radii[:, contours - 1], own)
         # The halo ends at half the way out from the centre at most: the shadow of a hollow would never end.
-        most = radii[contours - 1, 0]
+        most = radii[0, contours - 1]
         for v in range(1, vertices):
-            most = max(most, radii[contours - 1, v])
+            most = max(most, radii[v, contours - 1])
         halo = min(floats[f, 7], 0.5 / most) / floats[f, 6]
         boxes[f, 4], boxes[f, 5] = halo, max(1.0, floats[f, 5] / floats[f, 6])
         _profile(ints[f], floats[f], palettes, halo, total[starts[f, 2] : starts[f, 2] + (contours + 1) * BINS + 1])
@@ -255,26 +261,89 @@ def build(
         boxes[f, 0] = boxes[f, 1] = 1e9
         boxes[f, 2] = boxes[f, 3] = -1e9
         for v in range(vertices):
-            edge = radii[contours - 1, v] - halo * (radii[contours - 1, v] - radii[contours, v])
+            edge = radii[v, contours - 1] - halo * (radii[v, contours - 1] - radii[v, contours])
             x, y = floats[f, 0] + ends[v, 0] / edge, floats[f, 1] + ends[v, 1] / edge
             boxes[f, 0], boxes[f, 2] = min(boxes[f, 0], x), max(boxes[f, 2], x)
             boxes[f, 1], boxes[f, 3] = min(boxes[f, 1], y), max(boxes[f, 3], y)
 
 
 @_jit
-def _sum_at(total: np.ndarray, t: float, halo: float, out: np.ndarray) -> None:
-    """The running sum at ``t``: straight on before 0, and the last interval stretched to the width of the halo."""
-    contours = total.shape[0] // BINS - 1
-    if t < 0.0:
-        for c in range(4):
-            out[c] = (BINS * t) * total[1, c]
-        return
+def _bin_of(t: float, contours: int, halo: float) -> tuple[int, float]:
+    """Bin of the profile and place in it: straight on before 0, the last interval stretched to the halo's width."""
     if t > contours:
         t = contours + min(1.0, (t - contours) / halo)
-    low = min(np.int64(BINS * t), total.shape[0] - 2)
-    part = BINS * t - low
-    for c in range(4):
-        out[c] = total[low, c] + part * (total[low + 1, c] - total[low, c])
+    t = BINS * t
+    low = min(max(np.int64(t), 0), (contours + 1) * BINS - 1)
+    return low, t - low
+
+
+@_jit
+def _add_run(
+    ray: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    total: np.ndarray,
+    box: np.ndarray,
+    cx: float,
+    dy: float,
+    pixel: float,
+    x0: int,
+    x1: int,
+    n: int,
+    row: np.ndarray,
+) -> int:
+    """Puts the part of a figure between two rays behind what ``row`` (size, 4) holds, from column x0 to x1.
+
+    ``left`` and ``right`` are the inverse radii on the two rays; ``n`` is where the search for the contour starts, and
+    is returned for the next run.
+    """
+    contours = left.shape[0] - 1
+    ax, ay, bx, by = ray[1], ray[2] * dy, ray[3], ray[4] * dy
+    edge_a = left[contours - 1] - box[4] * (left[contours - 1] - left[contours])
+    edge_b = right[contours - 1] - box[4] * (right[contours - 1] - right[contours])
+    gx, gy = edge_a * ray[1] + edge_b * ray[3], edge_a * ray[2] + edge_b * ray[4]
+    end = 1.0 + math.sqrt(gx * gx + gy * gy) * pixel
+    near_scale, far_scale = ray[6] / pixel, ray[7] / pixel
+    for x in range(x0, x1):
+        open_ = 1.0 - row[x, 3]
+        if open_ < _CLOSED:
+            continue
+        dx = (x + 0.5) * pixel - cx
+        a, b = ax * dx + ay, bx * dx + by
+        if a * edge_a + b * edge_b > end:
+            continue
+        # n: contours that do not hold the point.
+        while n > 0 and a * left[n - 1] + b * right[n - 1] < 1.0:
+            n -= 1
+        while n < contours and a * left[n] + b * right[n] >= 1.0:
+            n += 1
+        if n == 0:
+            p, q = left[0] * box[5], right[0] * box[5]
+            t = 1.0 + ((a * left[0] + b * right[0]) - 1.0) * box[5]
+        else:
+            p, q = left[n - 1], right[n - 1]
+            before = a * p + b * q
+            scale = 1.0 / (before - (a * left[n] + b * right[n]))
+            part = (before - 1.0) * scale
+            t = n + part
+            p, q = (p - part * (p - left[n])) * scale, (q - part * (q - right[n])) * scale
+        gx, gy = p * ray[1] + q * ray[3], p * ray[2] + q * ray[4]
+        steep = math.sqrt(gx * gx + gy * gy) * pixel
+        low, low_part = _bin_of(t - 0.5 * steep, contours, box[4])
+        high, high_part = _bin_of(t + 0.5 * steep, contours, box[4])
+        near, far = b * near_scale, a * far_scale  # pixels from both rays
+        shade = ray[5]
+        if near < 0.5:
+            shade += (0.5 - near) * ray[8]
+        if far < 0.5:
+            shade += (0.5 - far) * ray[9]
+        mean = open_ / steep
+        bright = mean * (1.0 + shade * min(1.0, near + far))
+        for c in range(4):
+            start = total[low, c] + low_part * (total[low + 1, c] - total[low, c])
+            stop = total[high, c] + high_part * (total[high + 1, c] - total[high, c])
+            row[x, c] += (bright if c < 3 else mean) * (stop - start)
+    return n
 
 
 @_jit
@@ -286,63 +355,32 @@ def _add_row(
     box: np.ndarray,
     cx: float,
     dy: float,
-    size: np.int64,
-    x0: np.int64,
-    x1: np.int64,
+    x0: int,
+    x1: int,
     row: np.ndarray,
 ) -> None:
-    """Puts one figure behind what ``row`` (size, 4) holds already, from column x0 to x1."""
-    vertices, contours = rays.shape[0], radii.shape[0] - 1
-    n = 0
-    low, high = np.empty(4), np.empty(4)
-    for x in range(x0, x1):
-        if row[x, 3] > _OPAQUE:
-            continue
-        dx = (x + 0.5) / size - cx
-        angle = _diamond(dx, dy)
-        v = finder[min(np.int64(angle * (GRID / 4.0)), GRID - 1)]
-        while v + 1 < vertices and rays[v + 1, 0] <= angle:
-            v += 1
-        if v < 0:
-            v = vertices - 1
-        a = rays[v, 1] * dx + rays[v, 2] * dy
-        b = rays[v, 3] * dx + rays[v, 4] * dy
-        # n: contours that do not hold the point, at most all but the halo's.
-        while n > 0 and a * radii[n - 1, v] + b * radii[n - 1, v + 1] < 1.0:
-            n -= 1
-        while n < contours and a * radii[n, v] + b * radii[n, v + 1] >= 1.0:
-            n += 1
-        if n == 0:
-            p, q = radii[0, v], radii[0, v + 1]
-            t = 1.0 + (a * p + b * q - 1.0) * box[5]
-            p, q = p * box[5], q * box[5]
-            gx, gy = p * rays[v, 1] + q * rays[v, 3], p * rays[v, 2] + q * rays[v, 4]
-        else:
-            p, q = radii[n - 1, v], radii[n - 1, v + 1]
-            p1, q1 = radii[n, v], radii[n, v + 1]
-            before = a * p + b * q
-            scale = 1.0 / (before - (a * p1 + b * q1))
-            part = (before - 1.0) * scale
-            t = n + part
-            p, q = (p - part * (p - p1)) * scale, (q - part * (q - q1)) * scale
-            gx, gy = p * rays[v, 1] + q * rays[v, 3], p * rays[v, 2] + q * rays[v, 4]
-        reach = 0.5 * (math.sqrt(gx * gx + gy * gy) / size)
-        start, end = t - reach, t + reach
-        if start >= contours + box[4]:
-            continue
-        _sum_at(total, start, box[4], low)
-        _sum_at(total, end, box[4], high)
-        mean = (1.0 - row[x, 3]) / (end - start)
-        near, far = b * rays[v, 6] * size, a * rays[v, 7] * size  # pixels from both rays
-        shade = rays[v, 5]
-        if near < 0.5:
-            shade += (0.5 - near) * (rays[v - 1 if v > 0 else vertices - 1, 5] - rays[v, 5])
-        if far < 0.5:
-            shade += (0.5 - far) * (rays[v + 1 if v + 1 < vertices else 0, 5] - rays[v, 5])
-        bright = mean * (1.0 + shade * min(1.0, near + far))
-        for c in range(3):
-            row[x, c] += bright * (high[c] - low[c])
-        row[x, 3] += mean * (high[3] - low[3])
+    """Puts one figure behind what ``row`` (size, 4) holds already, from column x0 to x1, from ray to ray."""
+    vertices, size = rays.shape[0], row.shape[0]
+    pixel = 1.0 / size
+    angle = _diamond((x0 + 0.5) * pixel - cx, dy)
+    v = finder[min(np.int64(angle * (GRID / 4.0)), GRID - 1)]
+    while v + 1 < vertices and rays[v + 1, 0] <= angle:
+        v += 1
+    n, x, left = 0, x0, float(x1)
+    while x < x1:
+        # The next ray that crosses the row: before this sector in the lower half plane, where angles fall from left to
+        # right, and behind it in the upper one.
+        k = v if dy >= 0.0 else v + 1
+        stop = x1
+        if dy >= 0.0 and k >= 0 and rays[k, 0] > 0.0:
+            stop = x if rays[k, 0] >= 2.0 else np.int64(min(max((cx + dy * rays[k, 10]) * size + 0.5, float(x)), left))
+        elif dy < 0.0 and k < vertices:
+            stop = x if rays[k, 0] <= 2.0 else np.int64(min(max((cx + dy * rays[k, 10]) * size + 0.5, float(x)), left))
+        if stop > x:
+            own = v if v >= 0 else vertices - 1
+            n = _add_run(rays[own], radii[own], radii[own + 1], total, box, cx, dy, pixel, x, stop, n, row)
+            x = stop
+        v = v - 1 if dy >= 0.0 else v + 1
 
 
 @_jit
@@ -375,13 +413,12 @@ def render_rows(
             corners = (contours + 1) * (vertices + 1)
             _add_row(
                 rays[starts[f, 0] : starts[f, 0] + vertices],
-                inverse[starts[f, 1] : starts[f, 1] + corners].reshape(contours + 1, vertices + 1),
+                inverse[starts[f, 1] : starts[f, 1] + corners].reshape(vertices + 1, contours + 1),
                 total[starts[f, 2] : starts[f, 2] + (contours + 1) * BINS + 1],
                 finder[f],
                 boxes[f],
                 floats[f, 0],
                 py - floats[f, 1],
-                size,
                 x0,
                 x1,
                 row,
