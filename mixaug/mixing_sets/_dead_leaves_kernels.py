@@ -32,7 +32,8 @@ SHADOW_SHIFT, SHADOW_SOFT = 0.22, 0.5  # of a shadow, in units of the radius
 _DARKEST = 0.4  # light that is left under any number of shadows
 _DONE = 1.0 / 1024.0  # a pixel that shows less than this is finished: a quarter of a grey level at most
 _WORDS = 16  # hashes kept apart for each leaf
-_TILE = 16
+_TILE_BITS = 3  # tiles of 8 x 8 pixels
+_OCTAVES = 8
 _CORNERS = 7
 
 _GOLDEN, _MIX1, _MIX2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -125,12 +126,13 @@ def _make_leaf(
     place_y: float,
     r: float,
     size: int,
-    shape: int,
     leaf: np.ndarray,
     edges: np.ndarray,
-) -> tuple[int, int]:
-    """Fills ``leaf`` and ``edges``; returns the number of edges of a polygon (0 for others) and the texture."""
-    angle, flat = _draws(key, word + 2)
+) -> tuple[int, int, int]:
+    """Fills ``leaf`` and ``edges``; returns the shape, its corners (0 for round ones and squares) and the texture."""
+    of_shape, flat = _draws(key, word + 14)
+    shape = _pick(floats, _SHAPES, 6, of_shape)
+    angle, more = _draws(key, word + 2)
     ax, ay = _direction(floats[_TURN] + floats[_TURN + 1] * (angle - 0.5))
     leaf[2], leaf[3] = ax, ay
     thin = 1.0
@@ -142,7 +144,6 @@ def _make_leaf(
         corners = 3
         tall = 1.4
         if shape == _POLYGON:
-            more, _ = _draws(key, word + 14)
             corners = 4 + int(4.0 * more)
             tall = 1.2
         leaf[0], leaf[1] = tall * r, tall * r * thin
@@ -154,6 +155,7 @@ def _make_leaf(
     b_draw, chosen = _draws(key, word + 5)
     texture = _pick(floats, _TEXTURES, 8, chosen)
     leaf[16] = max(SHADOW_SOFT * r, 1.0)
+    leaf[21] = 1.0 / leaf[16]
     lx, ly = floats[_LIGHT], floats[_LIGHT + 1]
     lu, lv = lx * ax + ly * ay, ly * ax - lx * ay
     leaf[17], leaf[18] = SHADOW_SHIFT * r * lu, SHADOW_SHIFT * r * lv
@@ -161,7 +163,7 @@ def _make_leaf(
     leaf[19], leaf[20] = -slope * lu, -slope * lv
     if texture == _PLAIN:
         leaf[7], leaf[8], leaf[9] = leaf[4], leaf[5], leaf[6]
-        return corners, texture
+        return shape, corners, texture
     period, filled = _draws(key, word + 6)
     apart, turn = _draws(key, word + 7)
     _colour(floats, palette, first + (0.15 + 0.7 * apart), key, word + 12, leaf[7:10])
@@ -170,7 +172,7 @@ def _make_leaf(
     leaf[12] = floats[_GRAIN] * (0.25 + 0.75 * period) * math.sqrt(r * (0.1 * size))
     leaf[13], leaf[14] = phase, b_draw
     leaf[15] = 0.3 + 0.4 * filled
-    return corners, texture
+    return shape, corners, texture
 
 
 @_jit
@@ -198,24 +200,23 @@ def _make_edges(key: np.uint64, word: int, corners: int, leaf: np.ndarray, edges
 
 
 @_jit
-def _cover(
-    shape: int, corners: int, leaf: np.ndarray, edges: np.ndarray, u: float, v: float, soft: float
-) -> float:
-    """Share of the leaf in a window of width ``soft`` at (u, v) along its axes: 1 inside, 0 outside, smooth between."""
+def _cover(shape: int, corners: int, leaf: np.ndarray, edges: np.ndarray, u: float, v: float, sharp: float) -> float:
+    """Share of the leaf in a window of width 1 / ``sharp`` at (u, v) along its axes: 1 inside, 0 outside."""
     hx, hy = leaf[0], leaf[1]
     if shape <= _RECTANGLE:  # the overlap of two intervals in each direction
-        a = min(0.5 + (hx - abs(u)) / soft, 2.0 * hx / soft)
-        b = min(0.5 + (hy - abs(v)) / soft, 2.0 * hy / soft)
+        a = min(0.5 + (hx - abs(u)) * sharp, 2.0 * hx * sharp)
+        b = min(0.5 + (hy - abs(v)) * sharp, 2.0 * hy * sharp)
         return _clamp(a) * _clamp(b)
-    if shape <= _ELLIPSE:  # distance to first order: level over slope
+    if shape <= _ELLIPSE:  # distance to first order, exact for a circle
         p, q = u / hx, v / hy
-        slope = math.sqrt((p / hx) * (p / hx) + (q / hy) * (q / hy)) + 1.0e-9
-        distance = 0.5 * ((p * p + q * q) - 1.0) / slope
-        return _clamp(0.5 - distance / soft) * min(1.0, 2.0 * hy / soft)
-    distance = -1.0e9
+        level = math.sqrt(p * p + q * q)
+        p, q = p / hx, q / hy
+        distance = level * (level - 1.0) / (math.sqrt(p * p + q * q) + 1.0e-9)
+        return _clamp(0.5 - distance * sharp) * min(1.0, 2.0 * hy * sharp)
+    distance = math.sqrt(u * u + v * v) - hx  # sharp corners get no spikes
     for i in range(corners):
         distance = max(distance, (edges[i, 0] * u + edges[i, 1] * v) - edges[i, 2])
-    return _clamp(0.5 - distance / soft) * min(1.0, hy / soft)
+    return _clamp(0.5 - distance * sharp) * min(1.0, hy * sharp)
 
 
 @_jit
@@ -284,33 +285,54 @@ def _texture(texture: int, leaf: np.ndarray, key: np.uint64, u: float, v: float)
 
 @_jit
 def _span(
-    shape: int, corners: int, leaf: np.ndarray, edges: np.ndarray, dy: float, margin: float, reach: float
+    shape: int, corners: int, leaf: np.ndarray, edges: np.ndarray, dy: float, margin: float
 ) -> tuple[float, float]:
-    """The x, from the centre, outside which the leaf with a seam of ``margin`` does not cover row ``dy``."""
-    ax, ay = leaf[2], leaf[3]
-    wide = reach * reach - dy * dy
-    if wide <= 0.0:
-        return 1.0, -1.0
-    high = math.sqrt(wide)
-    low = -high
+    """Where row ``dy`` crosses the leaf made larger by ``margin``: from x to x, from the centre; (1, -1) for nowhere.
+
+    It only saves looking at pixels: with a positive margin it may be too long, with a negative one too short.
+    """
+    ax, ay, hx, hy = leaf[2], leaf[3], leaf[0], leaf[1]
     if shape <= _RECTANGLE:
+        low, high = -1.0e9, 1.0e9
         for k in range(2):  # |x a + dy b| <= h
             a, b = (ax, ay) if k == 0 else (-ay, ax)
             h = leaf[k] + margin
+            if h <= 0.0:
+                return 1.0, -1.0
             if abs(a) > 1.0e-6:
                 p, q = (-h - dy * b) / a, (h - dy * b) / a
                 low, high = max(low, min(p, q)), min(high, max(p, q))
-            elif abs(dy * b) > h + 1.0e-3 * reach:
+            elif abs(dy * b) > h + 1.0e-5 * hx:
                 return 1.0, -1.0
-    elif shape >= _TRIANGLE:
-        for i in range(corners):  # the normal turned into the picture
-            a = edges[i, 0] * ax - edges[i, 1] * ay
-            b = edges[i, 0] * ay + edges[i, 1] * ax
-            h = edges[i, 2] + margin - dy * b
-            if a > 1.0e-6:
-                high = min(high, h / a)
-            elif a < -1.0e-6:
-                low = max(low, h / a)
+        return low, high
+    if shape <= _ELLIPSE:
+        scale = 1.0 + margin / hy  # beyond this level the distance of `_cover` is beyond the margin
+        if scale <= 0.0:
+            return 1.0, -1.0
+        hx, hy = hx * scale, hy * scale
+        p, q = 1.0 / (hx * hx), 1.0 / (hy * hy)
+        a, b = ax * ax * p + ay * ay * q, dy * ax * ay * (p - q)
+        root = b * b - a * (dy * dy * (ay * ay * p + ax * ax * q) - 1.0)
+        if root <= 0.0:
+            return 1.0, -1.0
+        root = math.sqrt(root)
+        return (-b - root) / a, (-b + root) / a
+    wide = hx + margin
+    wide = wide * wide - dy * dy
+    if wide <= 0.0 or (margin < 0.0 and hy + 2.0 * margin < 0.0):
+        return 1.0, -1.0
+    high = math.sqrt(wide)
+    low = -high
+    for i in range(corners):  # the normal turned into the picture
+        a = edges[i, 0] * ax - edges[i, 1] * ay
+        b = edges[i, 0] * ay + edges[i, 1] * ax
+        h = (edges[i, 2] + margin) - dy * b
+        if a > 1.0e-6:
+            high = min(high, h / a)
+        elif a < -1.0e-6:
+            low = max(low, h / a)
+        elif h < -1.0e-5 * hx:
+            return 1.0, -1.0
     return low, high
 
 
@@ -325,11 +347,111 @@ def _next_open(following: np.ndarray, x: int) -> int:
 
 @_jit
 def _any_open(counts: np.ndarray, top: int, bottom: int, left: int, right: int) -> bool:
-    for i in range(top // _TILE, bottom // _TILE + 1):
-        for j in range(left // _TILE, right // _TILE + 1):
+    for i in range(top >> _TILE_BITS, (bottom >> _TILE_BITS) + 1):
+        for j in range(left >> _TILE_BITS, (right >> _TILE_BITS) + 1):
             if counts[i, j] > 0:
                 return True
     return False
+
+
+@_jit
+def _classes(floats: np.ndarray, outside: float) -> np.ndarray:
+    """Octaves of the radius: rows of (share, 1 / largest^2, 1 / smallest^2, how far outside the picture centres lie).
+
+    Small leaves need not fall far outside. A leaf that misses the picture changes nothing, so the places of each octave
+    may be drawn from a square of its own when the octave's share grows with that square.
+    """
+    low, high = floats[_RADIUS], floats[_RADIUS + 1]
+    table = np.empty((_OCTAVES, 4))
+    count, total = 0, 0.0
+    while low < high and count < _OCTAVES:
+        top = min(2.0 * low, high)
+        if count == _OCTAVES - 1:
+            top = high
+        a, b = 1.0 / (top * top), 1.0 / (low * low)
+        width = 1.0 + 2.0 * (outside * top)
+        table[count, 0], table[count, 1], table[count, 2] = (b - a) * (width * width), a, b
+        table[count, 3] = outside * top
+        total += table[count, 0]
+        low = top
+        count += 1
+    for k in range(count):
+        table[k, 0] = table[k, 0] / total
+    return table[:count]
+
+
+@_jit
+def _reach(
+    shape: int, corners: int, leaf: np.ndarray, edges: np.ndarray, dy: float, shadow: float
+) -> tuple[float, float]:
+    """Where in row ``dy``, from the centre, the leaf or its shadow can be."""
+    low, high = _span(shape, corners, leaf, edges, dy, 0.51)
+    if shadow > 0.0:
+        shift_x, shift_y = leaf[17] * leaf[2] - leaf[18] * leaf[3], leaf[17] * leaf[3] + leaf[18] * leaf[2]
+        low2, high2 = _span(shape, corners, leaf, edges, dy - shift_y, 0.51 * leaf[16])
+        if low > high:
+            low, high = low2 + shift_x, high2 + shift_x
+        elif low2 <= high2:
+            low, high = min(low, low2 + shift_x), max(high, high2 + shift_x)
+    return low, high
+
+
+@_jit
+def _lay(
+    shape: int,
+    corners: int,
+    texture: int,
+    leaf: np.ndarray,
+    edges: np.ndarray,
+    key: np.uint64,
+    shadow: float,
+    cx: float,
+    dy: float,
+    start: int,
+    end: int,
+    follow: np.ndarray,
+    pixels: np.ndarray,
+    light: np.ndarray,
+    counts: np.ndarray,
+) -> int:
+    """Lays a leaf on the unfinished pixels ``start`` to ``end`` of a row; returns how many of them it finished."""
+    ax, ay = leaf[2], leaf[3]
+    low, high = _span(shape, corners, leaf, edges, dy, -0.51)
+    inner, outer = start, start  # pixels that the leaf covers wholly: inner to outer - 1
+    if low <= high:
+        inner = max(math.ceil(cx + low - 0.5), start)
+        outer = max(min(math.floor(cx + high - 0.5), end) + 1, inner)
+    finished = 0
+    x = _next_open(follow, start)
+    while x <= end:
+        dx = x + 0.5 - cx
+        u, v = dx * ax + dy * ay, dy * ax - dx * ay
+        inside = inner <= x < outer
+        part = 1.0 if inside else _cover(shape, corners, leaf, edges, u, v, 1.0)
+        before = float(pixels[x, 3])
+        rest = before
+        if part > 0.0:
+            rest = before - before * part
+            if rest < _DONE:
+                rest = 0.0
+            weight = (before - rest) * (1.0 + (u * leaf[19] + v * leaf[20]))
+            if shadow > 0.0:
+                weight = weight * light[x]
+            t = 0.0
+            if texture != _PLAIN:
+                t = _texture(texture, leaf, key, u, v)
+            for k in range(3):
+                pixels[x, k] = pixels[x, k] + weight * (leaf[4 + k] + t * (leaf[7 + k] - leaf[4 + k]))
+            pixels[x, 3] = rest
+        if rest == 0.0:
+            follow[x] = outer if inside else x + 1
+            counts[x >> _TILE_BITS] -= 1
+            finished += 1
+        elif shadow > 0.0:
+            dark = _cover(shape, corners, leaf, edges, u - leaf[17], v - leaf[18], leaf[21])
+            light[x] = max(light[x] * (1.0 - shadow * dark), _DARKEST)
+        x = _next_open(follow, x + 1)
+    return finished
 
 
 @_jit
@@ -345,96 +467,63 @@ def render_rows(
     """Renders rows ``first`` to ``stop - 1`` of one picture into ``out`` (3, size, size) uint8; returns the leaves."""
     seed = np.uint64(key)
     rows = stop - first
-    shows = np.ones((rows, size))
-    light = np.ones((rows, size))
-    sums = np.zeros((rows, size, 3))
+    pixels = np.zeros((rows, size, 4), np.float32)  # red, green, blue so far and what still shows through
+    shadow = floats[_SHADOW]
+    light = np.ones((rows if shadow > 0.0 else 1, size), np.float32)
     following = np.empty((rows, size + 1), np.int32)
-    for y in range(rows):
-        for x in range(size + 1):
-            following[y, x] = x
-    counts = np.zeros(((rows - 1) // _TILE + 1, (size - 1) // _TILE + 1), np.int32)
+    counts = np.zeros(((rows - 1 >> _TILE_BITS) + 1, (size - 1 >> _TILE_BITS) + 1), np.int32)
     for y in range(rows):
         for x in range(size):
-            counts[y // _TILE, x // _TILE] += 1
-    leaf, edges, colour = np.zeros(21), np.zeros((_CORNERS, 3)), np.zeros(3)
+            pixels[y, x, 3] = 1.0
+            following[y, x] = x
+            counts[y >> _TILE_BITS, x >> _TILE_BITS] += 1
+        following[y, size] = size
+    leaf, edges = np.zeros(22), np.zeros((_CORNERS, 3))
     left = rows * size
-    shadow = floats[_SHADOW]
-    outside = (REACH + (SHADOW_SHIFT + 0.5 * SHADOW_SOFT if shadow > 0.0 else 0.0)) * floats[_RADIUS + 1]
-    finest = 1.0 / (floats[_RADIUS] * floats[_RADIUS])
-    largest = 1.0 / (floats[_RADIUS + 1] * floats[_RADIUS + 1])
+    stretch = REACH * (1.0 + 0.5 * SHADOW_SOFT) + SHADOW_SHIFT if shadow > 0.0 else REACH
+    classes = _classes(floats, stretch)
     number = 0
     while left > 0 and number < MOST_LEAVES:
         word = number * _WORDS
         number += 1
         px, py = _draws(seed, word)
-        of_size, of_shape = _draws(seed, word + 1)
+        of_size, of_class = _draws(seed, word + 1)
+        octave = 0
+        while octave < classes.shape[0] - 1 and of_class >= classes[octave, 0]:
+            of_class -= classes[octave, 0]
+            octave += 1
+        largest, finest, outside = classes[octave, 1], classes[octave, 2], classes[octave, 3]
         px, py = (1.0 + 2.0 * outside) * px - outside, (1.0 + 2.0 * outside) * py - outside
         r = size / math.sqrt(largest + of_size * (finest - largest))
         cx, cy = px * size, py * size
-        reach = REACH * r + 1.5
-        around = reach
-        if shadow > 0.0:
-            around += (SHADOW_SHIFT + 0.5 * SHADOW_SOFT) * r + 1.0
-        top, bottom = max(int(math.floor(cy - around)) - first, 0), min(int(math.floor(cy + around)) - first, rows - 1)
-        west, east = max(int(math.floor(cx - around)), 0), min(int(math.floor(cx + around)), size - 1)
+        around = stretch * r + 1.5
+        top, bottom = max(math.floor(cy - around) - first, 0), min(math.floor(cy + around) - first, rows - 1)
+        west, east = max(math.floor(cx - around), 0), min(math.floor(cx + around), size - 1)
         if top > bottom or west > east or not _any_open(counts, top, bottom, west, east):
             continue
-        shape = _pick(floats, _SHAPES, 6, of_shape)
-        corners, texture = _make_leaf(floats, palette, seed, word, px, py, r, size, shape, leaf, edges)
-        leaf_key = _hash(seed, word + 15)
-        ax, ay = leaf[2], leaf[3]
-        shift_x, shift_y = leaf[17] * ax - leaf[18] * ay, leaf[17] * ay + leaf[18] * ax
+        made, shape, corners, texture, leaf_key = False, 0, 0, 0, seed
         for y in range(top, bottom + 1):
             follow = following[y]
             x = _next_open(follow, west)
             if x > east:
                 continue
+            if not made:
+                made = True
+                shape, corners, texture = _make_leaf(floats, palette, seed, word, px, py, r, size, leaf, edges)
+                leaf_key = _hash(seed, word + 15)
             dy = (first + y) + 0.5 - cy
-            low, high = _span(shape, corners, leaf, edges, dy, 0.75, reach)
-            if shadow > 0.0:
-                seam = 0.5 * leaf[16] + 0.75
-                low2, high2 = _span(shape, corners, leaf, edges, dy - shift_y, seam, reach + seam)
-                low2, high2 = low2 + shift_x, high2 + shift_x
-                if low > high:
-                    low, high = low2, high2
-                elif low2 <= high2:
-                    low, high = min(low, low2), max(high, high2)
-            end = min(int(math.floor(cx + high)), east)
-            start = max(int(math.floor(cx + low)), x)
-            if start > end:
+            low, high = _reach(shape, corners, leaf, edges, dy, shadow)
+            if low > high:
                 continue
-            x = _next_open(follow, start)
-            while x <= end:
-                dx = x + 0.5 - cx
-                u, v = dx * ax + dy * ay, dy * ax - dx * ay
-                part = _cover(shape, corners, leaf, edges, u, v, 1.0)
-                before = shows[y, x]
-                rest = before
-                if part > 0.0:
-                    rest = before - before * part
-                    if rest < _DONE:
-                        rest = 0.0
-                    weight = (before - rest) * light[y, x]
-                    weight = weight * (1.0 + (u * leaf[19] + v * leaf[20]))
-                    if texture == _PLAIN:
-                        for k in range(3):
-                            sums[y, x, k] += weight * leaf[4 + k]
-                    else:
-                        t = _texture(texture, leaf, leaf_key, u, v)
-                        for k in range(3):
-                            sums[y, x, k] += weight * (leaf[4 + k] + t * (leaf[7 + k] - leaf[4 + k]))
-                    shows[y, x] = rest
-                if rest == 0.0:
-                    follow[x] = x + 1
-                    counts[y // _TILE, x // _TILE] -= 1
-                    left -= 1
-                elif shadow > 0.0:
-                    dark = _cover(shape, corners, leaf, edges, u - leaf[17], v - leaf[18], leaf[16])
-                    light[y, x] = max(light[y, x] * (1.0 - shadow * dark), _DARKEST)
-                x = _next_open(follow, x + 1)
+            start, end = max(math.ceil(cx + low - 0.5), x), min(math.floor(cx + high - 0.5), east)
+            if start <= end:
+                left -= _lay(
+                    shape, corners, texture, leaf, edges, leaf_key, shadow, cx, dy, start, end, follow, pixels[y],
+                    light[y if shadow > 0.0 else 0], counts[y >> _TILE_BITS],
+                )  # fmt: skip
     for y in range(rows):
-        for x in range(size):
-            for k in range(3):
-                value = sums[y, x, k] + shows[y, x] * palette[0, k]
+        for k in range(3):
+            for x in range(size):
+                value = pixels[y, x, k] + pixels[y, x, 3] * palette[0, k]
                 out[k, first + y, x] = np.uint8(min(max(value + 0.5, 0.0), 255.0))
     return number
