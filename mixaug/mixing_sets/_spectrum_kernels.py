@@ -16,7 +16,7 @@ import numpy as np
 from mixaug._numba import jit
 
 TABLE_STEP = 4  # entries a cycle of the tables over frequencies
-RANGE = 3.25  # fields are shaped by a table over [-RANGE, RANGE] standard deviations
+RANGE = 3.25  # fields are shaped by tables over [-RANGE, RANGE] standard deviations
 
 _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 _QUARTER_TURN = np.float32(math.pi / 2**31)  # of a whole number of 30 bits, in radians
@@ -25,6 +25,8 @@ _S1, _S2, _S3 = np.float32(-1 / 6), np.float32(1 / 120), np.float32(-1 / 5040)
 _C1, _C2, _C3, _C4 = np.float32(-1 / 2), np.float32(1 / 24), np.float32(-1 / 720), np.float32(1 / 40320)
 _BYTES_MEAN, _BYTES_SCALE = np.float32(510.0), np.float32(math.sqrt(12.0 / (4.0 * 65535.0)))
 _STEP = np.float32(TABLE_STEP)
+_CALMEST = np.float32(0.02)  # standard deviations that a pixel covers at least; keeps a difference over it exact enough
+_CUBE, _COSINE = np.float32(0.25 / math.sqrt(1.25)), np.float32(math.sqrt(0.5))  # give cos^3 and cos a variance of 1
 _WORD = np.uint64(0xFFFFFFFF)
 
 _jit = jit()
@@ -80,6 +82,20 @@ def _between(table: np.ndarray, place: np.float32) -> np.float32:
 
 
 @_jit
+def spectrum_power(axis: np.ndarray, first: np.ndarray, second: np.ndarray, reach: int) -> float:
+    """Variance of the field of `fill_spectrum` with gain 1, of the frequencies up to ``reach`` cycles."""
+    total = 0.0
+    for fy in range(-reach, reach + 1):
+        for fx in range(0 if fy > 0 else 1, reach + 1):
+            if fx * fx + fy * fy <= reach * reach:
+                u = abs(np.float32(fx) * axis[0] + np.float32(fy) * axis[1])
+                v = abs(np.float32(fy) * axis[0] - np.float32(fx) * axis[1])
+                size = _ONE / max(_between(first, u * _STEP) + _between(second, v * _STEP), np.float32(1e-6))
+                total += 2.0 * size * size
+    return total
+
+
+@_jit
 def fill_spectrum(
     key: np.uint64,
     axis: np.ndarray,
@@ -96,41 +112,48 @@ def fill_spectrum(
         axis: (2,) float32 unit.
         first, second: float32, |u|^a and |v|^b for multiples of 1/4 cycle.
         gain: factor.
-        pixel: (S // 2 + 1,) complex64: what a pixel's area and centre do to a frequency.
-        out: (3, S, S // 2 + 1) complex64, of the fields' real transform.
+        pixel: (2, S // 2 + 1) float32: what a pixel's area and place do to a wave, real and imaginary.
+        out: (3, S, S // 2 + 1, 2) float32, the transforms of three real fields.
     """
     size, half = out.shape[1], out.shape[2]
     most = (size - 1) // 2
     words = np.empty(half, np.uint32)
-    sizes = np.empty(half, np.float32)
+    real, imag = np.empty(half, np.float32), np.empty(half, np.float32)
     for row in range(size):
-        fy = row if row <= size // 2 else row - size
-        if abs(fy) > most:
-            out[:, row] = 0
+        fy = row if row <= most else row - size
+        if -fy > most:  # an even size has a frequency without a partner
+            out[:, row] = _ZERO
             continue
         word = _hash64(key, np.uint64(np.int64(fy)))
         low, high = np.uint32(word & _WORD), np.uint32(word >> np.uint64(32))
-        y = pixel[fy] if fy >= 0 else np.conj(pixel[-fy])
+        yr = pixel[0, abs(fy)]
+        yi = pixel[1, fy] if fy >= 0 else -pixel[1, -fy]
         for fx in range(half):
             words[fx] = np.uint32(_hash32(np.uint32(np.uint32(fx) ^ low)) + high)
         for fx in range(half):
             u = abs(np.float32(fx) * axis[0] + np.float32(fy) * axis[1])
             v = abs(np.float32(fy) * axis[0] - np.float32(fx) * axis[1])
             total = _between(first, u * _STEP) + _between(second, v * _STEP)
-            sizes[fx] = gain / max(total, np.float32(1e-6))
+            real[fx] = gain / max(total, np.float32(1e-6))
+        for fx in range(half):
+            m = real[fx]
+            real[fx] = m * (pixel[0, fx] * yr - pixel[1, fx] * yi)
+            imag[fx] = m * (pixel[0, fx] * yi + pixel[1, fx] * yr)
         for k in range(3):
             step = np.uint32(0x9E3779B9 * (k + 1) & 0xFFFFFFFF)
+            line = out[k, row]
             for fx in range(half):
                 c, s = _direction(_hash32(np.uint32(words[fx] + step)))
-                a, b = pixel[fx].real * y.real - pixel[fx].imag * y.imag, pixel[fx].real * y.imag + pixel[fx].imag * y.real
-                m = sizes[fx]
-                out[k, row, fx] = complex(m * (c * a - s * b), m * (c * b + s * a))
+                a, b = real[fx], imag[fx]
+                line[fx, 0] = c * a - s * b
+                line[fx, 1] = c * b + s * a
             if half > most + 1:
-                out[k, row, half - 1] = 0
+                line[half - 1] = _ZERO
     for k in range(3):
-        out[k, 0, 0] = 0
-        for row in range(1, most + 1):  # a real picture: the other half of the column fx = 0
-            out[k, size - row, 0] = np.conj(out[k, row, 0])
+        out[k, 0, 0] = _ZERO
+        for row in range(1, most + 1):  # a real picture: one half of the column fx = 0 is that of the other
+            out[k, size - row, 0, 0] = out[k, row, 0, 0]
+            out[k, size - row, 0, 1] = -out[k, row, 0, 1]
 
 
 @_jit
@@ -138,132 +161,192 @@ def draw_sites(
     key: np.uint64,
     octave: int,
     parent: np.ndarray,
-    kept: np.float32,
-    fresh: np.float32,
-    tail: np.float32,
+    weights: np.ndarray,
     axis: np.ndarray,
-    strain: np.float32,
     logs: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """One octave's wavelet coefficients: heavy-tailed sizes with a direction and a sign in each channel.
-
-    The logarithm of a size is ``kept`` times that of the octave above plus ``fresh`` times a new one, so that strong
-    coefficients lie together, as along the outlines of things (M. Wainwright and E. Simoncelli, Scale mixtures of
-    Gaussians and the statistics of natural images, 2000).
+    """One octave's wavelet coefficients: heavy-tailed sizes with a direction, and a sign in each channel.
 
     Args:
         key, octave: of the picture and of these sites.
-        parent: (n/2, n/2) float32, ``logs`` of the octave above.
-        kept, fresh, tail: weights of the logarithm's parts and of the whole.
-        axis, strain: (cos, sin) of twice the angle that is favoured, and by how much.
-        logs: (n, n) float32 receives the logarithms.
-        out: (4, n, n) complex64 receives luminance times e^it and e^3it and the two other channels times e^it.
+        parent: (n/2, n/2) float32, ``logs`` of the octave before.
+        weights: (4,) float32: of the octave before in the logarithm of a size, of a new normal number in it, the
+            number that is added to it, and how much the favoured direction adds to a size.
+        axis: (2,) float32, cosine and sine of twice the favoured direction.
+        logs: (n, n) float32 receives the logarithms, before the addition.
+        out: (4, n, n, 2) float32 receives luminance times e^it and e^3it and the two other channels times e^it.
     """
     n = logs.shape[0]
     m = n // 2
     base = _hash64(key, np.uint64(0x5B1CE5 + octave))
     words = np.empty(n, np.uint32)
-    sixteenth = tail * np.float32(1.0 / 16.0)
-    calm = -np.float32(np.float32(tail) * tail) * np.float32(1.0 / 16.0)
+    sizes = np.empty(n, np.float32)
+    cosines, sines = np.empty(n, np.float32), np.empty(n, np.float32)
+    kept, fresh, shift, strain = weights[0], weights[1], weights[2], weights[3]
     for row in range(n):
         word = _hash64(base, np.uint64(row))
         low, high = np.uint32(word & _WORD), np.uint32(word >> np.uint64(32))
         for i in range(n):
             words[i] = np.uint32(_hash32(np.uint32(np.uint32(i) ^ low)) + high)
         top, bottom = row // 2, (row // 2 + row % 2) % m
-        for i in range(m):
-            j = (i + 1) % m
+        for i in range(m):  # between the sites of the octave before
+            j = i + 1 if i + 1 < m else 0
             left, right = parent[top, i] + parent[bottom, i], parent[top, j] + parent[bottom, j]
-            logs[row, 2 * i] = _HALF * left
-            logs[row, 2 * i + 1] = np.float32(0.25) * (left + right)
+            sizes[2 * i] = _HALF * left
+            sizes[2 * i + 1] = np.float32(0.25) * (left + right)
         for i in range(n):
-            logs[row, i] = kept * logs[row, i] + fresh * _normal(_hash32(words[i]))
+            logs[row, i] = kept * sizes[i] + fresh * _normal(_hash32(words[i]))
         for i in range(n):
-            h = words[i]
-            c, s = _direction(_hash32(np.uint32(h + np.uint32(0x9E3779B9))))
+            c, s = _direction(_hash32(np.uint32(words[i] + np.uint32(0x9E3779B9))))
+            # (1 + x / 16)^16, nearly the exponential function
+            size = max(_ONE + np.float32(1.0 / 16.0) * (shift + logs[row, i]), _ZERO)
+            size = size * size
+            size = size * size
+            size = size * size
+            size = size * size
+            sizes[i] = size * (_ONE + strain * ((c * c - s * s) * axis[0] + np.float32(2.0) * c * s * axis[1]))
+            cosines[i], sines[i] = c, s
+        line, cube = out[0, row], out[1, row]
+        for i in range(n):
+            a = sizes[i] * _normal(_hash32(np.uint32(words[i] + np.uint32(0x3C6EF372))))
+            c, s = cosines[i], sines[i]
             c2, s2 = c * c - s * s, np.float32(2.0) * c * s
-            size = _ONE + (calm + sixteenth * logs[row, i])
-            size = max(size, _ZERO)
-            size = size * size
-            size = size * size
-            size = size * size
-            size = size * size  # nearly the exponential function
-            size = size * (_ONE + strain * (c2 * axis[0] + s2 * axis[1]))
-            a = size * _normal(_hash32(np.uint32(h + np.uint32(0x3C6EF372))))
-            out[0, row, i] = complex(a * c, a * s)
-            out[1, row, i] = complex(a * (c * c2 - s * s2), a * (c * s2 + s * c2))
-            a = size * _normal(_hash32(np.uint32(h + np.uint32(0xDAA66D2B))))
-            out[2, row, i] = complex(a * c, a * s)
-            a = size * _normal(_hash32(np.uint32(h + np.uint32(0x78DDE6E4))))
-            out[3, row, i] = complex(a * c, a * s)
+            line[i, 0], line[i, 1] = a * c, a * s
+            cube[i, 0], cube[i, 1] = a * (c * c2 - s * s2), a * (c * s2 + s * c2)
+        for k in range(2, 4):
+            step = np.uint32(0x78DDE6E4 if k == 2 else 0xDAA66D2B)
+            line = out[k, row]
+            for i in range(n):
+                a = sizes[i] * _normal(_hash32(np.uint32(words[i] + step)))
+                line[i, 0], line[i, 1] = a * cosines[i], a * sines[i]
 
 
 @_jit
-def add_octave(sites: np.ndarray, band: np.ndarray, least: int, most: int, pixel: np.ndarray, out: np.ndarray) -> None:
-    """Adds an octave to the fields' spectra: the sites' own, repeated over the plane, through the wavelets' response.
+def add_octave(sites: np.ndarray, octave: int, gain: np.float32, pixel: np.ndarray, out: np.ndarray) -> None:
+    """Adds an octave to the fields' transforms: that of its sites, repeated over the plane, times that of the wavelets.
+
+    A wavelet of direction t is i cos(t - phi)^3 in the angle phi (luminance) or i cos(t - phi), and in the radius a
+    sine that rises from f/2 to f and falls until 2f, where f = 2^octave: the squares of all octaves add up to 1.
 
     Args:
-        sites: (4, n, n) complex64, transforms of the sites.
-        band: float32, the response by radius for multiples of 1/4 cycle; it is zero outside [least, most].
-        least, most: radii.
+        sites: (4, n, n, 2) float32, transforms of the arrays of `draw_sites`; n = 2f.
+        octave: which.
+        gain: factor.
         pixel: as for `fill_spectrum`.
-        out: (3, S, S // 2 + 1) complex64.
+        out: (3, S, S // 2 + 1, 2) float32.
     """
-    size, half = out.shape[1], out.shape[2]
+    size = out.shape[1]
     n = sites.shape[1]
-    mask = n - 1  # n is a power of two
-    limit = (size - 1) // 2
-    for row in range(size):
-        fy = row if row <= size // 2 else row - size
-        if abs(fy) > min(limit, most):
-            continue
-        y = pixel[fy] if fy >= 0 else np.conj(pixel[-fy])
-        up, down = fy & mask, -fy & mask
+    limit = min((size - 1) // 2, n - 1)
+    inverse = np.float32(1.0 / 2**octave)
+    real, imag = np.empty(limit + 1, np.float32), np.empty(limit + 1, np.float32)
+    cosines, sines = np.empty(limit + 1, np.float32), np.empty(limit + 1, np.float32)
+    sums = np.empty((4, limit + 1), np.float32)
+    for fy in range(-limit, limit + 1):
+        row = fy if fy >= 0 else fy + size
+        inner = 2**octave // 2
         begin = 0
-        while begin * begin + fy * fy < least * least:
+        while begin * begin + fy * fy <= inner * inner and begin <= limit:
             begin += 1
-        for fx in range(begin, min(limit, most) + 1):
-            if fx * fx + fy * fy > most * most:
-                break
-            radius = math.sqrt(np.float32(fx * fx + fy * fy))
-            weight = _between(band, radius * _STEP)
-            c, s = np.float32(fx) / radius, np.float32(-fy) / radius
-            one = complex(c, s)
-            three = one * one * one
-            factor = pixel[fx] * y * complex(_ZERO, weight)
-            i, j = fx & mask, -fx & mask
-            a = np.float32(3.0) * (one * sites[0, up, i] + np.conj(one * sites[0, down, j]))
-            a += three * sites[1, up, i] + np.conj(three * sites[1, down, j])
-            out[0, row, fx] += factor * a * np.float32(0.25)
-            out[1, row, fx] += factor * (one * sites[2, up, i] + np.conj(one * sites[2, down, j]))
-            out[2, row, fx] += factor * (one * sites[3, up, i] + np.conj(one * sites[3, down, j]))
+        stop = limit + 1
+        while stop > begin and (stop - 1) * (stop - 1) + fy * fy >= n * n:
+            stop -= 1
+        if stop <= begin:
+            continue
+        up, down = fy % n, -fy % n
+        yr = pixel[0, abs(fy)]
+        yi = pixel[1, fy] if fy >= 0 else -pixel[1, -fy]
+        for fx in range(begin, stop):
+            x, y = np.float32(fx), np.float32(-fy)
+            radius = np.float32(math.sqrt(x * x + y * y))
+            share = _ONE / radius
+            cosines[fx], sines[fx] = x * share, y * share
+            place = radius * inverse
+            place = np.float32(2.0) * place - _ONE if place < _ONE else np.float32(2.0) - place
+            t = min(max(place, _ZERO), _ONE) - _HALF  # the sine of a quarter turn, about its middle
+            t = t * np.float32(math.pi / 2)
+            tt = t * t
+            weight = (_ONE + tt * (_C1 + tt * (_C2 + tt * (_C3 + tt * _C4)))) + t * (
+                _ONE + tt * (_S1 + tt * (_S2 + tt * _S3))
+            )
+            weight = weight * (gain * _COSINE)
+            real[fx] = -weight * (pixel[0, fx] * yi + pixel[1, fx] * yr)  # times i
+            imag[fx] = weight * (pixel[0, fx] * yr - pixel[1, fx] * yi)
+        for part in range(4):
+            forward, back = sites[part, up], sites[part, down]
+            if begin == 0:
+                sums[0, 0], sums[1, 0] = forward[0, 0] + back[0, 0], forward[0, 1] + back[0, 1]
+                sums[2, 0], sums[3, 0] = forward[0, 0] - back[0, 0], forward[0, 1] - back[0, 1]
+            for fx in range(max(begin, 1), stop):
+                sums[0, fx] = forward[fx, 0] + back[n - fx, 0]
+                sums[1, fx] = forward[fx, 1] + back[n - fx, 1]
+            for fx in range(max(begin, 1), stop):
+                sums[2, fx] = forward[fx, 0] - back[n - fx, 0]
+                sums[3, fx] = forward[fx, 1] - back[n - fx, 1]
+            scale = np.float32(3.0) * _CUBE if part == 0 else (_CUBE if part == 1 else _COSINE)
+            line = out[max(part - 1, 0), row]
+            for fx in range(begin, stop):
+                c, s = cosines[fx], sines[fx]
+                if part == 1:
+                    c2, s2 = c * c - s * s, np.float32(2.0) * c * s
+                    c, s = c * c2 - s * s2, c * s2 + s * c2
+                a = scale * (c * sums[0, fx] - s * sums[1, fx])
+                b = scale * (c * sums[3, fx] + s * sums[2, fx])
+                line[fx, 0] += real[fx] * a - imag[fx] * b
+                line[fx, 1] += real[fx] * b + imag[fx] * a
 
 
 @_jit
-def colour(fields: np.ndarray, shaped: bool, tables: np.ndarray, mixing: np.ndarray, mean: np.ndarray, out: np.ndarray) -> None:
-    """Pixels of three fields: each shaped by its table (if ``shaped``), then mixed to RGB, rounded and clipped.
+def shape(field: np.ndarray, table: np.ndarray, row: int, out: np.ndarray) -> None:
+    """One row of a field seen through a curve: its mean over the values that a pixel covers, so that steps are smooth.
+
+    Args:
+        field: (S, S) float32, periodic.
+        table: (T,) float32, the integral of the curve over [-RANGE, RANGE].
+        row: which.
+        out: (S,) float32.
+    """
+    size = field.shape[0]
+    above, below, here = field[row - 1], field[row + 1 if row + 1 < size else 0], field[row]
+    scale = np.float32((table.shape[0] - 1) / (2.0 * RANGE))
+    top = np.float32(table.shape[0] - 1.01)
+    middle = np.float32(RANGE) * scale
+    for i in range(1, size - 1):
+        out[i] = abs(here[i + 1] - here[i - 1])
+    out[0], out[size - 1] = abs(here[1] - here[size - 1]), abs(here[0] - here[size - 2])
+    for i in range(size):
+        reach = max(np.float32(0.25) * (out[i] + abs(below[i] - above[i])), _CALMEST) * scale
+        place = here[i] * scale + middle
+        low, high = min(max(place - reach, _ZERO), top - _ONE), min(max(place + reach, _ONE), top)
+        out[i] = (_between(table, high) - _between(table, low)) / (high - low)
+
+
+@_jit
+def colour(
+    fields: np.ndarray, shaped: bool, tables: np.ndarray, mixing: np.ndarray, mean: np.ndarray, out: np.ndarray
+) -> None:
+    """Pixels of three fields: each seen through its curve (if ``shaped``), then mixed to RGB, clipped and rounded.
 
     Args:
         fields: (3, S, S) float32 of variance about 1.
-        tables: (3, T) float32 over [-RANGE, RANGE].
+        shaped: whether there are curves.
+        tables: (3, T) float32, their integrals in steps of the table.
         mixing, mean: (3, 3) and (3,) float32 in grey levels.
         out: (3, S, S) uint8.
     """
     size = fields.shape[1]
     values = np.empty((3, size), np.float32)
-    scale = np.float32((tables.shape[1] - 1) / (2.0 * RANGE))
-    edge = np.float32(RANGE * 0.99999)
     for row in range(size):
         for k in range(3):
-            for i in range(size):
-                values[k, i] = fields[k, row, i]
             if shaped:
+                shape(fields[k], tables[k], row, values[k])
+            else:
                 for i in range(size):
-                    x = min(max(values[k, i], -edge), edge)
-                    values[k, i] = _between(tables[k], (x + np.float32(RANGE)) * scale)
+                    values[k, i] = fields[k, row, i]
         for c in range(3):
             a, b, d, e = mixing[c, 0], mixing[c, 1], mixing[c, 2], mean[c] + _HALF
+            line = out[c, row]
             for i in range(size):
                 x = (a * values[0, i] + b * values[1, i]) + (d * values[2, i] + e)
-                out[c, row, i] = np.uint8(min(max(x, _ZERO), np.float32(255.0)))
+                line[i] = np.uint8(np.int32(min(max(x, _ZERO), np.float32(255.0))))

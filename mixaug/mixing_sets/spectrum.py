@@ -1,124 +1,100 @@
 """Statistical pictures: noise with the spectrum, the colours and the sub-band statistics of photographs.
 
+After the statistical image models of M. Baradad et al., Learning to See by Looking at Noise, NeurIPS 2021.
+
 Two layers: `sample_spectrum` draws the parameters of pictures (the only place with randomness), `render_spectrum`
 turns parameters into pixels without randomness.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
 
-from mixaug.mixing_sets import _spectrum_statistics as _statistics
+from mixaug.mixing_sets import _spectrum_statistics as _measured
 from mixaug.mixing_sets._checks import check_int
 from mixaug.mixing_sets._parallel import on_threads
 from mixaug.mixing_sets._rejection import draw_accepted
-from mixaug.mixing_sets._sources import Source, check_kinds
+from mixaug.mixing_sets._sources import MIN_SIZE, Source, check_kinds
+from mixaug.mixing_sets._spectrum_params import KINDS, STEPS, SpectrumParams
 from mixaug.mixing_sets._stream import Stream, mix
 
-TAG = 0x5BEC7
-KINDS = ("spectrum", "spectrum-colours", "wavelet", "wavelet-colours")
-_SHARES = dict(zip(KINDS, (0.3, 0.2, 0.25, 0.25), strict=True))
+_TAG = 0x5BEC7
+_SHARES = dict(zip(KINDS, (0.25, 0.25, 0.25, 0.25), strict=True))
+# The paper draws a and b from 0.5 to 3.5. Below 0.9 a picture is grain at every size, above 2.2 a smooth blot unless
+# steps give it outlines; photographs have 1.4 with a spread of 0.3.
+_SLOPES = {"spectrum": (0.9, 2.2), "spectrum-colours": (0.9, 2.6), "wavelet": (1.0, 1.7), "wavelet-colours": (1.0, 1.8)}
+_TAILS = (0.55, 1.05)  # see `test_sub_bands_are_like_those_of_photographs`
+_KEPT, _FRESH = 0.8, 0.6  # weights of the octave before and of a new number in the logarithm of a wavelet's size
+_BETWEEN = 0.75  # variance that a field of sites keeps when it is interpolated to the next octave, about
+REFERENCE = 6  # octave up to which the variance of a field is 1: 64 cycles
+_ENERGY = 2.0 * math.pi * (15.0 / 16.0 - 0.75 / math.pi**2)  # of a wavelet over the plane, in units of f^2
 TABLE_SIZE = 512
-RANGE = 3.25
-TABLE_STEP = 4
-REFERENCE = 64  # cycles up to which the variance of a field is 1
+# About half of the draws are accepted: all of these fail once in 10^19 pictures (the last one is kept then).
 _MAX_ATTEMPTS = 64
-
-
-@dataclass(frozen=True)
-class SpectrumParams:
-    """Everything that determines N statistical pictures.
-
-    Args:
-        kind: (N,) int64, index into ``KINDS``.
-        key: (N,) int64, from which phases or wavelet coefficients are expanded by a hash.
-        slopes: (N, 2) float64, the exponents a and b.
-        axis: (N, 2) float64 unit, the direction of a.
-        tail: (N,) float64, the spread of the logarithm of the coefficients' sizes (wavelet kinds).
-        strain: (N,) float64, how much the wavelets favour the axis, 0 to 1.
-        mean: (N, 3) float64, RGB in [0, 255].
-        mixing: (N, 3, 3) float64, grey levels a standard deviation of each field adds to RGB.
-        tables: (N, 3, 512) float64, what is made of each field between -3.25 and 3.25 standard deviations (kinds with
-            ``colours``; the identity in the others).
-        attempt: (N,) int64, how many draws were refused before this one.
-    """
-
-    kind: torch.Tensor
-    key: torch.Tensor
-    slopes: torch.Tensor
-    axis: torch.Tensor
-    tail: torch.Tensor
-    strain: torch.Tensor
-    mean: torch.Tensor
-    mixing: torch.Tensor
-    tables: torch.Tensor
-    attempt: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.kind)
-
-    def __getitem__(self, rows: slice | torch.Tensor | list[int]) -> SpectrumParams:
-        """The record of some pictures (a slice, a mask or a list of rows)."""
-        return SpectrumParams(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
-
 
 # --- the sampler -------------------------------------------------------------------------------------------------
 
 
 def _normal(s: Stream) -> float:
     """Sum of four uniform numbers, scaled to variance 1: nearly normal, within 3.5, from exact arithmetic."""
-    return 1.7320508075688772 * (sum(s.uniform(0.0, 1.0) for _ in range(4)) - 2.0)
+    return 1.7320508075688772 * (s.uniform(-0.5, 0.5) + s.uniform(-0.5, 0.5) + s.uniform(-0.5, 0.5) + s.uniform(-0.5, 0.5))
 
 
-def _draw_colours(s: Stream) -> tuple[np.ndarray, np.ndarray, float]:
-    """Mean RGB, mixing matrix and the logarithm that says how colourful it is."""
-    vector = _statistics.COLOUR_MEAN + _statistics.COLOUR_FACTOR @ np.array([_normal(s) for _ in range(9)])
-    low = np.diag(np.exp(vector[3:6]))
-    low[1, 0], low[2, 0], low[2, 1] = vector[6] * low[0, 0], vector[7] * low[0, 0], vector[8] * low[1, 1]
-    return vector[:3] @ _statistics.OPPONENT, _statistics.OPPONENT.T @ low, vector[4]
+def _draw_colours(s: Stream) -> list[float]:
+    """The 9 numbers of a picture's colours (see `_spectrum_statistics`)."""
+    normal = [_normal(s) for _ in range(9)]
+    vector = []
+    for mean, row in zip(_measured.COLOUR_MEAN, _measured.COLOUR_FACTOR, strict=True):
+        for value, weight in zip(normal, row, strict=False):
+            mean = mean + weight * value  # in a fixed order: `_colourful` compares the sum with limits
+        vector.append(mean)
+    return vector
 
 
-def _draw_table(s: Stream, most: int) -> np.ndarray:
-    """A rising curve of a few soft steps, with mean 0 and variance 1 of a normal field: areas of few colours."""
-    x = np.linspace(-RANGE, RANGE, TABLE_SIZE)
-    table = s.uniform(0.05, 0.3) * x
-    for _ in range(1 + s.integer(most)):
-        middle, width = s.uniform(-1.7, 1.7), s.uniform(0.05, 0.3)
-        part = np.clip((x - middle) / width, -0.5, 0.5) + 0.5
-        table = table + s.uniform(0.3, 1.0) * part * part * (3.0 - 2.0 * part)
-    weight = np.exp(-0.5 * x * x)
-    weight = weight / weight.sum()
-    table = table - weight @ table
-    return table / np.sqrt(weight @ (table * table))
+def _colourful(draw: dict[str, Any]) -> bool:
+    """Neither dark nor bright nor grey: what the measure of richness would refuse, told from the numbers alone.
+
+    The comparisons read sums and products of the stream's numbers, which are the same on every machine.
+    """
+    luminance, contrast, first, second = (draw["colours"][k] for k in (0, 3, 4, 5))
+    return 121.0 <= luminance <= 329.0 and contrast >= 4.0 and first + 0.3 * second >= 3.3
 
 
-def _draw(seed: int, index: int, attempt: int, kinds: Sequence[str]) -> dict[str, np.ndarray | float | int]:
-    """One unchecked draw."""
-    s = Stream(seed, TAG, index, attempt)
+def _draw_curve(s: Stream, most: int) -> tuple[float, np.ndarray]:
+    """Slope and soft steps of a rising curve."""
+    steps = np.zeros((STEPS, 3))
+    steps[:, 1] = 1.0
+    ramp = s.uniform(0.05, 0.3)
+    for k in range(1 + s.integer(most)):
+        steps[k] = s.uniform(-1.7, 1.7), s.uniform(0.05, 0.3), s.uniform(0.3, 1.0)
+    return ramp, steps
+
+
+def _draw(seed: int, index: int, attempt: int, kinds: Sequence[str]) -> dict[str, Any]:
+    """One unchecked draw: the columns of the record but colours in the 9 numbers."""
+    s = Stream(seed, _TAG, index, attempt)
     total = sum(_SHARES[kind] for kind in kinds)
     kind = kinds[s.pick([_SHARES[kind] / total for kind in kinds])]
-    wavelet, shaped = kind.startswith("wavelet"), kind.endswith("colours")
-    slope = s.uniform(0.9, 2.6) if not wavelet else s.uniform(0.9, 1.7)
-    apart = 0.25 * _normal(s)
-    axis = s.unit()
-    mean, mixing, colourful = _draw_colours(s)
+    low, high = _SLOPES[kind]
+    slope = s.uniform(low, high)
+    apart = 0.0 if kind.startswith("wavelet") else 0.3 * _normal(s)
+    curves = [_draw_curve(s, most) for most in (6, 4, 4)]
     return {
         "kind": KINDS.index(kind),
-        "key": mix(seed, TAG, index, attempt, 1) - 2**63,
-        "slopes": np.array([slope - apart, slope + apart]),
-        "axis": np.array(axis),
-        "tail": s.uniform(0.5, 1.1),
+        "key": mix(seed, _TAG, index, attempt, 1) - 2**63,
+        "slopes": (slope - apart, slope + apart),
+        "axis": s.unit(),
+        "tail": s.uniform(*_TAILS),
         "strain": s.uniform(0.0, 0.9),
-        "mean": mean,
-        "mixing": mixing,
-        "tables": np.stack([_draw_table(s, most) for most in (6, 4, 4)])
-        if shaped
-        else np.tile(np.linspace(-RANGE, RANGE, TABLE_SIZE), (3, 1)),
-        "colourful": colourful,
+        "ramp": [ramp for ramp, _ in curves],
+        "steps": [steps for _, steps in curves],
+        "colours": _draw_colours(s),
     }
 
 
@@ -130,6 +106,32 @@ def sample_spectrum(
     kinds: str | Sequence[str] | None = None,
     threads: int | None = None,
 ) -> SpectrumParams:
+    """Draws the parameters of ``count`` statistical pictures.
+
+    Mean and covariance of the colours are drawn from a normal distribution of 9 numbers that was measured on
+    photographs (`benchmarks/measure_picture_statistics.py`); draws that are nearly grey, dark or bright are replaced.
+
+    Convention: picture i of a seed depends on (kinds, seed, i) only, never on ``count`` or ``start``. No picture is
+    looked at: what is refused follows from the numbers of the stream alone, which are the same on every machine.
+
+    Args:
+        count: how many pictures, at least 1.
+        seed: 0 to 2^63 - 1. Default 0.
+        start: index of the first picture, at least 0. Default 0.
+        kinds: which of ``KINDS`` to draw from; None: all of them.
+        threads: nothing to do here; for the same call as the other sources.
+
+    Returns:
+        A `SpectrumParams` of ``count`` rows.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: an argument is out of range, or a kind unknown.
+
+    Example:
+        >>> len(sample_spectrum(2, seed=7))
+        2
+    """
     check_int("count", count, 1)
     check_int("seed", seed, 0)
     check_int("start", start, 0)
@@ -139,114 +141,148 @@ def sample_spectrum(
     draws, attempts = draw_accepted(
         count,
         lambda row, attempt: _draw(seed, start + row, attempt, chosen),
-        lambda fresh: [draw["colourful"] >= 2.8 for draw in fresh],
+        lambda fresh: [_colourful(draw) for draw in fresh],
         _MAX_ATTEMPTS,
     )
-    columns = {f.name: [d[f.name] for d in draws] for f in fields(SpectrumParams) if f.name != "attempt"}
-    return SpectrumParams(
-        **{name: torch.from_numpy(np.array(values)) for name, values in columns.items()},
-        attempt=torch.tensor(attempts, dtype=torch.int64),
-    )
+    columns = {name: torch.from_numpy(np.array([draw[name] for draw in draws])) for name in draws[0]}
+    colours = columns.pop("colours")
+    axes = torch.from_numpy(_measured.OPPONENT)
+    low = torch.diag_embed(colours[:, 3:6].exp())  # the Cholesky factor; smooth, so no bit of it matters
+    low[:, 1, 0], low[:, 2, 0] = colours[:, 6] * low[:, 0, 0], colours[:, 7] * low[:, 0, 0]
+    low[:, 2, 1] = colours[:, 8] * low[:, 1, 1]
+    return SpectrumParams(**columns, mean=colours[:, :3] @ axes, mixing=axes.T @ low, attempt=torch.tensor(attempts))
 
 
 # --- rendering ---------------------------------------------------------------------------------------------------
+# The Fourier transforms are NumPy's, which release the GIL and are of single precision since NumPy 2.0: a field is
+# within 1e-6 of the exact one, 1e-4 grey levels. All are inverse: NumPy 2.4 takes eight times as long for a forward one.
 
 
 def _pixel(size: int) -> np.ndarray:
-    """(size // 2 + 1,) complex64: the mean over a pixel of a wave of f cycles, seen from the pixel's corner."""
-    f = np.arange(size // 2 + 1)
-    return (np.sinc(f / size) * np.exp(1j * np.pi * f / size)).astype(np.complex64)
+    """(2, size // 2 + 1) float32: the mean over the pixel in the corner of waves of 0, 1, 2, ... cycles a picture."""
+    f = np.arange(size // 2 + 1) / size
+    area = size * np.sinc(f)  # times the side, twice: NumPy's inverse transforms divide by the number of pixels
+    return np.stack([area * np.cos(np.pi * f), area * np.sin(np.pi * f)]).astype(np.float32)
 
 
-def _powers(exponent: float, size: int) -> np.ndarray:
-    """f^exponent at multiples of 1/4 cycle, as far as a picture of ``size`` px goes."""
-    reach = int(0.75 * max(size, 2 * REFERENCE)) + 2
-    return (np.arange(TABLE_STEP * reach) / TABLE_STEP) ** exponent
-
-
-def _gain(slopes: np.ndarray, axis: np.ndarray) -> float:
-    """What makes the variance of the frequencies up to ``REFERENCE`` 1."""
-    fx, fy = np.meshgrid(np.arange(REFERENCE + 1), np.arange(-REFERENCE, REFERENCE + 1))
-    inside = (fx * fx + fy * fy <= REFERENCE**2) & ((fx > 0) | (fy > 0))
-    fx, fy = fx[inside], fy[inside]
-    u, v = np.abs(fx * axis[0] + fy * axis[1]), np.abs(fy * axis[0] - fx * axis[1])
-    size = 1.0 / (u ** slopes[0] + v ** slopes[1])
-    return float(1.0 / np.sqrt(2.0 * (size * size).sum()))
-
-
-def _fields_spectrum(params: SpectrumParams, i: int, size: int) -> np.ndarray:
+def _phases(key: np.uint64, slopes: np.ndarray, axis: np.ndarray, pixel: np.ndarray, out: np.ndarray) -> None:
+    """Transforms of fields of random phases."""
     from mixaug.mixing_sets import _spectrum_kernels as _kernels
 
-    slopes, axis = params.slopes[i].numpy(), params.axis[i].numpy()
-    out = np.empty((3, size, size // 2 + 1), np.complex64)
-    first, second = (_powers(a, size).astype(np.float32) for a in slopes)
-    _kernels.fill_spectrum(
-        np.uint64(int(params.key[i]) + 2**63), axis.astype(np.float32), first, second,
-        np.float32(_gain(slopes, axis)), _pixel(size), out,
-    )  # fmt: skip
-    return out
+    reach = max(out.shape[1] // 2, 2**REFERENCE)
+    cycles = np.arange(int(_kernels.TABLE_STEP * 1.5 * reach)) / _kernels.TABLE_STEP
+    first, second = ((cycles**slope).astype(np.float32) for slope in slopes)
+    gain = 1.0 / math.sqrt(_kernels.spectrum_power(axis, first, second, 2**REFERENCE))
+    _kernels.fill_spectrum(key, axis, first, second, np.float32(gain), pixel, out)
 
 
-def _bands(slope: float, size: int) -> list[tuple[float, np.ndarray]]:
-    octaves = [2**k for k in range(0, 16) if 2**k < size]
-    reference = [2**k for k in range(0, 7)]
-    total = sum(float(f) ** (2 - 2 * slope) for f in reference)
-    radius = np.arange(TABLE_STEP * (int(0.75 * size) + 3)) / TABLE_STEP
-    x = np.linspace(0.5, 2.0, 4001)
-    energy = 2 * np.pi * float(np.sum(x * np.cos(0.5 * np.pi * np.log2(x)) ** 2) * (x[1] - x[0]))
-    out = []
-    for f in octaves:
-        place = np.log2(np.maximum(radius, 1e-9) / f)
-        response = np.where(np.abs(place) < 1, np.cos(0.5 * np.pi * np.clip(place, -1, 1)), 0.0)
-        n = 2 * f
-        sd = float(f) ** (1 - slope) / np.sqrt(total)
-        # amplitude of a unit-variance site field: transform has |Z|^2 = n^2 a site
-        scale = sd / (np.sqrt(energy) * f) / n
-        out.append((f, (response * scale).astype(np.float32)))
-    return out
+def _wavelets(
+    key: np.uint64, slope: float, tail: float, strain: float, axis: np.ndarray, pixel: np.ndarray, out: np.ndarray
+) -> None:
+    """Transforms of fields of heavy-tailed wavelets: a variance of f^(2 - 2 slope) in the octave around f cycles.
 
-
-def _fields_wavelet(params: SpectrumParams, i: int, size: int) -> np.ndarray:
+    The logarithm of a wavelet's size is made of that of the octave before and a new number, so strong wavelets lie
+    together, as along the outlines of things (M. Wainwright and E. Simoncelli, Scale mixtures of Gaussians and the
+    statistics of natural images, 2000), and the tails grow from octave to octave, as they do in photographs.
+    """
     from mixaug.mixing_sets import _spectrum_kernels as _kernels
 
-    slope = float(params.slopes[i].mean())
-    axis = params.axis[i].numpy()
-    double = np.array([axis[0] ** 2 - axis[1] ** 2, 2 * axis[0] * axis[1]], np.float32)
-    key = np.uint64(int(params.key[i]) + 2**63)
-    out = np.zeros((3, size, size // 2 + 1), np.complex64)
-    pixel = _pixel(size)
-    parent = np.zeros((1, 1), np.float32)
-    tail, strain = np.float32(params.tail[i]), np.float32(params.strain[i])
-    kept, fresh = np.float32(0.8), np.float32(0.6)
-    for k, (f, response) in enumerate(_bands(slope, size)):
-        n = 2 * f
-        logs = np.empty((n, n), np.float32)
-        sites = np.empty((4, n, n), np.complex64)
-        _kernels.draw_sites(key, k, parent, kept, fresh, tail, double, strain, logs, sites)
-        transformed = np.fft.fft2(sites).astype(np.complex64)
-        _kernels.add_octave(transformed, response, (f + 1) // 2, 2 * f, pixel, out)
-        parent = logs
-    return out
+    out[:] = 0
+    total = sum(2.0 ** (octave * (2.0 - 2.0 * slope)) for octave in range(REFERENCE + 1))
+    double = np.array([axis[0] * axis[0] - axis[1] * axis[1], 2.0 * axis[0] * axis[1]], np.float32)
+    logs, variance = np.zeros((1, 1), np.float32), 0.0
+    for octave in range((out.shape[1] - 1).bit_length()):
+        f = 2.0**octave
+        n = 2 * 2**octave
+        variance = _KEPT**2 * _BETWEEN * variance + _FRESH**2 * tail**2
+        weights = np.array([_KEPT, _FRESH * tail, -variance, strain], np.float32)
+        parent, logs = logs, np.empty((n, n), np.float32)
+        sites = np.empty((4, n, n, 2), np.float32)
+        _kernels.draw_sites(key, octave, parent, weights, double, logs, sites)
+        moved = np.fft.ifft2(sites.view(np.complex64)[..., 0]).astype(np.complex64, copy=False)
+        deviation = f ** (1.0 - slope) / math.sqrt(total)
+        gain = np.float32(deviation * n / (math.sqrt(_ENERGY) * f))
+        _kernels.add_octave(moved.view(np.float32).reshape(4, n, n, 2), octave, gain, pixel, out)
+
+
+def _curves(ramp: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """(3, 512) float32: integrals of the curves, each with mean 0 and variance 1 of a normal field."""
+    from mixaug.mixing_sets import _spectrum_kernels as _kernels
+
+    x = np.linspace(-_kernels.RANGE, _kernels.RANGE, TABLE_SIZE)
+    place = np.clip((x - steps[..., :1]) / steps[..., 1:2] + 0.5, 0.0, 1.0)
+    curve = ramp[:, None] * x + (steps[..., 2:] * place * place * (3.0 - 2.0 * place)).sum(1)
+    weight = np.exp(-0.5 * x * x)
+    weight /= weight.sum()
+    curve -= (curve * weight).sum(1, keepdims=True)
+    curve /= np.sqrt((curve * curve * weight).sum(1, keepdims=True))
+    integral = np.zeros_like(curve)
+    integral[:, 1:] = np.cumsum(0.5 * (curve[:, 1:] + curve[:, :-1]), 1)
+    return integral.astype(np.float32)
+
+
+def _fields(params: SpectrumParams, i: int, pixel: np.ndarray, size: int) -> np.ndarray:
+    """(3, size, size) float32 fields of variance about 1."""
+    spectrum = np.empty((3, size, size // 2 + 1, 2), np.float32)
+    key, axis = np.uint64(int(params.key[i]) + 2**63), params.axis[i].numpy().astype(np.float32)
+    slopes = params.slopes[i].numpy()
+    if KINDS[params.kind[i]].startswith("wavelet"):
+        tail, strain = float(params.tail[i]), float(params.strain[i])
+        _wavelets(key, float(slopes.mean()), tail, strain, axis, pixel, spectrum)
+    else:
+        _phases(key, slopes, axis, pixel, spectrum)
+    planes = np.fft.irfft2(spectrum.view(np.complex64)[..., 0], (size, size))
+    return planes.astype(np.float32, copy=False)
 
 
 def render_spectrum(params: SpectrumParams, size: int = 256, *, threads: int | None = None) -> torch.Tensor:
+    """Renders statistical pictures from their parameters; no randomness.
+
+    ``spectrum``: three fields of random phases under the magnitude 1 / (|fx|^a + |fy|^b). ``wavelet``: three fields
+    of heavy-tailed oriented wavelets in octaves (the paper's wavelet marginal model, made in one pass instead of by
+    iteration). The fields are mixed to RGB with the colour covariance and mean of the record. With ``colours`` each
+    field is first seen through a curve of a few steps, which gives areas of few colours (the paper's colour model).
+
+    Convention: frequencies are in cycles a picture and each has its own random numbers, so that a larger picture is
+    the same one with finer detail; a pixel is the mean over its area. Pictures are periodic. Contrast comes from the
+    record, never from the range of the values. Pixels of two machines may differ by one level where a value is
+    within 1e-3 of a tie.
+
+    Args:
+        params: N pictures, from `sample_spectrum`.
+        size: side in pixels, at least 8. Default 256.
+        threads: default torch's number of threads (1 in loader workers).
+
+    Returns:
+        uint8 tensor (N, 3, size, size), RGB.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: an argument is out of range.
+
+    Note:
+        The paper iterates between histogram matching of the sub-bands and of the colours, and stretches each picture
+        to the full range; here wavelets with heavy-tailed sizes are added up and contrast is drawn.
+
+    Example:
+        >>> render_spectrum(sample_spectrum(1), size=32).shape
+        torch.Size([1, 3, 32, 32])
+    """
     if not isinstance(params, SpectrumParams):
         raise TypeError(f"params must be a SpectrumParams, got {type(params).__name__}")
-    check_int("size", size, 8)
+    check_int("size", size, MIN_SIZE)
     if threads is not None:
         check_int("threads", threads, 1)
     from mixaug.mixing_sets import _spectrum_kernels as _kernels
 
     out = np.empty((len(params), 3, size, size), np.uint8)
+    pixel = _pixel(size)
+    mixing, mean = params.mixing.numpy().astype(np.float32), params.mean.numpy().astype(np.float32)
 
     def picture(i: int) -> None:
-        kind = KINDS[params.kind[i]]
-        spectrum = (_fields_wavelet if kind.startswith("wavelet") else _fields_spectrum)(params, i, size)
-        planes = np.fft.irfft2(spectrum, (size, size), norm="forward").astype(np.float32, copy=False)
-        _kernels.colour(
-            planes, kind.endswith("colours"), params.tables[i].numpy().astype(np.float32),
-            params.mixing[i].numpy().astype(np.float32), params.mean[i].numpy().astype(np.float32), out[i],
-        )  # fmt: skip
+        shaped = KINDS[params.kind[i]].endswith("colours")
+        tables = _curves(params.ramp[i].numpy(), params.steps[i].numpy()) if shaped else np.zeros((3, 2), np.float32)
+        _kernels.colour(_fields(params, i, pixel, size), shaped, tables, mixing[i], mean[i], out[i])
 
     on_threads(picture, range(len(params)), _kernels.colour, threads)
     return torch.from_numpy(out)
