@@ -34,19 +34,23 @@ def produce(folder: Path, recipe: EndlessRecipe, alive: Callable[[], bool], thre
     chunk = min(_CHUNK, count)
     pieces = recipe.pictures_from(control.made, chunk, threads)
     rings: dict[int, RingWriter] = {}
-    while alive():
-        for side in ring_sides(folder):
-            if side not in rings:
-                rings[side] = RingWriter(ring_path(folder, side), count, side)
-        made, used = control.made, control.used
-        if not rings or used < 0 or made + chunk > used + count:
-            time.sleep(_POLL)
-            continue
-        pictures = next(pieces)
+    try:
+        while alive():
+            for side in ring_sides(folder):
+                if side not in rings:
+                    rings[side] = RingWriter(ring_path(folder, side), count, side)
+            made, used = control.made, control.used
+            if not rings or used < 0 or made + chunk > used + count:
+                time.sleep(_POLL)
+                continue
+            pictures = next(pieces)
+            for ring in rings.values():
+                for k, picture in enumerate(resize(pictures, ring.side)):
+                    ring.put(made + k, picture)
+            control.made = made + len(pictures)
+    finally:
         for ring in rings.values():
-            for k, picture in enumerate(resize(pictures, ring.side)):
-                ring.put(made + k, picture)
-        control.made = made + len(pictures)
+            ring.close()
 
 
 def main() -> None:

@@ -104,6 +104,9 @@ class RingWriter:
         self._write(_offset(self._count) + slot * pixels.nbytes, pixels.reshape(-1).data)
         self._write(8 * slot, _stamp(index))
 
+    def close(self) -> None:
+        self._file.close()
+
     def _write(self, place: int, data: bytes | memoryview) -> None:
         self._file.seek(place)
         self._file.write(data)

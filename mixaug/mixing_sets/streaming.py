@@ -6,6 +6,7 @@ import math
 import os
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -148,12 +149,13 @@ class StreamingSet(PictureBank):
         try:
             place = RingFolder(parent, math.prod(recipe.shape))
             self._supervisor = Supervisor(place, recipe, int(threads), int(nice))
-            self._control = Control(place.path / CONTROL)
-            self._folder = place.path
             weakref.finalize(self, self._supervisor.close)  # also at the end of the interpreter
+            self._folder = place.path
+            self._attach()
         except OSError as error:
-            if place is not None:
+            if self._supervisor is None and place is not None:
                 place.close()
+            self.close()
             warn_once(
                 f"stream in {parent}",
                 f"mixing pictures cannot be streamed ({error}); the first {len(self)} are used instead",
@@ -236,6 +238,8 @@ class StreamingSet(PictureBank):
     @property
     def made(self) -> int:
         """How many pictures were made so far, the first ones included."""
+        with suppress(OSError, ValueError):  # the file is gone
+            self._attach()
         return len(self) if self._control is None else self._control.made
 
     def close(self) -> None:
@@ -265,14 +269,18 @@ class StreamingSet(PictureBank):
             self._rings[side] = self._open(side)
         return self._rings[side]
 
+    def _attach(self) -> None:
+        """Opens the counters; a pickle holds the folder only."""
+        if self._control is None and self._folder is not None:
+            self._control = Control(self._folder / CONTROL)
+
     def _open(self, side: int) -> Ring | None:
         """Maps the ring of a side, which the first process to ask makes; None: the first pictures serve."""
         folder = self._folder
         if folder is None:  # closed, or never begun
             return None
         try:
-            if self._control is None:
-                self._control = Control(folder / CONTROL)
+            self._attach()
             path = ring_path(folder, side)
             if not path.exists():
                 os.stat(folder)  # the lock would make it again
