@@ -99,8 +99,10 @@ def _pick(shares: np.ndarray, first: int, count: int, value: float) -> int:
 
 
 @_jit
-def _colour(floats: np.ndarray, palette: np.ndarray, place: float, key: np.uint64, word: int, out: np.ndarray) -> None:
-    """A colour of the palette, blended with one that is uniform in the RGB cube."""
+def _colour(
+    floats: np.ndarray, palette: np.ndarray, place: float, key: np.uint64, word: int, leaf: np.ndarray, where: int
+) -> None:
+    """Writes to ``leaf`` a colour of the palette, blended with one that is uniform in the RGB cube."""
     entries = palette.shape[0]
     spot = (place - math.floor(place)) * entries
     low = int(spot)
@@ -113,7 +115,7 @@ def _colour(floats: np.ndarray, palette: np.ndarray, place: float, key: np.uint6
     for k in range(3):
         value = a if k == 0 else (b if k == 1 else c)
         own = palette[low, k] + part * (palette[high, k] - palette[low, k])
-        out[k] = own + share * (255.0 * value - own)
+        leaf[where + k] = own + share * (255.0 * value - own)
 
 
 @_jit
@@ -135,6 +137,7 @@ def _make_leaf(
     angle, more = _draws(key, word + 2)
     ax, ay = _direction(floats[_TURN] + floats[_TURN + 1] * (angle - 0.5))
     leaf[2], leaf[3] = ax, ay
+    leaf[22], leaf[23] = place_x * size, place_y * size
     thin = 1.0
     if shape != _SQUARE and shape != _CIRCLE:
         thin = floats[_FLATTEST] + (1.0 - floats[_FLATTEST]) * flat
@@ -151,7 +154,7 @@ def _make_leaf(
     along, phase = _draws(key, word + 3)
     spread = floats[_SPREAD]
     first = floats[_DRIFT] * place_x + (floats[_DRIFT + 1] * place_y + spread * along)
-    _colour(floats, palette, first, key, word + 4, leaf[4:7])
+    _colour(floats, palette, first, key, word + 4, leaf, 4)
     b_draw, chosen = _draws(key, word + 5)
     texture = _pick(floats, _TEXTURES, 8, chosen)
     leaf[16] = max(SHADOW_SOFT * r, 1.0)
@@ -166,7 +169,7 @@ def _make_leaf(
         return shape, corners, texture
     period, filled = _draws(key, word + 6)
     apart, turn = _draws(key, word + 7)
-    _colour(floats, palette, first + (0.15 + 0.7 * apart), key, word + 12, leaf[7:10])
+    _colour(floats, palette, first + (0.15 + 0.7 * apart), key, word + 12, leaf, 7)
     leaf[10], leaf[11] = _direction(turn)
     # The geometric mean of the radius and a tenth of the side: large leaves show more periods than small ones.
     leaf[12] = floats[_GRAIN] * (0.25 + 0.75 * period) * math.sqrt(r * (0.1 * size))
@@ -337,11 +340,11 @@ def _span(
 
 
 @_jit
-def _next_open(following: np.ndarray, x: int) -> int:
-    """The first unfinished pixel of a row from ``x`` on; the length of the row when there is none."""
-    while following[x] != x:
-        following[x] = following[following[x]]
-        x = following[x]
+def _next_open(following: np.ndarray, y: int, x: int) -> int:
+    """The first unfinished pixel of row ``y`` from ``x`` on; the length of the row when there is none."""
+    while following[y, x] != x:
+        following[y, x] = following[y, following[y, x]]
+        x = following[y, x]
     return x
 
 
@@ -405,52 +408,68 @@ def _lay(
     edges: np.ndarray,
     key: np.uint64,
     shadow: float,
-    cx: float,
-    dy: float,
-    start: int,
-    end: int,
-    follow: np.ndarray,
+    first: int,
+    box: tuple[int, int, int, int],
     pixels: np.ndarray,
     light: np.ndarray,
+    following: np.ndarray,
     counts: np.ndarray,
 ) -> int:
-    """Lays a leaf on the unfinished pixels ``start`` to ``end`` of a row; returns how many of them it finished."""
-    ax, ay = leaf[2], leaf[3]
-    low, high = _span(shape, corners, leaf, edges, dy, -0.51)
-    inner, outer = start, start  # pixels that the leaf covers wholly: inner to outer - 1
-    if low <= high:
-        inner = max(math.ceil(cx + low - 0.5), start)
-        outer = max(min(math.floor(cx + high - 0.5), end) + 1, inner)
+    """Lays a leaf on the unfinished pixels of its box; returns how many of them it finished."""
+    top, bottom, west, east = box
+    ax, ay, cx = leaf[2], leaf[3], leaf[22]
+    red, green, blue = leaf[4], leaf[5], leaf[6]
     finished = 0
-    x = _next_open(follow, start)
-    while x <= end:
-        dx = x + 0.5 - cx
-        u, v = dx * ax + dy * ay, dy * ax - dx * ay
-        inside = inner <= x < outer
-        part = 1.0 if inside else _cover(shape, corners, leaf, edges, u, v, 1.0)
-        before = float(pixels[x, 3])
-        rest = before
-        if part > 0.0:
-            rest = before - before * part
-            if rest < _DONE:
-                rest = 0.0
-            weight = (before - rest) * (1.0 + (u * leaf[19] + v * leaf[20]))
-            if shadow > 0.0:
-                weight = weight * light[x]
-            t = 0.0
-            if texture != _PLAIN:
-                t = _texture(texture, leaf, key, u, v)
-            for k in range(3):
-                pixels[x, k] = pixels[x, k] + weight * (leaf[4 + k] + t * (leaf[7 + k] - leaf[4 + k]))
-            pixels[x, 3] = rest
-        if rest == 0.0:
-            follow[x] = outer if inside else x + 1
-            counts[x >> _TILE_BITS] -= 1
-            finished += 1
-        elif shadow > 0.0:
-            dark = _cover(shape, corners, leaf, edges, u - leaf[17], v - leaf[18], leaf[21])
-            light[x] = max(light[x] * (1.0 - shadow * dark), _DARKEST)
-        x = _next_open(follow, x + 1)
+    for y in range(top, bottom + 1):
+        x = _next_open(following, y, west)
+        if x > east:
+            continue
+        dy = (first + y) + 0.5 - leaf[23]
+        low, high = _reach(shape, corners, leaf, edges, dy, shadow)
+        if low > high:
+            continue
+        start, end = max(math.ceil(cx + low - 0.5), x), min(math.floor(cx + high - 0.5), east)
+        if start > end:
+            continue
+        x = _next_open(following, y, start)
+        if x > end:
+            continue
+        inner, outer = start, start  # pixels that the leaf covers wholly: inner to outer - 1
+        low, high = _span(shape, corners, leaf, edges, dy, -0.51)
+        if low <= high:
+            inner = max(math.ceil(cx + low - 0.5), start)
+            outer = max(min(math.floor(cx + high - 0.5), end) + 1, inner)
+        while x <= end:
+            dx = x + 0.5 - cx
+            u, v = dx * ax + dy * ay, dy * ax - dx * ay
+            inside = inner <= x < outer
+            part = 1.0 if inside else _cover(shape, corners, leaf, edges, u, v, 1.0)
+            before = float(pixels[y, x, 3])
+            rest = before
+            if part > 0.0:
+                rest = before - before * part
+                if rest < _DONE:
+                    rest = 0.0
+                weight = (before - rest) * (1.0 + (u * leaf[19] + v * leaf[20]))
+                if shadow > 0.0:
+                    weight = weight * light[y, x]
+                if texture == _PLAIN:
+                    r, g, b = red, green, blue
+                else:
+                    t = _texture(texture, leaf, key, u, v)
+                    r, g, b = red + t * (leaf[7] - red), green + t * (leaf[8] - green), blue + t * (leaf[9] - blue)
+                pixels[y, x, 0] += weight * r
+                pixels[y, x, 1] += weight * g
+                pixels[y, x, 2] += weight * b
+                pixels[y, x, 3] = rest
+            if rest == 0.0:
+                following[y, x] = outer if inside else x + 1
+                counts[y >> _TILE_BITS, x >> _TILE_BITS] -= 1
+                finished += 1
+            elif shadow > 0.0:
+                dark = _cover(shape, corners, leaf, edges, u - leaf[17], v - leaf[18], leaf[21])
+                light[y, x] = max(light[y, x] * (1.0 - shadow * dark), _DARKEST)
+            x = _next_open(following, y, x + 1)
     return finished
 
 
@@ -478,7 +497,7 @@ def render_rows(
             following[y, x] = x
             counts[y >> _TILE_BITS, x >> _TILE_BITS] += 1
         following[y, size] = size
-    leaf, edges = np.zeros(22), np.zeros((_CORNERS, 3))
+    leaf, edges = np.zeros(24), np.zeros((_CORNERS, 3))
     left = rows * size
     stretch = REACH * (1.0 + 0.5 * SHADOW_SOFT) + SHADOW_SHIFT if shadow > 0.0 else REACH
     classes = _classes(floats, stretch)
@@ -501,26 +520,16 @@ def render_rows(
         west, east = max(math.floor(cx - around), 0), min(math.floor(cx + around), size - 1)
         if top > bottom or west > east or not _any_open(counts, top, bottom, west, east):
             continue
-        made, shape, corners, texture, leaf_key = False, 0, 0, 0, seed
-        for y in range(top, bottom + 1):
-            follow = following[y]
-            x = _next_open(follow, west)
-            if x > east:
-                continue
-            if not made:
-                made = True
-                shape, corners, texture = _make_leaf(floats, palette, seed, word, px, py, r, size, leaf, edges)
-                leaf_key = _hash(seed, word + 15)
-            dy = (first + y) + 0.5 - cy
-            low, high = _reach(shape, corners, leaf, edges, dy, shadow)
-            if low > high:
-                continue
-            start, end = max(math.ceil(cx + low - 0.5), x), min(math.floor(cx + high - 0.5), east)
-            if start <= end:
-                left -= _lay(
-                    shape, corners, texture, leaf, edges, leaf_key, shadow, cx, dy, start, end, follow, pixels[y],
-                    light[y if shadow > 0.0 else 0], counts[y >> _TILE_BITS],
-                )  # fmt: skip
+        y = top
+        while y <= bottom and _next_open(following, y, west) > east:
+            y += 1
+        if y > bottom:
+            continue
+        shape, corners, texture = _make_leaf(floats, palette, seed, word, px, py, r, size, leaf, edges)
+        left -= _lay(
+            shape, corners, texture, leaf, edges, _hash(seed, word + 15), shadow, first, (y, bottom, west, east),
+            pixels, light, following, counts,
+        )  # fmt: skip
     for y in range(rows):
         for k in range(3):
             for x in range(size):
