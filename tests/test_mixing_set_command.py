@@ -122,11 +122,11 @@ def test_different_pictures_have_different_names(makes):
 
 @needs_jit
 def test_processes_write_the_same_files(capsys):
-    assert main(words(40, workers=2)) == 0
-    assert "40 fractals of 16 px, seed 0, in pics (40 made, " in capsys.readouterr().out
+    assert main(words(40, source="contours", workers=2)) == 0
+    assert "40 radial contours of 16 px, seed 0, in pics (40 made, " in capsys.readouterr().out
     two = [path.read_bytes() for path in pictures_in()]
     Path("pics").rename("two")
-    assert main(words(40, workers=1)) == 0
+    assert main(words(40, source="contours")) == 0
     assert two == [path.read_bytes() for path in pictures_in()]
 
 
@@ -237,7 +237,7 @@ def test_ctrl_c_ends_all_processes_and_the_next_run_goes_on(tmp_path, monkeypatc
     note += "from pathlib import Path; P = Path('pids'); P.write_text('')\n"
     note += "w.subprocess.Popen = lambda *a, **k: (x := p(*a, **k), P.write_text(P.read_text() + f'{x.pid} '))[0]\n"
     program = subprocess.Popen(
-        [sys.executable, "-c", note + PROGRAM, *words(3000, size=32, workers=2)],
+        [sys.executable, "-c", note + PROGRAM, *words(30_000, source="contours", workers=2)],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -250,24 +250,25 @@ def test_ctrl_c_ends_all_processes_and_the_next_run_goes_on(tmp_path, monkeypatc
     assert program.returncode == 130 and "Traceback" not in err
     assert not any(alive(pid) for pid in started)
     kept = nodes()
-    assert f"interrupted; {len(kept)} of 3000 pictures are in pics, the same command goes on" in err
-    assert 20 < len(kept) < 3000 and not [name for name in kept if name.endswith(".tmp")]
+    assert f"interrupted; {len(kept)} of 30000 pictures are in pics, the same command goes on" in err
+    assert 20 < len(kept) < 30_000 and not [name for name in kept if name.endswith(".tmp")]
     count = 1 + max(int(name[-10:-4]) for name in kept)
-    assert main(words(count, size=32)) == 0
+    assert main(words(count, source="contours")) == 0
     after = nodes()
     assert len(after) == count and all(after[name] == kept[name] for name in kept)
-    assert torch.equal(read_all(size=32)[:20], make_pictures("fractals", 20, 32))
+    assert torch.equal(read_all()[:20], make_pictures("contours", 20, SIZE))
 
 
 @needs_jit
 def test_two_runs_at_once():
-    other = subprocess.Popen([sys.executable, "-c", PROGRAM, *words(120)])
+    given = words(150, source="contours")
+    other = subprocess.Popen([sys.executable, "-c", PROGRAM, *given])
     wait_for(lambda: Path("pics").is_dir() and len(pictures_in()) > 3)
-    assert len(pictures_in()) < 100
-    assert main(words(120)) == 0  # the rest, as the other does
+    assert len(pictures_in()) < 140
+    assert main(given) == 0  # the rest, as the other does
     assert other.wait(60) == 0
-    assert len(list(Path("pics").iterdir())) == 121  # and no temporary file
-    assert torch.equal(read_all(), make_pictures("fractals", 120, SIZE))
+    assert len(list(Path("pics").iterdir())) == 151  # and no temporary file
+    assert torch.equal(read_all(), make_pictures("contours", 150, SIZE))
 
 
 # --- workers --------------------------------------------------------------------------------------------------------
@@ -275,7 +276,7 @@ def test_two_runs_at_once():
 
 def job(count=40, size=SIZE) -> Job:
     Path("pics").mkdir(exist_ok=True)
-    return Job(SyntheticRecipe("fractals", count, size, 0), Path("pics"))
+    return Job(SyntheticRecipe("contours", count, size, 0), Path("pics"))
 
 
 @needs_jit
