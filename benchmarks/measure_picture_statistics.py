@@ -82,14 +82,18 @@ def frequencies(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return fx, fy, np.hypot(fx, fy)
 
 
+def window(side: int) -> np.ndarray:
+    """Hann window (side, side), so that the borders do not show as edges."""
+    line = np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2
+    return line[:, None] * line
+
+
 def transform(square: np.ndarray) -> np.ndarray:
-    """(3, S, S) spectrum of the opponent channels under a Hann window, so that the borders do not show as edges."""
+    """(3, S, S) spectrum of the opponent channels under a window."""
     channels = np.moveaxis(square @ OPPONENT.T, 2, 0)
-    side = channels.shape[1]
-    window = np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2
-    window = window[:, None] * window
-    centred = channels - (channels * window).sum((1, 2), keepdims=True) / window.sum()
-    return np.fft.fft2(centred * window)
+    weight = window(channels.shape[1])
+    centred = channels - (channels * weight).sum((1, 2), keepdims=True) / weight.sum()
+    return np.fft.fft2(centred * weight)
 
 
 def slopes(spectrum: np.ndarray) -> np.ndarray:
@@ -107,12 +111,18 @@ def slopes(spectrum: np.ndarray) -> np.ndarray:
 
 
 def sub_band(spectrum: np.ndarray, octave: float, axis: int) -> np.ndarray:
-    """One oriented band of a channel: a raised cosine of an octave on either side of ``octave`` cycles, odd in an axis."""
-    fx, fy, radius = frequencies(spectrum.shape[0])
+    """One oriented band: a cosine over the octaves on either side of ``octave`` cycles, odd in an axis.
+
+    The middle half only, divided by the window, which would make a Gaussian band look heavy-tailed.
+    """
+    side = spectrum.shape[0]
+    fx, fy, radius = frequencies(side)
     place = np.abs(np.log2(np.maximum(radius, 1e-9) / octave))
     band = np.where(place < 1.0, np.cos(0.5 * np.pi * place), 0.0)
     cosine = (fx, fy)[axis] / np.maximum(radius, 1e-9)
-    return np.fft.ifft2(1j * band * cosine**3 * spectrum).real
+    inner = slice(side // 4, side - side // 4)
+    values = np.fft.ifft2(1j * band * cosine**3 * spectrum).real / window(side)
+    return values[inner, inner]
 
 
 def marginal(values: np.ndarray) -> tuple[float, float]:
@@ -135,19 +145,14 @@ def measure(pictures: Iterator[np.ndarray], size: int = 128) -> dict[str, np.nda
         ``octaves``, ``kurtosis``, ``exponent`` (bands,): medians over the squares.
     """
     colours, steep, bands = [], [], []
-    octaves = [2.0**k for k in range(1, 16) if 2.0**k <= size / 4]
+    octaves = [2.0**k for k in range(2, 16) if 2.0**k <= size / 4]
     for picture in pictures:
         colours.append(colour_vector(picture))
         for square in squares(picture, size):
             spectrum = transform(square)
             steep.append(slopes(spectrum))
-            margin = square.shape[0] // 8
-            inner = slice(margin, square.shape[0] - margin)  # away from the window's border
             bands.append(
-                [
-                    np.mean([marginal(sub_band(spectrum[0], octave, axis)[inner, inner]) for axis in (0, 1)], 0)
-                    for octave in octaves
-                ]
+                [np.mean([marginal(sub_band(spectrum[0], octave, axis)) for axis in (0, 1)], 0) for octave in octaves]
             )
     if len(colours) < 2:
         raise ValueError(f"at least 2 colour pictures are needed, got {len(colours)}")
