@@ -22,8 +22,8 @@ def mixing_set_of(text: str) -> MixingSet:
     """The mixing set that ``text`` names.
 
     Convention: the name of a source means the source, also where a folder is called so: write ``./ifs`` for the folder.
-    A source has its default 512 pictures of 256 px, seed 0. A mixture holds equally many
-    pictures of each part: as many as the smallest has.
+    A source has its default 512 pictures of 256 px, seed 0. A mixture holds equally many pictures of each part: as many
+    as the smallest has.
 
     Args:
         text: ``"fractals"``, ``"ifs"``, ``"contours"``, ``"dead-leaves"``, ``"spectrum"``, a folder, or several of them
