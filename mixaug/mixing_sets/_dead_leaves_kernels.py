@@ -48,7 +48,7 @@ _jit = jit()
 @_jit
 def _hash(key: np.uint64, word: int) -> np.uint64:
     """The SplitMix64 generator at place ``word`` of its sequence."""
-    z = key + np.uint64(word) * _GOLDEN
+    z = key + np.uint64(np.int64(word)) * _GOLDEN  # through int64: a place on a lattice may be negative
     z = (z ^ (z >> _S30)) * _MIX1
     z = (z ^ (z >> _S27)) * _MIX2
     return z ^ (z >> _S31)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from mixaug.mixing_sets._checks import check_int
-from mixaug.mixing_sets._palettes import _colour, draw_palette, oklab_to_rgb
+from mixaug.mixing_sets._palettes import TABLE_SIZE, direction, draw_palette, oklab_to_rgb
 from mixaug.mixing_sets._parallel import on_threads
 from mixaug.mixing_sets._rejection import draw_accepted
 from mixaug.mixing_sets._richness import PREVIEW_SIZE, richness
@@ -30,10 +30,12 @@ TEXTURES = ("plain", "gradient", "stripes", "checker", "dots", "rings", "noise",
 _TAG = 0x1EAF
 _SMALLEST = 0.048, 3  # top and halvings of the radius of the smallest leaves, in sides: down to 0.006
 _LARGEST = 0.16, 0.45
+_COLOURS = 0.25, 0.40, 0.35  # shares of uniform RGB, palettes and muted natural colours
 # Limits of the richness measure, by eye on contact sheets. All pictures have edges enough; those refused, one in
 # twenty, are nearly of one colour, or one leaf hides most. Muted colours are wanted here, so that limit is low.
 _MIN_ENTROPY, _MIN_COLOURS, _MAX_FLAT = 3.3, 13.0, 0.26
 _MAX_ATTEMPTS = 32
+_BAND = 64  # rows a thread renders at a time where a picture is cut
 # The kernels' row of numbers: name and width (0: a plain column).
 _FLOATS = (
     ("radius", 2), ("flattest", 0), ("turn", 2), ("shapes", 6), ("textures", 8), ("drift", 2), ("spread", 0),
@@ -95,19 +97,43 @@ class DeadLeavesParams:
 # --- the sampler -------------------------------------------------------------------------------------------------
 
 
+# Hue in turns of OKLab, its range, most chroma, and how common: wood and soil, sand, plants, sky and water, fruit.
+_MATERIALS = (
+    (0.19, 0.05, 0.12, 0.3), (0.25, 0.06, 0.07, 0.2), (0.34, 0.07, 0.15, 0.22), (0.69, 0.07, 0.13, 0.18),
+    (0.11, 0.05, 0.19, 0.1),
+)  # fmt: skip
+_STOPS = 16
+
+
 def _natural_palette(s: Stream) -> np.ndarray:
-    """(256, 3) colours as of earth, stone, plants, sky and water: mostly muted, from dark to light, joined in a cycle."""
-    # Hue in turns of OKLab, its range, most chroma, and how common.
-    materials = ((0.19, 0.05, 0.09), (0.25, 0.06, 0.05), (0.34, 0.07, 0.12), (0.69, 0.07, 0.10), (0.11, 0.05, 0.15))
-    scene = [materials[s.pick((0.3, 0.2, 0.22, 0.18, 0.1))] for _ in range(3)]
-    stops = []
-    for k in range(16):
-        hue, width, chroma = scene[s.integer(3)]
+    """(256, 3) float64 sRGB in [0, 255]: dark and light colours of up to three materials, joined in a cycle."""
+    scene = [_MATERIALS[s.pick([material[3] for material in _MATERIALS])] for _ in range(3)]
+    stops = np.empty((_STOPS + 1, 3))
+    for k in range(_STOPS):
+        hue, width, most, _ = scene[s.integer(3)]
         lightness = s.uniform(0.15, 0.6) if k % 2 else s.uniform(0.55, 0.97)
-        stops.append(_colour(lightness, chroma * s.uniform(0.2, 1.3), hue + s.uniform(-width, width)))
-    lab = np.array([*stops, stops[0]])
-    part = (np.arange(16) / 16)[:, None]
-    return oklab_to_rgb((lab[:-1, None] + part * (lab[1:] - lab[:-1])[:, None]).reshape(-1, 3))
+        chroma = most * s.uniform(0.15, 1.0)
+        cosine, sine = direction(hue + s.uniform(-width, width))
+        stops[k] = lightness, chroma * cosine, chroma * sine
+    stops[-1] = stops[0]
+    part = (np.arange(TABLE_SIZE // _STOPS) / (TABLE_SIZE // _STOPS))[:, None]
+    return oklab_to_rgb((stops[:-1, None] + part * (stops[1:] - stops[:-1])[:, None]).reshape(-1, 3))
+
+
+def _draw_colours(s: Stream, row: dict[str, object]) -> None:
+    """How leaves get their colours: uniform in the RGB cube as in the paper, from a palette, or muted ones."""
+    choice = s.pick(_COLOURS)
+    if choice == 0:
+        row["any_colour"] = 1.0
+        row["palettes"] = np.full((TABLE_SIZE, 3), 127.5)
+        return
+    row["palettes"] = draw_palette(s) if choice == 1 else _natural_palette(s)
+    row["any_colour"] = s.uniform(0.0, 0.2)
+    if s.chance(0.6):  # the colours change over the picture
+        dx, dy = s.unit()
+        far = s.uniform(0.2, 0.9)
+        row["drift"] = (far * dx, far * dy)
+        row["spread"] = s.uniform(0.25, 0.8)
 
 
 def _shares(s: Stream, count: int, allowed: Sequence[int]) -> np.ndarray:
@@ -122,8 +148,7 @@ def _draw(seed: int, index: int, attempt: int, kinds: Sequence[str]) -> dict[str
     """One unchecked draw: a row of the record."""
     s = Stream(seed, _TAG, index, attempt)
     kind = kinds[s.integer(len(kinds))]
-    textured = kind == "textured"
-    allowed: tuple[int, ...] = tuple(range(len(SHAPES)))
+    allowed: Sequence[int] = range(len(SHAPES))
     turn = (s.uniform(0.0, 1.0), 1.0 if s.chance(0.6) else s.uniform(0.02, 0.3))
     flattest = s.uniform(0.25, 0.8)
     if kind == "squares":
@@ -147,22 +172,11 @@ def _draw(seed: int, index: int, attempt: int, kinds: Sequence[str]) -> dict[str
         "any_colour": 0.0,
         "attempt": attempt,
     }
-    if textured:
+    if kind == "textured":
         row["textures"] = _shares(s, len(TEXTURES), range(len(TEXTURES)))
         row["shade"] = s.uniform(0.05, 0.3)
         row["shadow"] = s.uniform(0.2, 0.6) if s.chance(0.7) else 0.0
-    colours = s.pick((0.25, 0.40, 0.35))
-    if colours == 0:
-        row["any_colour"] = 1.0
-        row["palettes"] = draw_palette(s)
-    else:
-        row["palettes"] = draw_palette(s) if colours == 1 else _natural_palette(s)
-        row["any_colour"] = s.uniform(0.0, 0.2)
-        if s.chance(0.6):  # the colours change over the picture
-            dx, dy = s.unit()
-            far = s.uniform(0.2, 0.9)
-            row["drift"] = (far * dx, far * dy)
-            row["spread"] = s.uniform(0.25, 0.8)
+    _draw_colours(s, row)
     return row
 
 
@@ -182,10 +196,45 @@ def sample_dead_leaves(
     kinds: str | Sequence[str] | None = None,
     threads: int | None = None,
 ) -> DeadLeavesParams:
-    """Draws the parameters of ``count`` pictures of dead leaves, each of which passes the richness measure."""
+    """Draws the parameters of ``count`` pictures of dead leaves, each of which passes a measure of richness.
+
+    Radii have the density 1/r^3 between two limits drawn for each picture, 0.006 to 0.048 and 0.16 to 0.45 of the side;
+    u uniform gives r = 1 / sqrt(a + u (b - a)) with a and b the limits' inverse squares. ``squares`` are parallel to the
+    sides; ``oriented`` are turned squares and rectangles; ``shapes`` are circles, ellipses, triangles and polygons too;
+    ``textured`` carry gradients, stripes, checks, dots, rings, noise or marble, are lit from one side and mostly throw
+    shadows.
+
+    Convention: picture i of a seed depends on (kinds, seed, i) only, never on ``count``, ``start``, size or threads. A
+    draw whose 64 px preview is nearly of one colour (see `richness`) is replaced by the next draw of the same picture.
+
+    Args:
+        count: how many pictures, at least 1.
+        seed: 0 to 2^63 - 1. Default 0.
+        start: index of the first picture, at least 0. Default 0.
+        kinds: which of ``KINDS`` to draw from, equally often; None: all of them.
+        threads: threads for the previews. Default: torch's number of threads (1 in loader workers).
+
+    Returns:
+        A `DeadLeavesParams` of ``count`` rows.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: an argument is out of range, or a kind unknown.
+
+    Note:
+        The paper draws colours uniform in the RGB cube; here a quarter of the pictures do, the others take them from a
+        palette drawn in OKLab or from muted colours of natural materials. Light and shadows are ours too.
+
+    Example:
+        >>> params = sample_dead_leaves(2, seed=7, kinds="oriented")
+        >>> len(params)
+        2
+    """
     check_int("count", count, 1)
     check_int("seed", seed, 0)
     check_int("start", start, 0)
+    if threads is not None:
+        check_int("threads", threads, 1)
     chosen = check_kinds(kinds, KINDS)
 
     def accepted(rows: list[dict[str, object]]) -> list[bool]:
@@ -211,15 +260,44 @@ def _render(params: DeadLeavesParams, out: np.ndarray, threads: int | None) -> N
 
     keys, floats, palettes = params.packed()
     size = out.shape[-1]
+    # Every band goes through the same leaves, so pictures are cut only where they are too few for the threads.
+    workers = torch.get_num_threads() if threads is None else threads
+    height = size if len(out) >= 4 * workers or workers == 1 else _BAND
 
-    def picture(i: int) -> None:
-        _kernels.render_rows(keys[i], floats[i], palettes[i], size, 0, size, out[i])
+    def band(task: tuple[int, int]) -> None:
+        i, first = task
+        with np.errstate(over="ignore"):  # the hash wraps around; of interest only without compilation
+            _kernels.render_rows(keys[i], floats[i], palettes[i], size, first, min(first + height, size), out[i])
 
-    on_threads(picture, range(len(out)), _kernels.render_rows, threads)
+    on_threads(
+        band, [(i, first) for i in range(len(out)) for first in range(0, size, height)], _kernels.render_rows, threads
+    )
 
 
 def render_dead_leaves(params: DeadLeavesParams, size: int = 256, *, threads: int | None = None) -> torch.Tensor:
-    """Renders dead leaves from their parameters; no randomness."""
+    """Renders dead leaves from their parameters; no randomness.
+
+    Leaves fall from the front: what an upper leaf covers is finished, until nothing shows through. A leaf covers a pixel
+    by the share that its distance to the outline says, so outlines are smooth and a picture is the same at every size.
+
+    Convention: only IEEE plus, minus, times, divide and square root, so that every machine makes the same picture.
+
+    Args:
+        params: N pictures, from `sample_dead_leaves`.
+        size: side in pixels, at least 8. Default 256.
+        threads: default torch's number of threads (1 in loader workers).
+
+    Returns:
+        uint8 tensor (N, 3, size, size), RGB.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: an argument is out of range.
+
+    Example:
+        >>> render_dead_leaves(sample_dead_leaves(1), size=32).shape
+        torch.Size([1, 3, 32, 32])
+    """
     if not isinstance(params, DeadLeavesParams):
         raise TypeError(f"params must be a DeadLeavesParams, got {type(params).__name__}")
     check_int("size", size, 8)
