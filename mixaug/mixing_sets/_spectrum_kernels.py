@@ -119,6 +119,7 @@ def fill_spectrum(
     most = (size - 1) // 2
     words = np.empty(half, np.uint32)
     real, imag = np.empty(half, np.float32), np.empty(half, np.float32)
+    cosines, sines = np.empty(half, np.float32), np.empty(half, np.float32)
     for row in range(size):
         fy = row if row <= most else row - size
         if -fy > most:  # an even size has a frequency without a partner
@@ -143,8 +144,9 @@ def fill_spectrum(
             step = np.uint32(0x9E3779B9 * (k + 1) & 0xFFFFFFFF)
             line = out[k, row]
             for fx in range(half):
-                c, s = _direction(_hash32(np.uint32(words[fx] + step)))
-                a, b = real[fx], imag[fx]
+                cosines[fx], sines[fx] = _direction(_hash32(np.uint32(words[fx] + step)))
+            for fx in range(half):
+                c, s, a, b = cosines[fx], sines[fx], real[fx], imag[fx]
                 line[fx, 0] = c * a - s * b
                 line[fx, 1] = c * b + s * a
             if half > most + 1:
@@ -175,13 +177,13 @@ def draw_sites(
             number that is added to it, and how much the favoured direction adds to a size.
         axis: (2,) float32, cosine and sine of twice the favoured direction.
         logs: (n, n) float32 receives the logarithms, before the addition.
-        out: (4, n, n, 2) float32 receives luminance times e^it and e^3it and the two other channels times e^it.
+        out: (4, n, n, 2) float32 receives the channels times e^it and the first, luminance, times e^3it.
     """
     n = logs.shape[0]
     m = n // 2
     base = _hash64(key, np.uint64(0x5B1CE5 + octave))
     words = np.empty(n, np.uint32)
-    sizes = np.empty(n, np.float32)
+    sizes, amounts = np.empty(n, np.float32), np.empty(n, np.float32)
     cosines, sines = np.empty(n, np.float32), np.empty(n, np.float32)
     kept, fresh, shift, strain = weights[0], weights[1], weights[2], weights[3]
     for row in range(n):
@@ -198,28 +200,32 @@ def draw_sites(
         for i in range(n):
             logs[row, i] = kept * sizes[i] + fresh * _normal(_hash32(words[i]))
         for i in range(n):
-            c, s = _direction(_hash32(np.uint32(words[i] + np.uint32(0x9E3779B9))))
+            cosines[i], sines[i] = _direction(_hash32(np.uint32(words[i] + np.uint32(0x9E3779B9))))
+        for i in range(n):
             # (1 + x / 16)^16, nearly the exponential function
             size = max(_ONE + np.float32(1.0 / 16.0) * (shift + logs[row, i]), _ZERO)
             size = size * size
             size = size * size
             size = size * size
             size = size * size
-            sizes[i] = size * (_ONE + strain * ((c * c - s * s) * axis[0] + np.float32(2.0) * c * s * axis[1]))
-            cosines[i], sines[i] = c, s
-        line, cube = out[0, row], out[1, row]
-        for i in range(n):
-            a = sizes[i] * _normal(_hash32(np.uint32(words[i] + np.uint32(0x3C6EF372))))
             c, s = cosines[i], sines[i]
-            c2, s2 = c * c - s * s, np.float32(2.0) * c * s
-            line[i, 0], line[i, 1] = a * c, a * s
-            cube[i, 0], cube[i, 1] = a * (c * c2 - s * s2), a * (c * s2 + s * c2)
-        for k in range(2, 4):
-            step = np.uint32(0x78DDE6E4 if k == 2 else 0xDAA66D2B)
+            sizes[i] = size * (_ONE + strain * ((c * c - s * s) * axis[0] + np.float32(2.0) * c * s * axis[1]))
+        for k in range(3):
+            step = np.uint32(0x3C6EF372 if k == 0 else (0x78DDE6E4 if k == 1 else 0xDAA66D2B))
+            for i in range(n):
+                amounts[i] = sizes[i] * _normal(_hash32(np.uint32(words[i] + step)))
             line = out[k, row]
             for i in range(n):
-                a = sizes[i] * _normal(_hash32(np.uint32(words[i] + step)))
-                line[i, 0], line[i, 1] = a * cosines[i], a * sines[i]
+                a, c, s = amounts[i], cosines[i], sines[i]
+                line[i, 0] = a * c
+                line[i, 1] = a * s
+            if k == 0:
+                line = out[3, row]
+                for i in range(n):
+                    a, c, s = amounts[i], cosines[i], sines[i]
+                    c2, s2 = c * c - s * s, np.float32(2.0) * c * s
+                    line[i, 0] = a * (c * c2 - s * s2)
+                    line[i, 1] = a * (c * s2 + s * c2)
 
 
 @_jit
@@ -275,26 +281,33 @@ def add_octave(sites: np.ndarray, octave: int, gain: np.float32, pixel: np.ndarr
             imag[fx] = weight * (pixel[0, fx] * yr - pixel[1, fx] * yi)
         for part in range(4):
             forward, back = sites[part, up], sites[part, down]
+            first, second, third, fourth = sums[0], sums[1], sums[2], sums[3]
             if begin == 0:
-                sums[0, 0], sums[1, 0] = forward[0, 0] + back[0, 0], forward[0, 1] + back[0, 1]
-                sums[2, 0], sums[3, 0] = forward[0, 0] - back[0, 0], forward[0, 1] - back[0, 1]
+                first[0], second[0] = forward[0, 0] + back[0, 0], forward[0, 1] + back[0, 1]
+                third[0], fourth[0] = forward[0, 0] - back[0, 0], forward[0, 1] - back[0, 1]
             for fx in range(max(begin, 1), stop):
-                sums[0, fx] = forward[fx, 0] + back[n - fx, 0]
-                sums[1, fx] = forward[fx, 1] + back[n - fx, 1]
-            for fx in range(max(begin, 1), stop):
-                sums[2, fx] = forward[fx, 0] - back[n - fx, 0]
-                sums[3, fx] = forward[fx, 1] - back[n - fx, 1]
-            scale = np.float32(3.0) * _CUBE if part == 0 else (_CUBE if part == 1 else _COSINE)
-            line = out[max(part - 1, 0), row]
+                a, b, c, d = forward[fx, 0], forward[fx, 1], back[n - fx, 0], back[n - fx, 1]
+                first[fx] = a + c
+                second[fx] = b + d
+                third[fx] = a - c
+                fourth[fx] = b - d
+            if part == 3:
+                for fx in range(begin, stop):
+                    c, s = cosines[fx], sines[fx]
+                    c2, s2 = c * c - s * s, np.float32(2.0) * c * s
+                    cosines[fx] = c * c2 - s * s2
+                    sines[fx] = c * s2 + s * c2
+            scale = np.float32(3.0) * _CUBE if part == 0 else (_CUBE if part == 3 else _COSINE)
             for fx in range(begin, stop):
                 c, s = cosines[fx], sines[fx]
-                if part == 1:
-                    c2, s2 = c * c - s * s, np.float32(2.0) * c * s
-                    c, s = c * c2 - s * s2, c * s2 + s * c2
-                a = scale * (c * sums[0, fx] - s * sums[1, fx])
-                b = scale * (c * sums[3, fx] + s * sums[2, fx])
-                line[fx, 0] += real[fx] * a - imag[fx] * b
-                line[fx, 1] += real[fx] * b + imag[fx] * a
+                a = scale * (c * first[fx] - s * second[fx])
+                b = scale * (c * fourth[fx] + s * third[fx])
+                first[fx] = real[fx] * a - imag[fx] * b
+                second[fx] = real[fx] * b + imag[fx] * a
+            line = out[part % 3, row]
+            for fx in range(begin, stop):
+                line[fx, 0] += first[fx]
+                line[fx, 1] += second[fx]
 
 
 @_jit
@@ -312,14 +325,22 @@ def shape(field: np.ndarray, table: np.ndarray, row: int, out: np.ndarray) -> No
     scale = np.float32((table.shape[0] - 1) / (2.0 * RANGE))
     top = np.float32(table.shape[0] - 1.01)
     middle = np.float32(RANGE) * scale
+    quarter = np.float32(0.25)
     for i in range(1, size - 1):
         out[i] = abs(here[i + 1] - here[i - 1])
     out[0], out[size - 1] = abs(here[1] - here[size - 1]), abs(here[0] - here[size - 2])
+    low, high = np.empty(size, np.float32), np.empty(size, np.float32)
     for i in range(size):
-        reach = max(np.float32(0.25) * (out[i] + abs(below[i] - above[i])), _CALMEST) * scale
+        reach = max(quarter * (out[i] + abs(below[i] - above[i])), _CALMEST) * scale
         place = here[i] * scale + middle
-        low, high = min(max(place - reach, _ZERO), top - _ONE), min(max(place + reach, _ONE), top)
-        out[i] = (_between(table, high) - _between(table, low)) / (high - low)
+        low[i] = min(max(place - reach, _ZERO), top - _ONE)
+        high[i] = min(max(place + reach, _ONE), top)
+    for i in range(size):
+        out[i] = _between(table, high[i])
+    for i in range(size):
+        out[i] = out[i] - _between(table, low[i])
+    for i in range(size):
+        out[i] = out[i] / (high[i] - low[i])
 
 
 @_jit

@@ -80,26 +80,29 @@ def _draw_curve(s: Stream, most: int, reach: float) -> tuple[float, list[list[fl
     return ramp, steps
 
 
-def _draw(seed: int, index: int, attempt: int, kinds: Sequence[str]) -> dict[str, Any]:
-    """One unchecked draw: the columns of the record, but the colours in their 9 numbers."""
+def _draw(seed: int, index: int, attempt: int, kinds: Sequence[str]) -> tuple[Stream, dict[str, Any]]:
+    """One unchecked draw: the stream, and the columns of the record that it has been used for."""
     s = Stream(seed, _TAG, index, attempt)
     total = sum(_SHARES[kind] for kind in kinds)
     kind = kinds[s.pick([_SHARES[kind] / total for kind in kinds])]
+    key = mix(seed, _TAG, index, attempt, 1) - 2**63
+    return s, {"kind": KINDS.index(kind), "key": key, "colours": _draw_colours(s)}
+
+
+def _draw_rest(s: Stream, draw: dict[str, Any]) -> dict[str, Any]:
+    """All columns of the record, but the colours in their 9 numbers."""
+    kind = KINDS[draw["kind"]]
     wavelet = kind.startswith("wavelet")
-    colours = _draw_colours(s)
     slope = s.uniform(*_SLOPES[kind])
     apart = 0.0 if wavelet else 0.3 * _normal(s)
     curves = [_draw_curve(s, most, 1.0 if wavelet else 1.7) for most in (6, 4, 4)]
-    return {
-        "kind": KINDS.index(kind),
-        "key": mix(seed, _TAG, index, attempt, 1) - 2**63,
+    return draw | {
         "slopes": (slope - apart, slope + apart),
         "axis": s.unit(),
         "tail": s.uniform(*_TAILS),
         "strain": s.uniform(0.0, 0.9),
         "ramp": [ramp for ramp, _ in curves],
         "steps": [steps for _, steps in curves],
-        "colours": colours,
     }
 
 
@@ -143,12 +146,13 @@ def sample_spectrum(
     if threads is not None:
         check_int("threads", threads, 1)
     chosen = check_kinds(kinds, KINDS)
-    draws, attempts = draw_accepted(
+    accepted, attempts = draw_accepted(
         count,
         lambda row, attempt: _draw(seed, start + row, attempt, chosen),
-        lambda fresh: [_colourful(draw) for draw in fresh],
+        lambda fresh: [_colourful(draw) for _, draw in fresh],
         _MAX_ATTEMPTS,
     )
+    draws = [_draw_rest(s, draw) for s, draw in accepted]
     columns = {name: torch.from_numpy(np.array([draw[name] for draw in draws])) for name in draws[0]}
     colours = columns.pop("colours")
     colours[:, 4:6] += _VIVID * (columns["kind"] >= KINDS.index("wavelet")).to(torch.float64)[:, None]
