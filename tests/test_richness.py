@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,3 +94,20 @@ def test_bad_input(measure, least):
         measure(small)
     with pytest.raises(ValueError, match=r"must have shape .*, got \(1, 1, 64, 64\)"):
         measure(torch.zeros(1, 1, 64, 64, dtype=torch.uint8))
+
+
+def test_the_table_of_the_gallery_is_that_of_its_figure():
+    docs = Path(__file__).resolve().parents[1] / "docs"
+    sys.path.append(str(docs))
+    import make_mixing_set_images as made
+
+    measures = json.loads((made.IMAGES / "measures.json").read_text(encoding="utf-8"))
+    assert list(measures) == [*made.SOURCES, made.PHOTOGRAPHS, made.SMALL]
+    assert [sum(each["slope"]["counts"]) for each in measures.values()][:5] == [made.COUNT] * 5
+    assert made.table(measures) in made.PAGE.read_text(encoding="utf-8")
+    values = {key: torch.tensor([low, high, high + 1.0]) for key, (_, low, high, _) in made.MEASURES.items()}
+    summary = made.summarised({**values, "slope": torch.tensor([math.nan, -2.0, -2.0])})
+    assert summary["edges"]["counts"][0] == 1 and summary["edges"]["counts"][-1] == 2
+    assert summary["slope"]["median"] == -2.0 and sum(summary["slope"]["counts"]) == 2
+    page = f"a\n\n{made.table(measures)}\n\nb"
+    assert made.with_table(page.replace("CIFAR-10 | 4", "CIFAR-10 | 9"), made.table(measures)) == page
