@@ -94,6 +94,8 @@ def measure(side: int, workers: int, nice: int, rounds: int, steps: int) -> str:
             seconds_a_step(loader, training, steps)
         while stream.made == len(stream):  # the producer imports torch and compiles
             time.sleep(0.1)
+            if not producer.running:
+                raise RuntimeError("the producer ended")
         times: list[tuple[float, float]] = []
         fresh, awake = 0, 0.0
         for number in range(rounds):

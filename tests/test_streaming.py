@@ -166,7 +166,7 @@ def test_killed_producer_is_started_again_once():
             os.kill(first, signal.SIGKILL)
             assert until(lambda: own.resized(SIZE) is not None and own.made > made)
             assert own._supervisor.pid != first and is_gone(first)
-            assert until(lambda: own.resized(SIZE) is not None and not own._supervisor._watcher.is_alive())
+            assert until(lambda: own.resized(SIZE) is not None and not own._supervisor.running)
         assert len(record) == 1
         made = own.made
         assert sorted(shown(own.resized(SIZE))) == list(range(made - COUNT, made))

@@ -49,6 +49,11 @@ class Supervisor:
         """Process id of the producer."""
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether there is a producer, or will be again."""
+        return self._watcher.is_alive()
+
     def close(self) -> None:
         """Ends the producer and removes the folder. In a process that was forked meanwhile, nothing."""
         if os.getpid() != self._owner:
