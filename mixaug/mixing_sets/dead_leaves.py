@@ -137,7 +137,7 @@ def _draw_colours(s: Stream, row: dict[str, object]) -> None:
 
 
 def _shares(s: Stream, count: int, allowed: Sequence[int]) -> np.ndarray:
-    """Random shares of some of ``count`` things that sum to 1; squared, so that some pictures are nearly of one thing."""
+    """Random shares of ``count`` things that sum to 1; squared, so that some pictures are nearly of one thing."""
     weights = np.zeros(count)
     for k in allowed:
         weights[k] = s.uniform(0.05, 1.0) ** 2
@@ -199,10 +199,10 @@ def sample_dead_leaves(
     """Draws the parameters of ``count`` pictures of dead leaves, each of which passes a measure of richness.
 
     Radii have the density 1/r^3 between two limits drawn for each picture, 0.006 to 0.048 and 0.16 to 0.45 of the side;
-    u uniform gives r = 1 / sqrt(a + u (b - a)) with a and b the limits' inverse squares. ``squares`` are parallel to the
-    sides; ``oriented`` are turned squares and rectangles; ``shapes`` are circles, ellipses, triangles and polygons too;
-    ``textured`` carry gradients, stripes, checks, dots, rings, noise or marble, are lit from one side and mostly throw
-    shadows.
+    u uniform gives r = 1 / sqrt(a + u (b - a)) with a and b the limits' inverse squares. Leaves of ``squares`` are
+    parallel to the sides; those of ``oriented`` are turned squares and rectangles; ``shapes`` has circles, ellipses,
+    triangles and polygons too; those of ``textured`` carry gradients, stripes, checks, dots, rings, noise or marble,
+    are lit from one side and mostly throw shadows.
 
     Convention: picture i of a seed depends on (kinds, seed, i) only, never on ``count``, ``start``, size or threads. A
     draw whose 64 px preview is nearly of one colour (see `richness`) is replaced by the next draw of the same picture.
@@ -277,8 +277,8 @@ def _render(params: DeadLeavesParams, out: np.ndarray, threads: int | None) -> N
 def render_dead_leaves(params: DeadLeavesParams, size: int = 256, *, threads: int | None = None) -> torch.Tensor:
     """Renders dead leaves from their parameters; no randomness.
 
-    Leaves fall from the front: what an upper leaf covers is finished, until nothing shows through. A leaf covers a pixel
-    by the share that its distance to the outline says, so outlines are smooth and a picture is the same at every size.
+    Leaves are laid from the front to the back until nothing shows through. A leaf covers a pixel by the share that
+    their distance says, so outlines are smooth, and all lengths are in units of the side: the same picture at any size.
 
     Convention: only IEEE plus, minus, times, divide and square root, so that every machine makes the same picture.
 
