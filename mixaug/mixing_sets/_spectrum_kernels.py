@@ -91,8 +91,8 @@ def spectrum_power(axis: np.ndarray, first: np.ndarray, second: np.ndarray, reac
                 u = abs(np.float32(fx) * axis[0] + np.float32(fy) * axis[1])
                 v = abs(np.float32(fy) * axis[0] - np.float32(fx) * axis[1])
                 size = _ONE / max(_between(first, u * _STEP) + _between(second, v * _STEP), np.float32(1e-6))
-                total += 2.0 * size * size
-    return total
+                total += float(size * size)
+    return 2.0 * total
 
 
 @_jit

@@ -31,4 +31,4 @@ COLOUR_FACTOR = np.array([[*row, *[0.0] * (9 - len(row))] for row in _FACTOR])
 SLOPE_MEAN, SLOPE_SPREAD = 1.3758, 0.2813
 
 #: Generalised-Gaussian exponents of the luminance's oriented sub-bands around 8, 16 and 32 cycles (medians).
-BAND_EXPONENTS = (0.6704, 0.5304, 0.4745)
+BAND_EXPONENTS = (1.0740, 0.7801, 0.6620)

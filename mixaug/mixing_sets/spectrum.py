@@ -28,7 +28,7 @@ _SHARES = dict(zip(KINDS, (0.25, 0.25, 0.25, 0.25), strict=True))
 # The paper draws a and b from 0.5 to 3.5. Below 0.9 a picture is grain at every size, above 2 a smooth blot unless
 # steps give it outlines; photographs have 1.4 with a spread of 0.3.
 _SLOPES = {"spectrum": (0.9, 2.0), "spectrum-colours": (0.9, 2.3), "wavelet": (1.0, 1.7), "wavelet-colours": (1.0, 1.8)}
-_TAILS = (0.8, 1.6)  # 1.5 gives the generalised-Gaussian exponents of the sub-bands of photographs
+_TAILS = (1.1, 1.8)  # their middle gives the generalised-Gaussian exponents of the sub-bands of photographs
 _VIVID = 0.3  # added to the logarithms of the spread of colours where wavelets leave it to few places
 _KEPT, _FRESH = 0.8, 0.6  # weights of the octave before and of a new number in the logarithm of a wavelet's size
 _BETWEEN = 0.75  # variance that a field of sites keeps when it is interpolated to the next octave, about
