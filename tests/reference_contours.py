@@ -12,6 +12,7 @@ from mixaug.mixing_sets._contour_params import MAX_FIGURES, ContourParams
 
 BINS = 16
 CLOSED = 0.0005
+MITRE = 2
 ANGLES, LATTICE, WHITE, BANDS, LINES = 1 << 20, 2 << 20, 4 << 20, 5 << 20, 6 << 20
 
 
@@ -146,8 +147,8 @@ def add_figure(p, size, canvas):
     edge = (last - halo * (last - inverse[count]))[:-1]
     cx, cy = p["centre"]
     x, y = cx + ex / edge, cy + ey / edge
-    left, right = max(0, int(np.floor(x.min() * size)) - 1), min(size, int(np.floor(x.max() * size)) + 2)
-    top, bottom = max(0, int(np.floor(y.min() * size)) - 1), min(size, int(np.floor(y.max() * size)) + 2)
+    left, right = max(0, int(np.floor(x.min() * size)) - MITRE), min(size, int(np.floor(x.max() * size)) + MITRE + 1)
+    top, bottom = max(0, int(np.floor(y.min() * size)) - MITRE), min(size, int(np.floor(y.max() * size)) + MITRE + 1)
     if left >= right or top >= bottom:
         return
     box = canvas[top:bottom, left:right]

@@ -11,7 +11,8 @@ their mean, at the cost of one point a pixel.
 Every operation is an IEEE plus, minus, times, divide or square root in a fixed order, and the picture is a continuous
 function of each of them: it is the same on every machine.
 
-All kernels are in one file on purpose: numba's disk cache notices a change of a function's own file only.
+All kernels are in one file on purpose: numba's disk cache notices a change of a function's own file only. No slice of
+an array is assigned to: the message of a failure alone, with its numbers as text, takes three seconds to compile.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from mixaug._numba import jit
 _jit = jit()
 
 BINS = 16  # of the profile between two contours
-RAY = 11  # columns of a ray: diamond angle, a's gradient, b's gradient, shade, widths a unit of b and of a is,
-# differences of the shade to both neighbours', x over y
+RAY = 14  # columns of a ray: diamond angle, a's gradient, b's gradient, shade, widths a unit of b and of a is,
+# differences of the shade to both neighbours', x over y, inverse radii of the halo and the length of their gradient
 GRID = 64  # entries of the table that finds the ray of a diamond angle
 BOX = 6  # columns of a box: left, top, right, bottom, contours a halo, contours from the centre to the first
 
@@ -37,6 +38,7 @@ _UNIT = 2.0**-53
 # Where each use of the hash starts to count; 256 corners or lattice points a contour.
 _ANGLES, _LATTICE, _WHITE, _BANDS, _LINES = 1 << 20, 2 << 20, 4 << 20, 5 << 20, 6 << 20
 _LEAST_GROWTH, _LEAST_START = 0.12, 0.25  # of the mean: contours never touch
+_MITRE = 2  # pixels around the box of a figure into which its soft edge reaches at sharp corners
 _CLOSED = 0.0005  # of a pixel left open: what lies behind changes no more than a seventh of a grey level
 
 
@@ -88,7 +90,7 @@ def _place_rays(ints: np.ndarray, floats: np.ndarray, rays: np.ndarray, ends: np
     turned = ends[:vertices].copy()
     for v in range(vertices + 1):
         number[v] = (v + first) % vertices
-        ends[v] = turned[number[v]]
+        ends[v, 0], ends[v, 1] = turned[number[v], 0], turned[number[v], 1]
     for v in range(vertices):
         px, py, qx, qy = ends[v, 0], ends[v, 1], ends[v + 1, 0], ends[v + 1, 1]
         det = px * qy - py * qx
@@ -153,7 +155,8 @@ def _grow(ints: np.ndarray, floats: np.ndarray, number: np.ndarray, inverse: np.
                     change = change + rough * (2.0 * _uniform(key, _WHITE + n * 256 + number[v]) - 1.0)
                 radius[v] = radius[v] + growth * (weight[v] * max(_LEAST_GROWTH, 1.0 + change))
             inverse[v, n] = 1.0 / radius[v]
-    inverse[vertices] = inverse[0]
+    for n in range(contours + 1):
+        inverse[vertices, n] = inverse[0, n]
 
 
 @_jit
@@ -190,10 +193,12 @@ def _profile(ints: np.ndarray, floats: np.ndarray, palettes: np.ndarray, halo: f
     fill, shade, grey, shadow = floats[19], floats[20], floats[21], floats[22]
     palette = palettes[ints[5]]
     band, line, ahead = np.empty(3), np.empty(3), np.empty(3)
-    total[0] = 0.0
+    for c in range(4):
+        total[0, c] = 0.0
     _colour(palette, floats[16] + floats[18] * (_uniform(key, _LINES) - 0.5), grey, ahead)
     for n in range(-1, contours):
-        line[:] = ahead
+        for c in range(3):
+            line[c] = ahead[c]
         _colour(palette, floats[13] + floats[14] * n + floats[15] * (_uniform(key, _BANDS + n + 1) - 0.5), grey, band)
         if n + 1 < contours:
             where = floats[16] + floats[17] * (n + 1) + floats[18] * (_uniform(key, _LINES + n + 1) - 0.5)
@@ -261,8 +266,11 @@ def build(
         boxes[f, 0] = boxes[f, 1] = 1e9
         boxes[f, 2] = boxes[f, 3] = -1e9
         for v in range(vertices):
-            edge = radii[v, contours - 1] - halo * (radii[v, contours - 1] - radii[v, contours])
-            x, y = floats[f, 0] + ends[v, 0] / edge, floats[f, 1] + ends[v, 1] / edge
+            p = radii[v, contours - 1] - halo * (radii[v, contours - 1] - radii[v, contours])
+            q = radii[v + 1, contours - 1] - halo * (radii[v + 1, contours - 1] - radii[v + 1, contours])
+            gx, gy = p * own[v, 1] + q * own[v, 3], p * own[v, 2] + q * own[v, 4]
+            own[v, 11], own[v, 12], own[v, 13] = p, q, math.sqrt(gx * gx + gy * gy)
+            x, y = floats[f, 0] + ends[v, 0] / p, floats[f, 1] + ends[v, 1] / p
             boxes[f, 0], boxes[f, 2] = min(boxes[f, 0], x), max(boxes[f, 2], x)
             boxes[f, 1], boxes[f, 3] = min(boxes[f, 1], y), max(boxes[f, 3], y)
 
@@ -278,75 +286,6 @@ def _bin_of(t: float, contours: int, halo: float) -> tuple[int, float]:
 
 
 @_jit
-def _add_run(
-    ray: np.ndarray,
-    left: np.ndarray,
-    right: np.ndarray,
-    total: np.ndarray,
-    box: np.ndarray,
-    cx: float,
-    dy: float,
-    pixel: float,
-    x0: int,
-    x1: int,
-    n: int,
-    row: np.ndarray,
-) -> int:
-    """Puts the part of a figure between two rays behind what ``row`` (size, 4) holds, from column x0 to x1.
-
-    ``left`` and ``right`` are the inverse radii on the two rays; ``n`` is where the search for the contour starts, and
-    is returned for the next run.
-    """
-    contours = left.shape[0] - 1
-    ax, ay, bx, by = ray[1], ray[2] * dy, ray[3], ray[4] * dy
-    edge_a = left[contours - 1] - box[4] * (left[contours - 1] - left[contours])
-    edge_b = right[contours - 1] - box[4] * (right[contours - 1] - right[contours])
-    gx, gy = edge_a * ray[1] + edge_b * ray[3], edge_a * ray[2] + edge_b * ray[4]
-    end = 1.0 + math.sqrt(gx * gx + gy * gy) * pixel
-    near_scale, far_scale = ray[6] / pixel, ray[7] / pixel
-    for x in range(x0, x1):
-        open_ = 1.0 - row[x, 3]
-        if open_ < _CLOSED:
-            continue
-        dx = (x + 0.5) * pixel - cx
-        a, b = ax * dx + ay, bx * dx + by
-        if a * edge_a + b * edge_b > end:
-            continue
-        # n: contours that do not hold the point.
-        while n > 0 and a * left[n - 1] + b * right[n - 1] < 1.0:
-            n -= 1
-        while n < contours and a * left[n] + b * right[n] >= 1.0:
-            n += 1
-        if n == 0:
-            p, q = left[0] * box[5], right[0] * box[5]
-            t = 1.0 + ((a * left[0] + b * right[0]) - 1.0) * box[5]
-        else:
-            p, q = left[n - 1], right[n - 1]
-            before = a * p + b * q
-            scale = 1.0 / (before - (a * left[n] + b * right[n]))
-            part = (before - 1.0) * scale
-            t = n + part
-            p, q = (p - part * (p - left[n])) * scale, (q - part * (q - right[n])) * scale
-        gx, gy = p * ray[1] + q * ray[3], p * ray[2] + q * ray[4]
-        steep = math.sqrt(gx * gx + gy * gy) * pixel
-        low, low_part = _bin_of(t - 0.5 * steep, contours, box[4])
-        high, high_part = _bin_of(t + 0.5 * steep, contours, box[4])
-        near, far = b * near_scale, a * far_scale  # pixels from both rays
-        shade = ray[5]
-        if near < 0.5:
-            shade += (0.5 - near) * ray[8]
-        if far < 0.5:
-            shade += (0.5 - far) * ray[9]
-        mean = open_ / steep
-        bright = mean * (1.0 + shade * min(1.0, near + far))
-        for c in range(4):
-            start = total[low, c] + low_part * (total[low + 1, c] - total[low, c])
-            stop = total[high, c] + high_part * (total[high + 1, c] - total[high, c])
-            row[x, c] += (bright if c < 3 else mean) * (stop - start)
-    return n
-
-
-@_jit
 def _add_row(
     rays: np.ndarray,
     radii: np.ndarray,
@@ -359,27 +298,76 @@ def _add_row(
     x1: int,
     row: np.ndarray,
 ) -> None:
-    """Puts one figure behind what ``row`` (size, 4) holds already, from column x0 to x1, from ray to ray."""
-    vertices, size = rays.shape[0], row.shape[0]
+    """Puts one figure behind what ``row`` (size, 4) holds already, from column x0 to x1, from ray to ray.
+
+    One function on purpose: a call for each run between two rays takes a fifth of the time of a picture.
+    """
+    vertices, contours, size = rays.shape[0], radii.shape[1] - 1, float(row.shape[0])
     pixel = 1.0 / size
     angle = _diamond((x0 + 0.5) * pixel - cx, dy)
     v = finder[min(np.int64(angle * (GRID / 4.0)), GRID - 1)]
     while v + 1 < vertices and rays[v + 1, 0] <= angle:
         v += 1
-    n, x, left = 0, x0, float(x1)
-    while x < x1:
-        # The next ray that crosses the row: before this sector in the lower half plane, where angles fall from left to
-        # right, and behind it in the upper one.
+    first, n, limit = np.int64(x0), np.int64(0), float(x1)
+    while first < x1:
+        # The next ray that crosses the row: angles fall from left to right for dy > 0, and grow for dy < 0.
         k = v if dy >= 0.0 else v + 1
         stop = x1
-        if dy >= 0.0 and k >= 0 and rays[k, 0] > 0.0:
-            stop = x if rays[k, 0] >= 2.0 else np.int64(min(max((cx + dy * rays[k, 10]) * size + 0.5, float(x)), left))
-        elif dy < 0.0 and k < vertices:
-            stop = x if rays[k, 0] <= 2.0 else np.int64(min(max((cx + dy * rays[k, 10]) * size + 0.5, float(x)), left))
-        if stop > x:
-            own = v if v >= 0 else vertices - 1
-            n = _add_run(rays[own], radii[own], radii[own + 1], total, box, cx, dy, pixel, x, stop, n, row)
-            x = stop
+        if 0 <= k < vertices:
+            behind = rays[k, 0] >= 2.0 if dy >= 0.0 else rays[k, 0] <= 2.0
+            if behind:
+                stop = first
+            elif dy < 0.0 or rays[k, 0] > 0.0:
+                stop = np.int64(min(max((cx + dy * rays[k, 10]) * size + 0.5, float(first)), limit))
+        own = v if v >= 0 else vertices - 1
+        ray, left, right = rays[own], radii[own], radii[own + 1]
+        ax, ay, bx, by = ray[1], ray[2] * dy, ray[3], ray[4] * dy
+        end = 1.0 + ray[13] * pixel
+        near_scale, far_scale = ray[6] * size, ray[7] * size
+        for x in range(first, stop):
+            open_ = 1.0 - row[x, 3]
+            if open_ < _CLOSED:
+                continue
+            dx = (x + 0.5) * pixel - cx
+            a, b = ax * dx + ay, bx * dx + by
+            if a * ray[11] + b * ray[12] > end:
+                continue
+            # n: contours that do not hold the point. The search starts at the neighbour's.
+            after = a * left[n] + b * right[n]
+            while n < contours and after >= 1.0:
+                n += 1
+                after = a * left[n] + b * right[n]
+            before = a * left[n - 1] + b * right[n - 1] if n > 0 else 2.0
+            while n > 0 and before < 1.0:
+                n -= 1
+                after = before
+                before = a * left[n - 1] + b * right[n - 1] if n > 0 else 2.0
+            if n == 0:
+                p, q = left[0] * box[5], right[0] * box[5]
+                t = 1.0 + (after - 1.0) * box[5]
+            else:
+                p, q = left[n - 1], right[n - 1]
+                scale = 1.0 / (before - after)
+                part = (before - 1.0) * scale
+                t = n + part
+                p, q = (p - part * (p - left[n])) * scale, (q - part * (q - right[n])) * scale
+            gx, gy = p * ray[1] + q * ray[3], p * ray[2] + q * ray[4]
+            steep = math.sqrt(gx * gx + gy * gy) * pixel
+            low, low_part = _bin_of(t - 0.5 * steep, contours, box[4])
+            high, high_part = _bin_of(t + 0.5 * steep, contours, box[4])
+            near, far = b * near_scale, a * far_scale  # pixels from both rays
+            shade = ray[5]
+            if near < 0.5:
+                shade += (0.5 - near) * ray[8]
+            if far < 0.5:
+                shade += (0.5 - far) * ray[9]
+            mean = open_ / steep
+            bright = mean * (1.0 + shade * min(1.0, near + far))
+            for c in range(4):
+                lower = total[low, c] + low_part * (total[low + 1, c] - total[low, c])
+                upper = total[high, c] + high_part * (total[high + 1, c] - total[high, c])
+                row[x, c] += (bright if c < 3 else mean) * (upper - lower)
+        first = max(first, stop)
         v = v - 1 if dy >= 0.0 else v + 1
 
 
@@ -401,14 +389,17 @@ def render_rows(
     """Rows ``first`` to ``stop - 1`` of ``out`` (3, size, size), figures front to back, then the ground."""
     size = out.shape[2]
     row = np.empty((size, 4))
+    pixel = 1.0 / size
     for y in range(first, stop):
-        row[:] = 0.0
+        for x in range(size):
+            for c in range(4):
+                row[x, c] = 0.0
         py = (y + 0.5) / size
         for f in range(ints.shape[0]):
-            if py < boxes[f, 1] - 1.0 / size or py > boxes[f, 3] + 1.0 / size:
+            if y < math.floor(boxes[f, 1] * size) - _MITRE or y > math.floor(boxes[f, 3] * size) + _MITRE:
                 continue
-            x0 = max(0, np.int64(math.floor(boxes[f, 0] * size)) - 1)
-            x1 = min(size, np.int64(math.floor(boxes[f, 2] * size)) + 2)
+            x0 = max(0, np.int64(math.floor(boxes[f, 0] * size)) - _MITRE)
+            x1 = min(size, np.int64(math.floor(boxes[f, 2] * size)) + _MITRE + 1)
             vertices, contours = ints[f, 1], ints[f, 2]
             corners = (contours + 1) * (vertices + 1)
             _add_row(
@@ -424,7 +415,7 @@ def render_rows(
                 row,
             )
         for x in range(size):
-            along = (((x + 0.5) / size - 0.5) * ground[6] + (py - 0.5) * ground[7]) + 0.5
+            along = (((x + 0.5) * pixel - 0.5) * ground[6] + (py - 0.5) * ground[7]) + 0.5
             along = min(max(along, 0.0), 1.0)
             left = 1.0 - row[x, 3]
             for c in range(3):

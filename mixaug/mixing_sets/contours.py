@@ -35,7 +35,7 @@ _BAND = 64  # rows a thread renders at a time
 # --- the sampler -------------------------------------------------------------------------------------------------
 
 
-def _draw_shape(s: Stream, shape: str, spacing: float) -> dict[str, object]:
+def _draw_shape(s: Stream, shape: str, radius: float) -> dict[str, object]:
     """Corners, noise and stretch of a figure."""
     values: dict[str, object] = {
         "star": 0.0, "jitter": 0.0, "bend": 0.0, "pace": s.octaves(0.24, 4), "rough": 0.0, "lobes": 3 + s.integer(10),
@@ -51,12 +51,12 @@ def _draw_shape(s: Stream, shape: str, spacing: float) -> dict[str, object]:
         values["rough"] = s.uniform(0.35, 1.0)
         values["bend"] = s.uniform(0.3, 1.2) if s.chance(0.5) else 0.0
     else:
-        values["vertices"] = 120 + s.integer(81)
+        # Enough for a round look at 512 px; a ray costs as much as three pixels of a row.
+        values["vertices"] = 72 + min(int(200.0 * radius), 96) + s.integer(33)
         values["bend"] = s.uniform(0.5, 2.2)
     ax, ay = direction(s.uniform(0.0, 1.0))
     values["axis"] = (ax, ay)
     values["aspect"] = s.uniform(1.0, 1.42)  # axes up to 2 to 1, as in the database
-    values["growth"] = spacing
     return values
 
 
@@ -95,14 +95,15 @@ def _draw_figure(s: Stream, kind: str, k: int, count: int) -> dict[str, object]:
         shape = kind
     else:
         shape = ("polygons", "rough", "smooth")[s.pick((0.4, 0.2, 0.4))]
-    values = _draw_shape(s, shape, spacing) | _draw_paint(s, kind == "bands")
+    values = _draw_shape(s, shape, radius) | _draw_paint(s, kind == "bands")
     if k == count - 1 and kind != "single":  # the last one covers most of the ground
         values["fill"], values["loose"] = 1.0, 0
         reach = 0.3
     else:
         reach = 0.15 if kind == "single" else 0.6
     values["centre"] = (0.5 + s.uniform(-reach, reach), 0.5 + s.uniform(-reach, reach))
-    values["contours"], values["inner"], values["halo"] = contours, inner, s.uniform(0.01, 0.05)
+    values["contours"], values["inner"], values["growth"] = contours, inner, spacing
+    values["halo"] = s.uniform(0.01, 0.05) if values["shadow"] else 0.004
     return values
 
 
