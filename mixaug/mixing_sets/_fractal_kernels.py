@@ -7,9 +7,10 @@ every machine. The logarithms of the colouring are computed from the same operat
 The kernels are serial and release the GIL; `fractals.render_fractals` runs them on plain threads. No OpenMP or TBB pool
 is ever started, so they work in forked, spawned and forkserver loader workers after the parent has used them.
 
-The inner loops run over some hundred samples in flight, a structure of arrays that stays close to the first level
-cache. Each loop touches few arrays and loads before it selects, because LLVM gives up vectorising a loop that needs
-more than a handful of alias checks or a conditional load. A sample that ends hands its lane to a fresh one.
+The samples in flight are lanes of one flat array: value k of lane i is at ``k * _LANES + i``. With one array and
+constant distances LLVM proves that nothing overlaps, and vectorises loops that read and write sixteen values a lane; a
+sample that ends hands its lane to a fresh one. All of this is compiled for float32, and for float64 where a view is so
+deep that float32 does not tell its points apart (the type of ``numbers`` says which). Colours are always float32.
 
 All kernels are in one file on purpose: numba's disk cache notices a change of a function's own file only.
 """
@@ -17,409 +18,647 @@ All kernels are in one file on purpose: numba's disk cache notices a change of a
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from mixaug._numba import jit
 
-# Families of `fractals.FAMILIES`, traps of `fractals.TRAPS`; same order.
-_POWER, _PHOENIX, _POLE = 0, 1, 2
-_POINT, _LINE, _CROSS, _CIRCLE, _SQUARE = 0, 1, 2, 3, 4
-
-ESCAPE = 1.0e4  # |z|^2 at which an orbit counts as escaped: far out, so that the smooth count is smooth
-_LOG2_ESCAPE = 13.287712379549449  # log2(ESCAPE)
-_FADE = 1.0e-3  # orbits that take much longer than 30 steps to escape are chaotic: their angles would only be grain
-_TINY = 1.0e-12  # keeps divisions finite when an orbit hits zero exactly
-_STATE_ROWS = 13
-_LANES = 512  # samples in flight: their 13 arrays (53 kB) sit between the first and second level cache
-_TWO_OVER_LN2 = 2.8853900817779268
-_SQRT_HALF = 0.7071067811865476
-_MANTISSA, _HALF_BITS = (1 << 52) - 1, 1022 << 52  # fields of an IEEE double
-
-
 _jit = jit()
+
+# Families of `_params.FAMILIES`, in its order.
+_POWER, _PHOENIX, _POLE, _NEWTON = 0, 1, 2, 3
+
+# Columns of ``numbers``: those of `_params` (42), then what `fractals` adds.
+_SHAPE, _REACH = 42, 47  # side, low, high, round of the trap, its radius in the distance; its reach as an image
+_ONE, _TWO, _TINY, _ESCAPE, _TOLERANCE, _RETURN, _REGULAR, _EIGHT, _FAR = range(48, 57)
+
+_LANES = 256  # samples in flight; their 17 values (17 kB in float32) stay in the first level cache
+# Steps between looks at the lanes. LLVM does not vectorise four of the longer maps (pole, newton) in a row: 10x slower.
+_BLOCK, _SHORT_BLOCK = 4, 2
+(
+    _X, _Y, _CX, _CY, _OX, _OY, _NEAR, _WHEN, _TOTAL, _COUNT, _HU, _HV, _SX, _SY, _SAVED, _NEXT, _MARK,
+) = (k * _LANES for k in range(17))  # fmt: skip
+
+# Rows of a band's summaries.
+_N_SUMMARIES = 10
+_TABLE = 1024  # colours of a palette in the table that a picture is painted from
+_F0, _F1, _HALF, _F255 = np.float32(0.0), np.float32(1.0), np.float32(0.5), np.float32(255.0)
+_FADE = np.float32(1.0e-3)  # orbits much longer than 30 steps are chaotic: their angles would only be grain
+_DEPTH = np.float32(1.0e-4)
+_FLAT = np.float32(1.0e-12)
+_ESCAPE32, _LOG2_ESCAPE = np.float32(1.0e4), np.float32(13.287712379549449)
+_TOLERANCE32, _LOG2_TOLERANCE = np.float32(1.0e-6), np.float32(-19.931568569324174)
+_SQRT_HALF, _TWO_OVER_LN2 = np.float32(0.7071067811865476), np.float32(2.8853900817779268)
+_THIRD, _FIFTH, _SEVENTH, _NINTH = np.float32(1 / 3), np.float32(0.2), np.float32(1 / 7), np.float32(1 / 9)
+_MANTISSA, _HALF_BITS = np.int32((1 << 23) - 1), np.int32(126 << 23)  # fields of an IEEE float
+
+# --- maps -----------------------------------------------------------------------------------------------------------
+
+
+@_jit
+def _times(a: float, b: float, p: float, q: float) -> tuple[float, float]:
+    """(a + i b) (p + i q)."""
+    return a * p - b * q, a * q + b * p
+
+
+@_jit
+def _power(degree: int, a: float, b: float) -> tuple[float, float]:
+    """z^degree, degree 2 to 5. Selects instead of branches: LLVM vectorises those."""
+    p, q = _times(a, b, a, b)
+    four, odd = degree >= 4, (degree & 1) == 1
+    r, s = _times(p, q, p, q)
+    r, s = r if four else p, s if four else q
+    t, u = _times(r, s, a, b)
+    return t if odd else r, u if odd else s
+
+
+@_jit
+def _pole(m: int, a: float, b: float, cx: float, cy: float, tiny: float) -> tuple[float, float]:
+    """c / z^m, m 1 to 3."""
+    two, three = m >= 2, m == 3
+    p, q = _times(a, b, a, b)
+    r, s = _times(p, q, a, b)
+    p, q = p if two else a, q if two else b
+    p, q = r if three else p, s if three else q
+    norm = (p * p + q * q) + tiny
+    return _times(cx, cy, p / norm, -q / norm)
+
+
+@_jit
+def _horner(p: float, q: float, dp: float, dq: float, a: float, b: float, c: float, d: float) -> Any:
+    """One more coefficient of a polynomial, (p, q), and of its derivative at z."""
+    r, s = _times(dp, dq, a, b)
+    t, u = _times(p, q, a, b)
+    return t + c, u + d, r + p, s + q
+
+
+@_jit
+def _newton_step(c: Any, rx: float, ry: float, a: float, b: float, zero: float, regular: float) -> tuple[float, float]:
+    """r p(z) conj(p'(z)) / (|p'(z)|^2 + regular): Newton's step, finite where the derivative is zero."""
+    p, q, dp, dq = _horner(c[0], c[1], zero, zero, a, b, c[2], c[3])
+    p, q, dp, dq = _horner(p, q, dp, dq, a, b, c[4], c[5])
+    p, q, dp, dq = _horner(p, q, dp, dq, a, b, c[6], c[7])
+    p, q, dp, dq = _horner(p, q, dp, dq, a, b, c[8], c[9])
+    p, q, dp, dq = _horner(p, q, dp, dq, a, b, c[10], c[11])
+    norm = (dp * dp + dq * dq) + regular
+    return _times(rx, ry, (p * dp + q * dq) / norm, (q * dp - p * dq) / norm)
+
+
+# --- what is kept of an orbit ---------------------------------------------------------------------------------------
+
+
+@_jit
+def _stripe_term(stripe: Any, a: float, b: float) -> float:
+    """Cosine of twice (or, with ``harmonic`` 1, four times) the angle between z and the stripe axis."""
+    ux, uy, harmonic, one, tiny = stripe
+    aa, bb, ab = a * a, b * b, a * b
+    c = (ux * (aa - bb) + uy * (ab + ab)) / ((aa + bb) + tiny)
+    cc = c * c
+    return c + harmonic * (((cc + cc) - one) - c)
+
+
+@_jit
+def _note(
+    alive: bool, a: float, b: float, new_a: float, new_b: float, kept: Any, trap: Any, stripe: Any
+) -> tuple[float, float, Any]:
+    """The point after a step and what is kept of its orbit; a lane that has ended stays as it is."""
+    near, when, total, count, hu, hv = kept
+    tx, ty, ux, uy, side, low_weight, high_weight, round_weight, radius, reach, far = trap
+    a = new_a if alive else a
+    b = new_b if alive else b
+    count = count + stripe[3] if alive else count
+    p, q = a - tx, b - ty
+    along, across = p * ux + q * uy, q * ux - p * uy
+    u, v = abs(along), side * abs(across)
+    low, high = u if u < v else v, v if u < v else u
+    d = abs(((low_weight * low + high_weight * high) + round_weight * math.sqrt(u * u + v * v)) - radius)
+    when = count if d < near else when
+    near = d if d < near else near
+    hit = (d < reach) & (hu >= far)  # an image: the first time that the orbit falls on it
+    hu = along if hit else hu
+    hv = across if hit else hv
+    more = total + _stripe_term(stripe, a, b)
+    total = more if alive else total
+    return a, b, (near, when, total, count, hu, hv)
+
+
+@_jit
+def _kept(s: np.ndarray, i: int) -> tuple[float, float, float, float, float, float]:
+    return s[i + _NEAR], s[i + _WHEN], s[i + _TOTAL], s[i + _COUNT], s[i + _HU], s[i + _HV]
+
+
+@_jit
+def _close(s: np.ndarray, i: int, a: float, b: float, kept: Any, out: bool, limit: float, numbers: Any) -> None:
+    """Writes a lane back after a block and marks it when its orbit ended: 1 out, -1 at the limit, -2 in a cycle.
+
+    An orbit is in a cycle when it comes back to where it was at step 8, 16, 32, 64 or 128 (R. Brent, 1980).
+    """
+    one, near_enough = numbers
+    near, when, total, count, hu, hv = kept
+    s[i + _X] = a
+    s[i + _Y] = b
+    s[i + _NEAR] = near
+    s[i + _WHEN] = when
+    s[i + _TOTAL] = total
+    s[i + _COUNT] = count
+    s[i + _HU] = hu
+    s[i + _HV] = hv
+    sx, sy, saved, following = s[i + _SX], s[i + _SY], s[i + _SAVED], s[i + _NEXT]
+    cycle = abs(a - sx) + abs(b - sy) < near_enough
+    save = (count >= following) & (not cycle)
+    s[i + _SX] = a if save else sx
+    s[i + _SY] = b if save else sy
+    s[i + _SAVED] = total if save else saved
+    s[i + _NEXT] = count + count if save else following
+    mark = -one - one if cycle else (-one if count >= limit else one - one)
+    s[i + _MARK] = one if out else mark
+
+
+# --- blocks of steps, a loop over the lanes for each family ---------------------------------------------------------
+
+
+@_jit
+def _square_block(s: np.ndarray, n: int, k: np.ndarray, trap: Any, stripe: Any, limit: float) -> None:
+    """z^2 + c."""
+    escape, ends = k[_ESCAPE], (k[_ONE], k[_RETURN])
+    for i in range(n):
+        a, b, cx, cy, kept = s[i + _X], s[i + _Y], s[i + _CX], s[i + _CY], _kept(s, i)
+        for _ in range(_BLOCK):
+            aa, bb, ab = a * a, b * b, a * b
+            alive = (aa + bb <= escape) & (kept[3] < limit)
+            a, b, kept = _note(alive, a, b, (aa - bb) + cx, (ab + ab) + cy, kept, trap, stripe)
+        _close(s, i, a, b, kept, not a * a + b * b <= escape, limit, ends)
+
+
+@_jit
+def _folded_block(
+    s: np.ndarray, n: int, k: np.ndarray, trap: Any, stripe: Any, limit: float, fold: bool, conj: bool
+) -> None:
+    """(|x| + i |y|)^2 + c, the Burning Ship, or conj(z)^2 + c, the Tricorn."""
+    escape, ends = k[_ESCAPE], (k[_ONE], k[_RETURN])
+    for i in range(n):
+        a, b, cx, cy, kept = s[i + _X], s[i + _Y], s[i + _CX], s[i + _CY], _kept(s, i)
+        for _ in range(_BLOCK):
+            aa, bb, ab = a * a, b * b, a * b
+            ab = abs(ab) if fold else ab
+            ab = -ab if conj else ab
+            alive = (aa + bb <= escape) & (kept[3] < limit)
+            a, b, kept = _note(alive, a, b, (aa - bb) + cx, (ab + ab) + cy, kept, trap, stripe)
+        _close(s, i, a, b, kept, not a * a + b * b <= escape, limit, ends)
+
+
+@_jit
+def _power_block(s: np.ndarray, n: int, k: np.ndarray, trap: Any, stripe: Any, limit: float, degree: int) -> None:
+    """z^degree + c."""
+    escape, ends = k[_ESCAPE], (k[_ONE], k[_RETURN])
+    for i in range(n):
+        a, b, cx, cy, kept = s[i + _X], s[i + _Y], s[i + _CX], s[i + _CY], _kept(s, i)
+        for _ in range(_BLOCK):
+            alive = (a * a + b * b <= escape) & (kept[3] < limit)
+            p, q = _power(degree, a, b)
+            a, b, kept = _note(alive, a, b, p + cx, q + cy, kept, trap, stripe)
+        _close(s, i, a, b, kept, not a * a + b * b <= escape, limit, ends)
+
+
+@_jit
+def _phoenix_block(s: np.ndarray, n: int, k: np.ndarray, trap: Any, stripe: Any, limit: float) -> None:
+    """z^2 + c + p z_before."""
+    escape, ends, px, py = k[_ESCAPE], (k[_ONE], k[_RETURN]), k[7], k[8]
+    for i in range(n):
+        a, b, cx, cy, kept = s[i + _X], s[i + _Y], s[i + _CX], s[i + _CY], _kept(s, i)
+        oa, ob = s[i + _OX], s[i + _OY]
+        for _ in range(_BLOCK):
+            aa, bb, ab = a * a, b * b, a * b
+            alive = (aa + bb <= escape) & (kept[3] < limit)
+            p = (aa - bb) + (cx + (px * oa - py * ob))
+            q = (ab + ab) + (cy + (px * ob + py * oa))
+            oa, ob = a if alive else oa, b if alive else ob
+            a, b, kept = _note(alive, a, b, p, q, kept, trap, stripe)
+        s[i + _OX] = oa
+        s[i + _OY] = ob
+        _close(s, i, a, b, kept, not a * a + b * b <= escape, limit, ends)
+
+
+@_jit
+def _pole_block(
+    s: np.ndarray, n: int, k: np.ndarray, trap: Any, stripe: Any, limit: float, degree: int, pole: int
+) -> None:
+    """z^degree + c / z^pole."""
+    escape, ends, tiny = k[_ESCAPE], (k[_ONE], k[_RETURN]), k[_TINY]
+    for i in range(n):
+        a, b, cx, cy, kept = s[i + _X], s[i + _Y], s[i + _CX], s[i + _CY], _kept(s, i)
+        for _ in range(_SHORT_BLOCK):
+            alive = (a * a + b * b <= escape) & (kept[3] < limit)
+            p, q = _power(degree, a, b)
+            r, t = _pole(pole, a, b, cx, cy, tiny)
+            a, b, kept = _note(alive, a, b, p + r, q + t, kept, trap, stripe)
+        _close(s, i, a, b, kept, not a * a + b * b <= escape, limit, ends)
+
+
+@_jit
+def _newton_block(s: np.ndarray, n: int, k: np.ndarray, trap: Any, stripe: Any, limit: float) -> None:
+    """z - r p(z) / p'(z) + c. ox and oy hold the squared length of the last step and of the one before."""
+    tolerance, ends, rx, ry, regular = k[_TOLERANCE], (k[_ONE], k[_RETURN]), k[7], k[8], k[_REGULAR]
+    zero = k[_ONE] - k[_ONE]
+    c = (k[30], k[31], k[32], k[33], k[34], k[35], k[36], k[37], k[38], k[39], k[40], k[41])
+    for i in range(n):
+        a, b, cx, cy, kept = s[i + _X], s[i + _Y], s[i + _CX], s[i + _CY], _kept(s, i)
+        length, before = s[i + _OX], s[i + _OY]
+        for _ in range(_SHORT_BLOCK):
+            alive = (length > tolerance) & (kept[3] < limit)
+            p, q = _newton_step(c, rx, ry, a, b, zero, regular)
+            p, q = (a - p) + cx, (b - q) + cy
+            da, db = p - a, q - b
+            before = length if alive else before
+            length = da * da + db * db if alive else length
+            a, b, kept = _note(alive, a, b, p, q, kept, trap, stripe)
+        s[i + _OX] = length
+        s[i + _OY] = before
+        _close(s, i, a, b, kept, not length > tolerance, limit, ends)
+
+
+# --- following the orbits of a band ---------------------------------------------------------------------------------
+
+
+@_jit
+def _start(ints: np.ndarray, floats: np.ndarray, k: np.ndarray, s: np.ndarray, i: int, u: float, v: float) -> None:
+    """Puts the sample at (u, v) of the view, each -1/2 to 1/2, into lane ``i``."""
+    u, v = u * floats[4], v * floats[4]
+    a = floats[0] + (u * floats[2] - v * floats[3])
+    b = floats[1] + (u * floats[3] + v * floats[2])
+    plane = ints[3] == 1  # the plane is the parameter: Mandelbrot
+    s[i + _X] = floats[5] if plane else a
+    s[i + _Y] = floats[6] if plane else b
+    s[i + _CX] = a if plane else floats[5]
+    s[i + _CY] = b if plane else floats[6]
+    far, zero = k[_FAR], k[_ONE] - k[_ONE]
+    old = far if ints[0] == _NEWTON else zero
+    s[i + _OX], s[i + _OY] = old, old
+    s[i + _NEAR], s[i + _WHEN], s[i + _TOTAL], s[i + _COUNT] = far, zero, zero, zero
+    s[i + _HU], s[i + _HV], s[i + _SX], s[i + _SY], s[i + _SAVED] = far, far, far, far, zero
+    s[i + _NEXT], s[i + _MARK] = k[_EIGHT], zero
+
+
+@_jit
+def _steps(ints: np.ndarray, k: np.ndarray, s: np.ndarray, n: int, limit: float) -> None:
+    trap = (
+        k[9], k[10], k[11], k[12], k[_SHAPE], k[_SHAPE + 1], k[_SHAPE + 2], k[_SHAPE + 3], k[_SHAPE + 4],
+        k[_REACH], k[_FAR],
+    )  # fmt: skip
+    stripe = (k[14], k[15], k[16], k[_ONE], k[_TINY])
+    family, degree = ints[0], ints[1]
+    if family == _PHOENIX:
+        _phoenix_block(s, n, k, trap, stripe, limit)
+    elif family == _POLE:
+        _pole_block(s, n, k, trap, stripe, limit, degree, ints[2])
+    elif family == _NEWTON:
+        _newton_block(s, n, k, trap, stripe, limit)
+    elif degree > 2:
+        _power_block(s, n, k, trap, stripe, limit, degree)
+    elif ints[4] == 1 or ints[5] == 1:
+        _folded_block(s, n, k, trap, stripe, limit, ints[4] == 1, ints[5] == 1)
+    else:
+        _square_block(s, n, k, trap, stripe, limit)
+
+
+@_jit
+def follow(
+    ints: np.ndarray,
+    floats: np.ndarray,
+    numbers: np.ndarray,
+    side: int,
+    limit: int,
+    first: int,
+    orbit: np.ndarray,
+) -> None:
+    """Iterates the samples of ``orbit`` (10, n), rows of ``side`` from sub-row ``first`` on, and notes their summaries.
+
+    A summary is (steps, x, y, nearest approach, its step, sum of the stripe terms), with the trap ``image`` also the
+    place (u, v) on it, and in Newton's method the length of the last step and of the one before. The steps are negative
+    where the orbit stayed.
+    """
+    memory = np.zeros(17 * _LANES, numbers.dtype)
+    samples = orbit.shape[1]
+    place = np.zeros(_LANES, np.int64)
+    n, fresh, row, column = 0, 0, first, 0
+    most = numbers[_ONE] * limit
+    image, newton = numbers[_REACH] > 0.0, ints[0] == _NEWTON
+    for i in range(_LANES):  # lanes without a sample are at rest
+        memory[i + _COUNT], memory[i + _MARK] = most, numbers[_ONE]
+    while n < _LANES and fresh < samples:
+        u, v = (column + 0.5) / side - 0.5, (row + 0.5) / side - 0.5
+        _start(ints, floats, numbers, memory, n, u, v)
+        place[n] = fresh
+        fresh += 1
+        column += 1
+        if column == side:
+            column, row = 0, row + 1
+        n += 1
+    while n > 0:
+        _steps(ints, numbers, memory, (n + 15) // 16 * 16, most)  # whole vectors: no loop over a rest
+        i = 0
+        while i < n:
+            mark = memory[i + _MARK]
+            if mark == 0.0:
+                i += 1
+                continue
+            k = place[i]
+            total, count = memory[i + _TOTAL], memory[i + _COUNT]
+            if mark < -1.5:  # the steps that are left would go round the cycle
+                round_steps = count - memory[i + _NEXT] / numbers[_TWO]
+                total += (most - count) * ((total - memory[i + _SAVED]) / round_steps)
+                count = most
+            orbit[0, k] = count if mark > 0.0 else -count
+            orbit[1, k], orbit[2, k] = memory[i + _X], memory[i + _Y]
+            orbit[3, k], orbit[4, k], orbit[5, k] = memory[i + _NEAR], memory[i + _WHEN], total
+            if image:
+                orbit[6, k], orbit[7, k] = memory[i + _HU], memory[i + _HV]
+            if newton:
+                orbit[8, k], orbit[9, k] = memory[i + _OX], memory[i + _OY]
+            if fresh < samples:
+                u, v = (column + 0.5) / side - 0.5, (row + 0.5) / side - 0.5
+                _start(ints, floats, numbers, memory, i, u, v)
+                place[i] = fresh
+                fresh += 1
+                column += 1
+                if column == side:
+                    column, row = 0, row + 1
+                i += 1
+                continue
+            n -= 1  # the last live lane moves into the free one; it is looked at next
+            for value in range(17):
+                memory[value * _LANES + i] = memory[value * _LANES + n]
+            place[i] = place[n]
+
+
+# --- colours --------------------------------------------------------------------------------------------------------
 
 
 @_jit
 def _log2(values: np.ndarray, out: np.ndarray) -> None:
-    """Base-2 logarithms of positive normal numbers from IEEE operations only, to 1e-9; ``out`` is another array."""
-    bits, result = values.view(np.int64), out.view(np.int64)
+    """Base-2 logarithms of positive normal numbers from IEEE operations only, to 1e-6; ``out`` is another array."""
+    bits, result = values.view(np.int32), out.view(np.int32)
     n = values.shape[0]
     for i in range(n):
         result[i] = (bits[i] & _MANTISSA) | _HALF_BITS  # the mantissa, in [0.5, 1)
     for i in range(n):
-        s = (out[i] - _SQRT_HALF) / (out[i] + _SQRT_HALF)
-        s2 = s * s
-        series = s * (1.0 + s2 * (1.0 / 3.0 + s2 * (0.2 + s2 * (1.0 / 7.0 + s2 * (1.0 / 9.0)))))
-        out[i] = ((bits[i] >> 52) - 1022) - 0.5 + _TWO_OVER_LN2 * series
+        t = (out[i] - _SQRT_HALF) / (out[i] + _SQRT_HALF)
+        t2 = t * t
+        series = t * (_F1 + t2 * (_THIRD + t2 * (_FIFTH + t2 * (_SEVENTH + t2 * _NINTH))))
+        exponent = np.float32(np.int32(bits[i] >> 23) - np.int32(126))
+        out[i] = (exponent - _HALF) + _TWO_OVER_LN2 * series
 
 
 @_jit
-def _advance(
-    ints: np.ndarray,
-    floats: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    cx: np.ndarray,
-    cy: np.ndarray,
-    ox: np.ndarray,
-    oy: np.ndarray,
-    wx: np.ndarray,
-    wy: np.ndarray,
-    n: int,
-) -> None:
-    """One step of the map for n samples, in place. ox, oy hold the point before (Phoenix); wx, wy are scratch."""
-    family, degree, pole, fold, conj = ints[0], ints[1], ints[2], ints[4], ints[5]
-    if fold == 1:  # Burning Ship: both parts made positive first
+def _smooth_part(family: int, log2_degree: float, orbit: np.ndarray, work: np.ndarray) -> None:
+    """Row 5 of ``work``: the part of a step after which the orbit was out, 0 to 1. Rows 0 to 2 are scratch."""
+    a, b, c, part = work[0], work[1], work[2], work[5]
+    n = a.shape[0]
+    if family == _NEWTON:  # where the logarithm of the step length crosses that of the tolerance
+        length, before = orbit[8], orbit[9]
         for i in range(n):
-            x[i] = abs(x[i])
-            y[i] = abs(y[i])
-    if conj == 1:  # Tricorn
+            a[i] = length[i] + _FLAT
+        _log2(a, b)
         for i in range(n):
-            y[i] = -y[i]
-    if family == _PHOENIX:
-        px, py = floats[7], floats[8]
+            a[i] = before[i] + _FLAT
+        _log2(a, c)
         for i in range(n):
-            a, b = x[i], y[i]
-            ox[i], oy[i] = (
-                (a * a - b * b) + (cx[i] + (px * ox[i] - py * oy[i])),
-                2.0 * a * b + (cy[i] + (px * oy[i] + py * ox[i])),
-            )
-        for i in range(n):
-            x[i], ox[i] = ox[i], x[i]
-        for i in range(n):
-            y[i], oy[i] = oy[i], y[i]
+            p = (c[i] - _LOG2_TOLERANCE) / (max(c[i] - b[i], _DEPTH))
+            p = _F0 if p < _F0 else p
+            part[i] = _F1 if p > _F1 else p
         return
-    if family == _POWER and degree == 2:
-        for i in range(n):
-            a, b = x[i], y[i]
-            x[i] = (a * a - b * b) + cx[i]
-            y[i] = 2.0 * a * b + cy[i]
-        return
+    x, y = orbit[1], orbit[2]
+    for i in range(n):  # 1 - log_degree(log |z| / log R)
+        norm = x[i] * x[i] + y[i] * y[i]
+        a[i] = norm if norm > _ESCAPE32 else _ESCAPE32
+    _log2(a, b)
     for i in range(n):
-        ox[i] = x[i]
+        a[i] = b[i] / _LOG2_ESCAPE
+    _log2(a, c)
     for i in range(n):
-        oy[i] = y[i]
-    for _ in range(degree - 1):
-        for i in range(n):
-            a, b = x[i], y[i]
-            x[i] = a * ox[i] - b * oy[i]
-            y[i] = a * oy[i] + b * ox[i]
-    if family == _POWER:
-        for i in range(n):
-            x[i] = x[i] + cx[i]
-        for i in range(n):
-            y[i] = y[i] + cy[i]
-        return
-    # z^degree + c / z^pole; w becomes conj(z^pole) / |z^pole|^2
-    for i in range(n):
-        wx[i] = ox[i]
-    for i in range(n):
-        wy[i] = oy[i]
-    for _ in range(pole - 1):
-        for i in range(n):
-            a, b = wx[i], wy[i]
-            wx[i] = a * ox[i] - b * oy[i]
-            wy[i] = a * oy[i] + b * ox[i]
-    for i in range(n):
-        a, b = wx[i], wy[i]
-        norm = (a * a + b * b) + _TINY
-        wx[i] = a / norm
-        wy[i] = -b / norm
-    for i in range(n):
-        x[i] = x[i] + (cx[i] * wx[i] - cy[i] * wy[i])
-    for i in range(n):
-        y[i] = y[i] + (cy[i] * wx[i] + cx[i] * wy[i])
+        p = _F1 - c[i] / log2_degree
+        p = _F0 if p < _F0 else p
+        part[i] = _F1 if p > _F1 else p
 
 
 @_jit
-def _trap(
-    ints: np.ndarray,
-    floats: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    near: np.ndarray,
-    when: np.ndarray,
-    born: np.ndarray,
-    n: int,
-    tick: float,
-) -> None:
-    """Keeps for each sample the nearest approach to the trap and the step at which it happened."""
-    tx, ty, ux, uy, radius = floats[9], floats[10], floats[11], floats[12], floats[13]
-    kind = ints[6]
-    if kind == _POINT:
-        for i in range(n):
-            a, b = x[i] - tx, y[i] - ty
-            d = math.sqrt(a * a + b * b)
-            m, w, c = near[i], when[i], tick - born[i]
-            when[i] = c if d < m else w
-            near[i] = d if d < m else m
-    elif kind == _LINE:
-        for i in range(n):
-            d = abs((x[i] - tx) * ux + (y[i] - ty) * uy)
-            m, w, c = near[i], when[i], tick - born[i]
-            when[i] = c if d < m else w
-            near[i] = d if d < m else m
-    elif kind == _CROSS:
-        for i in range(n):
-            a, b = x[i] - tx, y[i] - ty
-            u, v = abs(a * ux + b * uy), abs(b * ux - a * uy)
-            d = u if u < v else v
-            m, w, c = near[i], when[i], tick - born[i]
-            when[i] = c if d < m else w
-            near[i] = d if d < m else m
-    elif kind == _CIRCLE:
-        for i in range(n):
-            a, b = x[i] - tx, y[i] - ty
-            d = abs(math.sqrt(a * a + b * b) - radius)
-            m, w, c = near[i], when[i], tick - born[i]
-            when[i] = c if d < m else w
-            near[i] = d if d < m else m
-    else:
-        for i in range(n):
-            a, b = x[i] - tx, y[i] - ty
-            u, v = abs(a * ux + b * uy), abs(b * ux - a * uy)
-            d = abs((v if u < v else u) - radius)
-            m, w, c = near[i], when[i], tick - born[i]
-            when[i] = c if d < m else w
-            near[i] = d if d < m else m
-
-
-@_jit
-def _stripe_term(ux: float, uy: float, harmonic: float, x: float, y: float) -> float:
-    """Cosine of twice (or, with ``harmonic`` 1, four times) the angle between z and the stripe axis."""
-    aa, bb = x * x, y * y
-    c = (ux * (aa - bb) + uy * (2.0 * x * y)) / ((aa + bb) + _TINY)
-    return c + harmonic * ((2.0 * c * c - 1.0) - c)
-
-
-@_jit
-def _finish_step(
-    floats: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    born: np.ndarray,
-    total: np.ndarray,
-    norms: np.ndarray,
-    n: int,
-    tick: float,
-    limit: float,
-) -> int:
-    """Adds the stripe term and counts the samples that end: |z|^2 is kept of one that escaped, 0 of one that is old.
-
-    All others are marked by -1.
-    """
-    ux, uy, harmonic = floats[14], floats[15], floats[16]
-    finished = 0
-    for i in range(n):
-        a, b, age = x[i], y[i], tick - born[i]
-        total[i] = total[i] + _stripe_term(ux, uy, harmonic, a, b)
-        norm = a * a + b * b
-        mark = norm if norm > ESCAPE else (0.0 if age >= limit else -1.0)
-        norms[i] = mark
-        finished += 1 if mark >= 0.0 else 0
-    return finished
-
-
-@_jit
-def _places(
-    floats: np.ndarray,
-    orbit: np.ndarray,
-    log2_degree: float,
-    work: np.ndarray,
-) -> None:
+def _places(ints: np.ndarray, f: np.ndarray, log2_degree: float, orbit: np.ndarray, work: np.ndarray) -> None:
     """From the summaries of one row's orbits to places on the palettes, trap weight and darkening.
 
-    ``orbit`` has rows (count, norm, near, when, total, last); norm is 0 where the orbit stayed. ``work`` (6, n)
-    receives base, glow, weight and shade in its rows 0 to 3.
+    ``work`` (6, n) receives base, glow, weight and shade in its rows 0 to 3.
     """
-    count, norm, near, when, total, last = orbit[0], orbit[1], orbit[2], orbit[3], orbit[4], orbit[5]
-    base, glow, weights, shade, stripe, smooth = work[0], work[1], work[2], work[3], work[4], work[5]
+    count, x, y, near, when, total = orbit[0], orbit[1], orbit[2], orbit[3], orbit[4], orbit[5]
+    base, glow, weights, shade, mean, part = work[0], work[1], work[2], work[3], work[4], work[5]
     n = count.shape[0]
-    # Smooth count: 1 - log_degree(log |z| / log R), between 0 and 1, added to the count.
+    newton = ints[0] == _NEWTON
+    _smooth_part(ints[0], log2_degree, orbit, work)
+    stripe = (f[14], f[15], f[16], _F1, _FLAT)
     for i in range(n):
-        base[i] = norm[i] if norm[i] > ESCAPE else ESCAPE
-    _log2(base, glow)
+        steps = abs(count[i])
+        whole = total[i] / steps
+        last = _stripe_term(stripe, x[i], y[i])
+        before = (total[i] - last) / (steps - _F1) if steps > _F1 + _HALF else whole
+        mean[i] = before + part[i] * (whole - before) if count[i] > _F0 else whole
     for i in range(n):
-        glow[i] = glow[i] / _LOG2_ESCAPE
-    _log2(glow, smooth)
+        weights[i] = near[i] + _DEPTH
+    _log2(weights, shade)  # shade holds log2 of the distance until its place is filled
     for i in range(n):
-        part = 1.0 - smooth[i] / log2_degree
-        part = 0.0 if part < 0.0 else part
-        smooth[i] = 1.0 if part > 1.0 else part
+        steps = count[i]
+        base[i] = math.sqrt((steps - (_F1 if newton else _F0)) + part[i]) if steps > _F0 else _F0
+        weights[i] = _F1 / (_F1 + (steps * steps) * _FADE) if steps > _F0 else _F1
     for i in range(n):
-        whole = total[i] / count[i]
-        before = (total[i] - last[i]) / (count[i] - 1.0) if count[i] > 1.5 else whole
-        stripe[i] = before + smooth[i] * (whole - before) if norm[i] > ESCAPE else whole
+        glow[i] = f[14] * x[i] + f[15] * y[i] if newton else _F0
     for i in range(n):
-        smooth[i] = math.sqrt(count[i] + smooth[i]) if norm[i] > ESCAPE else 0.0
-    for i in range(n):
-        base[i] = near[i] + 1.0e-4
-    _log2(base, shade)
-    for i in range(n):  # shade holds log2 of the distance until here
-        depth = -shade[i]
-        fade = 1.0 / (1.0 + (count[i] * count[i]) * _FADE) if norm[i] > ESCAPE else 1.0
-        b = floats[17] + (
-            floats[18] * smooth[i] + fade * (floats[19] * depth + (floats[20] * stripe[i] + floats[21] * when[i]))
-        )
-        g = floats[22] + (floats[23] * depth + fade * (floats[24] * stripe[i] + floats[25] * when[i]))
-        shade[i] = 1.0 - (fade * floats[28]) * (0.5 - 0.5 * stripe[i])
-        base[i] = b - math.floor(b)
+        fade, depth = weights[i], -shade[i]
+        p = f[17] + (f[18] * base[i] + fade * (f[19] * depth + (f[20] * mean[i] + (f[21] * when[i]))))
+        p = p + f[22] * glow[i]
+        g = f[23] + (f[24] * depth + fade * (f[25] * mean[i] + f[26] * when[i]))
+        shade[i] = _F1 - (fade * f[29]) * (_HALF - _HALF * mean[i])
+        base[i] = p - math.floor(p)
         glow[i] = g - math.floor(g)
     for i in range(n):
-        ratio = near[i] / floats[26]
-        weights[i] = 1.0 / (1.0 + ratio * ratio)
+        ratio = near[i] / f[27]
+        weights[i] = _F1 / (_F1 + ratio * ratio)
 
 
 @_jit
-def _colour_row(floats: np.ndarray, palette: np.ndarray, work: np.ndarray, samples: int, sums: np.ndarray) -> None:
-    """Adds the colours of one row of samples to ``sums`` (size, 3)."""
-    base, glow, weights, shade = work[0], work[1], work[2], work[3]
-    entries = palette.shape[1]
-    first, second = palette[0], palette[1]
-    for i in range(base.shape[0]):
-        place = base[i] * entries
+def tabulate(palette: np.ndarray, table: np.ndarray) -> None:
+    """``table`` (3, 1024) of a palette (256, 3): the colours in the middle of 1024 steps."""
+    entries = palette.shape[0]
+    for k in range(_TABLE):
+        place = (k + 0.5) * entries / _TABLE
         low = int(place)
         part = place - low
-        low = low if low < entries else 0  # the fraction of a tiny negative number rounds to 1
         high = low + 1 if low + 1 < entries else 0
-        place2 = glow[i] * entries
-        low2 = int(place2)
-        part2 = place2 - low2
-        low2 = low2 if low2 < entries else 0
-        high2 = low2 + 1 if low2 + 1 < entries else 0
-        weight = weights[i]
-        w2 = weight * weight
-        shine = floats[27] * (w2 * w2)
-        pixel = i // samples
-        for k in range(3):
-            under = first[low, k] + part * (first[high, k] - first[low, k])
-            over = second[low2, k] + part2 * (second[high2, k] - second[low2, k])
-            value = ((1.0 - weight) * under + weight * over) * shade[i]
-            sums[pixel, k] += value + shine * (255.0 - value)
+        for c in range(3):
+            table[c, k] = palette[low, c] + part * (palette[high, c] - palette[low, c])
 
 
 @_jit
-def _start(ints: np.ndarray, floats: np.ndarray, index: int, row: int, per_row: int, state: np.ndarray, i: int) -> None:
-    """Puts sample ``index`` of the rows from ``row`` on into lane ``i``."""
-    u = ((index % per_row + 0.5) / per_row - 0.5) * floats[4]
-    v = ((row + index // per_row + 0.5) / per_row - 0.5) * floats[4]
-    a = floats[0] + (u * floats[2] - v * floats[3])
-    b = floats[1] + (u * floats[3] + v * floats[2])
-    if ints[3] == 1:  # the plane is the parameter: Mandelbrot
-        state[0, i], state[1, i], state[2, i], state[3, i] = floats[5], floats[6], a, b
-    else:
-        state[0, i], state[1, i], state[2, i], state[3, i] = a, b, floats[5], floats[6]
-    state[4, i], state[5, i], state[6, i], state[7, i], state[8, i] = 0.0, 0.0, 1.0e3, 0.0, 0.0
+def _paint_image(f: np.ndarray, bitmap: np.ndarray, orbit: np.ndarray, work: np.ndarray, over: np.ndarray) -> None:
+    """Colours ``over`` (3, n) and weights of the samples that fell on the image (bilinear); weight 0 elsewhere."""
+    hu, hv, weights = orbit[6], orbit[7], work[2]
+    last = np.float32(bitmap.shape[0] - 1)
+    half = last * _HALF
+    for i in range(weights.shape[0]):
+        u, v = hu[i] / f[13], hv[i] / f[13]
+        if not (abs(u) <= _F1 and abs(v) <= _F1):
+            weights[i] = _F0
+            for c in range(3):
+                over[c, i] = _F0
+            continue
+        p, q = (u + _F1) * half, (v + _F1) * half
+        column, row = int(p), int(q)
+        a, b = p - np.float32(column), q - np.float32(row)
+        right, below = min(column + 1, bitmap.shape[0] - 1), min(row + 1, bitmap.shape[0] - 1)
+        for c in range(4):
+            one, two = np.float32(bitmap[row, column, c]), np.float32(bitmap[row, right, c])
+            three, four = np.float32(bitmap[below, column, c]), np.float32(bitmap[below, right, c])
+            top = one + a * (two - one)
+            low = three + a * (four - three)
+            value = top + b * (low - top)
+            if c == 3:
+                weights[i] = value / _F255
+            else:
+                over[c, i] = value
 
 
 @_jit
-def _follow(ints: np.ndarray, floats: np.ndarray, row: int, per_row: int, limit: int, orbit: np.ndarray) -> None:
-    """Iterates all samples of ``orbit`` (6, n), rows of ``per_row`` from sub-row ``row`` on, and notes their summaries.
-
-    A sample that ends hands its lane to the next one, so the lanes stay full until the last samples.
-    """
-    state = np.empty((_STATE_ROWS, _LANES))
-    x, y, cx, cy, ox, oy = state[0], state[1], state[2], state[3], state[4], state[5]
-    near, when, total, born, norms, wx, wy = state[6], state[7], state[8], state[9], state[10], state[11], state[12]
-    ux, uy, harmonic = floats[14], floats[15], floats[16]
-    samples = orbit.shape[1]
-    n = min(samples, _LANES)
-    place = np.empty(n, np.int64)
+def _paint(
+    f: np.ndarray, tables: np.ndarray, image: bool, work: np.ndarray, places: np.ndarray, over: np.ndarray
+) -> None:
+    """Fills ``over`` (3, n) with the colours of one row of samples."""
+    base, glow, weights, shade, shine = work[0], work[1], work[2], work[3], work[4]
+    under_at, over_at = places[0], places[1]
+    n = base.shape[0]
+    entries = np.float32(_TABLE)
+    for i in range(n):  # a tiny negative number minus its floor rounds to 1
+        under_at[i] = min(np.int32(base[i] * entries), np.int32(_TABLE - 1))
     for i in range(n):
-        _start(ints, floats, i, row, per_row, state, i)
-        place[i], born[i] = i, 0.0
-    fresh = n
-    tick = 0.0
-    while n > 0:
-        tick += 1.0
-        _advance(ints, floats, x, y, cx, cy, ox, oy, wx, wy, n)
-        _trap(ints, floats, x, y, near, when, born, n, tick)
-        finished = _finish_step(floats, x, y, born, total, norms, n, tick, float(limit))
-        i = 0
-        while finished > 0:
-            if norms[i] < 0.0:
-                i += 1
-                continue
-            k = place[i]
-            orbit[0, k], orbit[1, k], orbit[2, k] = tick - born[i], norms[i], near[i]
-            orbit[3, k], orbit[4, k] = when[i], total[i]
-            orbit[5, k] = _stripe_term(ux, uy, harmonic, x[i], y[i])
-            finished -= 1
-            if fresh < samples:
-                _start(ints, floats, fresh, row, per_row, state, i)
-                place[i], born[i] = fresh, tick
-                fresh += 1
-                i += 1
-                continue
-            n -= 1  # the last live lane moves into the free one; it is looked at next
-            x[i], y[i], cx[i], cy[i], ox[i], oy[i] = x[n], y[n], cx[n], cy[n], ox[n], oy[n]
-            near[i], when[i], total[i], born[i] = near[n], when[n], total[n], born[n]
-            norms[i], place[i] = norms[n], place[n]
+        over_at[i] = min(np.int32(glow[i] * entries), np.int32(_TABLE - 1))
+    for i in range(n):
+        w2 = weights[i] * weights[i]
+        shine[i] = _F0 if image else f[28] * (w2 * w2)
+    for c in range(3):
+        first, second, colour = tables[0, c], tables[1, c], over[c]
+        if not image:
+            for i in range(n):
+                colour[i] = second[over_at[i]]
+        for i in range(n):
+            w = weights[i]
+            value = ((_F1 - w) * first[under_at[i]] + w * colour[i]) * shade[i]
+            colour[i] = value + shine[i] * (_F255 - value)
+
+
+@_jit
+def paint_rows(
+    ints: np.ndarray,
+    f: np.ndarray,
+    palettes: np.ndarray,
+    bitmap: np.ndarray,
+    image: bool,
+    samples: int,
+    orbit: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Paints the rows ``out`` (3, rows, size) uint8 from the summaries of their samples. ``f`` is float32."""
+    rows, size = out.shape[1], out.shape[2]
+    side = size * samples
+    work, over = np.empty((6, side), np.float32), np.empty((3, side), np.float32)
+    places = np.empty((2, side), np.int32)
+    sums = np.empty((3, size), np.float32)
+    tables = np.empty((2, 3, _TABLE), np.float32)
+    tabulate(palettes[0], tables[0])
+    tabulate(palettes[1], tables[1])
+    degree, log2_degree = np.empty(1, np.float32), np.empty(1, np.float32)
+    degree[0] = ints[1]
+    _log2(degree, log2_degree)
+    share = _F1 / np.float32(samples * samples)
+    start = 0
+    for row in range(rows):
+        sums[:] = _F0
+        for _ in range(samples):
+            part = orbit[:, start : start + side]
+            _places(ints, f, log2_degree[0], part, work)
+            if image:
+                _paint_image(f, bitmap, part, work, over)
+            _paint(f, tables, image, work, places, over)
+            for c in range(3):
+                line, colours = sums[c], over[c]
+                for k in range(samples):
+                    for i in range(size):
+                        line[i] += colours[i * samples + k]
+            start += side
+        for c in range(3):
+            for i in range(size):
+                out[c, row, i] = np.uint8(min(max(sums[c, i] * share + _HALF, _F0), _F255))
 
 
 @_jit
 def render_rows(
     ints: np.ndarray,
     floats: np.ndarray,
-    palette: np.ndarray,
-    size: int,
+    numbers: np.ndarray,
+    colouring: np.ndarray,
+    palettes: np.ndarray,
+    bitmap: np.ndarray,
+    image: bool,
     samples: int,
     limit: int,
     first: int,
-    stop: int,
     out: np.ndarray,
 ) -> None:
-    """Renders rows ``first`` to ``stop - 1`` of one picture into ``out`` (3, size, size) uint8."""
-    per_row = size * samples
-    work = np.empty((6, per_row))
-    orbit = np.empty((6, (stop - first) * samples * per_row))
-    sums = np.empty((size, 3))
-    degree, log2_degree = np.empty(1), np.empty(1)
-    degree[0] = ints[1]
-    _log2(degree, log2_degree)
-    share = 1.0 / (samples * samples)
-    _follow(ints, floats, first * samples, per_row, limit, orbit)
-    start = 0
-    for row in range(first, stop):
-        sums[:] = 0.0
-        for _ in range(samples):
-            _places(floats, orbit[:, start : start + per_row], log2_degree[0], work)
-            _colour_row(floats, palette, work, samples, sums)
-            start += per_row
-        for i in range(size):
-            for k in range(3):
-                out[k, row, i] = np.uint8(min(max(sums[i, k] * share + 0.5, 0.0), 255.0))
+    """Renders the rows ``out`` (3, rows, size) uint8 of a picture, whose first is row ``first``."""
+    side = out.shape[2] * samples
+    orbit = np.empty((_N_SUMMARIES, out.shape[1] * samples * side), np.float32)
+    follow(ints, floats, numbers, side, limit, first * samples, orbit)
+    paint_rows(ints, colouring, palettes, bitmap, image, samples, orbit, out)
+
+
+# --- where to look --------------------------------------------------------------------------------------------------
 
 
 @_jit
-def escape_count(ints: np.ndarray, floats: np.ndarray, px: float, py: float, limit: int) -> int:
-    """Steps until the orbit of the plane's point (px, py) escapes; ``limit`` when it does not."""
-    x, y, cx, cy = np.empty(1), np.empty(1), np.empty(1), np.empty(1)
-    ox, oy, wx, wy = np.zeros(1), np.zeros(1), np.zeros(1), np.zeros(1)
-    if ints[3] == 1:
-        x[0], y[0], cx[0], cy[0] = floats[5], floats[6], px, py
-    else:
-        x[0], y[0], cx[0], cy[0] = px, py, floats[5], floats[6]
+def escape_count(ints: np.ndarray, k: np.ndarray, px: float, py: float, limit: int) -> int:
+    """Steps until the orbit of the plane's point (px, py) is out; ``limit`` when it stays."""
+    family, degree, oa, ob = ints[0], ints[1], 0.0, 0.0
+    plane = ints[3] == 1
+    a, b, cx, cy = (k[5], k[6], px, py) if plane else (px, py, k[5], k[6])
+    c = (k[30], k[31], k[32], k[33], k[34], k[35], k[36], k[37], k[38], k[39], k[40], k[41])
     for step in range(1, limit + 1):
-        _advance(ints, floats, x, y, cx, cy, ox, oy, wx, wy, 1)
-        if not x[0] * x[0] + y[0] * y[0] <= ESCAPE:
+        if family == _NEWTON:
+            p, q = _newton_step(c, k[7], k[8], a, b, 0.0, k[_REGULAR])
+            p, q = (a - p) + cx, (b - q) + cy
+            da, db = p - a, q - b
+            a, b = p, q
+            if not da * da + db * db > k[_TOLERANCE]:
+                return step
+            continue
+        p, q = _power(degree, a, b)
+        if family == _POLE:
+            r, s = _pole(ints[2], a, b, cx, cy, k[_TINY])
+            p, q = p + r, q + s
+        else:
+            q = abs(q) if ints[4] == 1 else q
+            q = -q if ints[5] == 1 else q
+            p, q = p + cx, q + cy
+        if family == _PHOENIX:
+            p, q = p + (k[7] * oa - k[8] * ob), q + (k[7] * ob + k[8] * oa)
+        oa, ob, a, b = a, b, p, q
+        if not a * a + b * b <= k[_ESCAPE]:
             return step
     return limit
 
 
 @_jit
 def find_boundary(
-    ints: np.ndarray,
-    floats: np.ndarray,
-    candidates: np.ndarray,
-    wanted: int,
-    limit: int,
+    ints: np.ndarray, numbers: np.ndarray, candidates: np.ndarray, wanted: int, limit: int
 ) -> tuple[float, float]:
     """A point of the plane where the escape count crosses ``wanted``, between the slowest and fastest candidates."""
     best, worst, most, least = 0, 0, -1, limit + 1
     for i in range(candidates.shape[0]):
-        count = escape_count(ints, floats, candidates[i, 0], candidates[i, 1], limit)
+        count = escape_count(ints, numbers, candidates[i, 0], candidates[i, 1], limit)
         if count > most:
             best, most = i, count
         if count < least:
@@ -429,7 +668,7 @@ def find_boundary(
     bx, by = candidates[worst, 0], candidates[worst, 1]
     for _ in range(40):
         mx, my = 0.5 * (ax + bx), 0.5 * (ay + by)
-        if escape_count(ints, floats, mx, my, limit) >= level:
+        if escape_count(ints, numbers, mx, my, limit) >= level:
             ax, ay = mx, my
         else:
             bx, by = mx, my
