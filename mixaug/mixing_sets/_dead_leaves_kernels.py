@@ -367,7 +367,7 @@ def _classes(floats: np.ndarray, outside: float) -> np.ndarray:
     low, high = floats[_RADIUS], floats[_RADIUS + 1]
     table = np.empty((_OCTAVES, 4))
     count, total = 0, 0.0
-    while low < high and count < _OCTAVES:
+    while count == 0 or (low < high and count < _OCTAVES):
         top = min(2.0 * low, high)
         if count == _OCTAVES - 1:
             top = high
@@ -379,7 +379,7 @@ def _classes(floats: np.ndarray, outside: float) -> np.ndarray:
         low = top
         count += 1
     for k in range(count):
-        table[k, 0] = table[k, 0] / total
+        table[k, 0] = table[k, 0] / total if total > 0.0 else 1.0  # nothing in all when both limits are one
     return table[:count]
 
 

@@ -90,7 +90,7 @@ class DeadLeavesParams:
 
     def packed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The kernels' arrays: keys (N,) int64, (N, 28) float64, palettes (N, 256, 3) float64."""
-        floats = torch.cat([getattr(self, name).reshape(len(self), -1) for name, _ in _FLOATS], 1)
+        floats = torch.cat([getattr(self, name).reshape(len(self), max(width, 1)) for name, width in _FLOATS], 1)
         return self.key.numpy(), floats.contiguous().numpy(), self.palettes.contiguous().numpy()
 
 
