@@ -16,7 +16,7 @@ import numpy as np
 
 from mixaug._numba import jit
 
-_COUNT = 1 << 40  # a pixel's sum holds its count from bit 40 on and its colour coordinates, in 4095ths, below
+_COUNT = np.int64(1 << 40)  # a pixel's sum holds its count from bit 40 on and its colour coordinates, in 4095ths, below
 _COLOURS = np.float32(4095.0)
 _ZERO = np.float32(0.0)
 

@@ -5,8 +5,6 @@ Float32, in IEEE operations and a fixed order without fast-math. The kernels are
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from mixaug._numba import jit
@@ -60,19 +58,21 @@ def spread(grid: np.ndarray, place: float, span: float, colours: int, ground: np
     """Fills ``ground`` (size, size) with numbers of colours: ``grid`` (n, n), a torus, interpolated bilinearly."""
     n, size = grid.shape[0], ground.shape[0]
     line = np.empty(n + 1)
+    left, part = np.empty(size, np.int32), np.empty(size)
+    for i in range(size):
+        at = (i + 0.5) / size * n
+        left[i] = int(at)
+        part[i] = at - left[i]
     for row in range(size):
-        at = (row + 0.5) / size * n
-        y = int(at)
-        part = at - y
+        y, down = left[row], part[row]
         below = (y + 1) % n
         for x in range(n):
-            line[x] = grid[y, x] + part * (grid[below, x] - grid[y, x])
+            line[x] = grid[y, x] + down * (grid[below, x] - grid[y, x])
         line[n] = line[0]
         for i in range(size):
-            at = (i + 0.5) / size * n
-            x = int(at)
-            value = place + span * (line[x] + (at - x) * (line[x + 1] - line[x]))
-            ground[row, i] = min(int((value - math.floor(value)) * colours), colours - 1)
+            x = left[i]
+            value = place + span * (line[x] + part[i] * (line[x + 1] - line[x]))
+            ground[row, i] = min(np.int32((value - np.floor(value)) * colours), np.int32(colours - 1))
 
 
 @_jit
@@ -95,8 +95,8 @@ def develop(
         look[0], look[1], look[2], look[3], look[4], look[5], look[6], look[7],
     )  # fmt: skip
     rows = np.empty((size + 2, size), np.int64)
-    tone, cover = np.empty((size, size), np.float32), np.empty((size, size), np.float32)
-    hue = np.empty((size, size), np.float32)
+    tone = np.empty((size + 2, size + 2), np.float32)  # with a rim that repeats the edge
+    hue, cover = np.empty((size, size), np.float32), np.empty((size, size), np.float32)
     for y in range(size + 2):
         for x in range(size):
             rows[y, x] = (sums[y, x] + sums[y, x + 2]) + 2 * sums[y, x + 1]
@@ -108,18 +108,18 @@ def develop(
             smooth = around * _SIXTEENTH
             d = (smooth + count / (count + _TRUST) * (count - smooth)) * unit  # few points: trust the neighbours
             hue[y, x] = np.float32(near & _MASK) / (max(around, _ONE) * _COLOURS)
-            tone[y, x] = ((d / (d + _FAINT) + d / (d + _MIDDLE)) + d / (d + _STRONG)) * _THIRD
+            tone[y + 1, x + 1] = ((d / (d + _FAINT) + d / (d + _MIDDLE)) + d / (d + _STRONG)) * _THIRD
             cover[y, x] = d / (d + veil)
-    index = np.empty(size, np.int32)
-    shade = np.empty(size, np.float32)
+        tone[y + 1, 0], tone[y + 1, size + 1] = tone[y + 1, 1], tone[y + 1, size]
+    tone[0], tone[size + 1] = tone[1], tone[size]
+    index, shade = np.empty(size, np.int32), np.empty(size, np.float32)
     for y in range(size):
-        above, below = tone[max(y - 1, 0)], tone[min(y + 1, size - 1)]
-        middle = tone[y]
+        above, middle, below = tone[y], tone[y + 1], tone[y + 2]
         for x in range(size):
-            slope = (middle[min(x + 1, size - 1)] - middle[max(x - 1, 0)]) * lx + (below[x] - above[x]) * ly
+            slope = (middle[x + 2] - middle[x]) * lx + (below[x + 1] - above[x + 1]) * ly
             shade[x] = _ONE + relief * slope / np.sqrt(_ONE + slope * slope)
         for x in range(size):
-            place = base + (by_colour * hue[y, x] + by_tone * middle[x])
+            place = base + (by_colour * hue[y, x] + by_tone * middle[x + 1])
             index[x] = min(np.int32((place - np.floor(place)) * np.float32(colours)), np.int32(colours - 1))
         for k in range(3):
             for x in range(size):
@@ -129,21 +129,28 @@ def develop(
 
 
 @_jit
-def stamp(cells: np.ndarray, bits: np.ndarray, colour: np.ndarray, marks: np.ndarray) -> None:
+def stamp(at: np.ndarray, cell: np.ndarray, bits: np.ndarray, colour: np.ndarray, marks: np.ndarray) -> None:
     """Paints 3 x 3 patches, each over the ones before, on ``marks`` (side, side) int16.
 
     Args:
-        cells: (n, 2, 4) int32, the edges of a patch's cells along x and y, in the pixels of ``marks``, within it.
+        at: (n, 2) middles of the patches, x and y, in sides of the picture.
+        cell: (n,) sides of their cells, in the same unit.
         bits: (n,) int64, which of the nine cells are painted.
         colour: (n,) int16, what they are painted with.
         marks: written to.
     """
-    for n in range(cells.shape[0]):
+    side = marks.shape[0]
+    edges = np.empty((2, 4), np.int64)
+    for n in range(at.shape[0]):
+        for axis in range(2):
+            for k in range(4):
+                edge = np.floor((at[n, axis] + (k - 1.5) * cell[n]) * side + 0.5)
+                edges[axis, k] = int(min(max(edge, 0.0), float(side)))
         for r in range(3):
             for s in range(3):
                 if bits[n] >> (3 * r + s) & 1:
-                    for y in range(cells[n, 1, r], cells[n, 1, r + 1]):
-                        for x in range(cells[n, 0, s], cells[n, 0, s + 1]):
+                    for y in range(edges[1, r], edges[1, r + 1]):
+                        for x in range(edges[0, s], edges[0, s + 1]):
                             marks[y, x] = colour[n]
 
 

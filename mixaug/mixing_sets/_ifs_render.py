@@ -77,10 +77,9 @@ def settle(ifs: IFS, steps: int) -> Game:
 def tables(palettes: np.ndarray) -> np.ndarray:
     """(2, 3, 2048) float32: palettes (2, 256, 3), cyclic, interpolated."""
     entries = palettes.shape[1]
-    place = np.arange(_COLOURS) * (entries / _COLOURS)
-    low = place.astype(np.int64)
-    part = (place - low)[:, None]
-    fine = palettes[:, low] + part * (palettes[:, (low + 1) % entries] - palettes[:, low])
+    part = np.arange(_COLOURS // entries)[:, None] * (entries / _COLOURS)
+    low, high = palettes[:, :, None], np.roll(palettes, -1, 1)[:, :, None]
+    fine = (low + part * (high - low)).reshape(2, _COLOURS, 3)
     return np.ascontiguousarray(fine.transpose(0, 2, 1), np.float32)
 
 
@@ -106,13 +105,11 @@ def _stamps(ifs: IFS, size: int) -> np.ndarray:
     n = np.arange(_STAMPS)
     cell = ifs.stamp / (3.0 * np.sqrt(1.0 + n / _SHRINK))
     at = (points[:, :2] - ifs.centre) * (0.5 / ifs.half) + 0.5
-    edges = at[:, :, None] + (np.arange(4) - 1.5) * cell[:, None, None]
-    cells = np.clip(np.floor(edges * side + 0.5), 0, side).astype(np.int32)
     owner = np.searchsorted(ifs.lanes[1:], game.order, side="right")
     place = ifs.base[0] + (ifs.base[1] * points[:, 2] + ifs.base[2] * (n % _CYCLE / _CYCLE))
     colour = np.minimum((place - np.floor(place)) * _COLOURS, _COLOURS - 1).astype(np.int16)
     marks = np.full((side, side), -1, np.int16)
-    _painting.stamp(cells, np.tile(ifs.patches[owner], steps), colour, marks)
+    _painting.stamp(at, cell, np.tile(ifs.patches[owner], steps), colour, marks)
     return marks
 
 
