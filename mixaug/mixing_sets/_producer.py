@@ -39,8 +39,8 @@ def produce(folder: Path, recipe: EndlessRecipe, alive: Callable[[], bool], thre
             for side in ring_sides(folder):
                 if side not in rings:
                     rings[side] = RingWriter(ring_path(folder, side), count, side)
-            made, used = control.made, control.used
-            if not rings or used < 0 or made + chunk > used + count:
+            made = control.made
+            if not rings or made + chunk > control.used + count:
                 time.sleep(_POLL)
                 continue
             pictures = next(pieces)
