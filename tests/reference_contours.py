@@ -181,7 +181,7 @@ def add_figure(p, size, canvas):
     light = facet[v]
     light = light + np.maximum(0.5 - near, 0.0) * (np.roll(facet, 1)[v] - facet[v])
     light = light + np.maximum(0.5 - far, 0.0) * (np.roll(facet, -1)[v] - facet[v])
-    mean[:, :3] *= (1.0 + light * np.minimum(1.0, near + far))[:, None]
+    mean[:, :3] *= (1.0 + light * np.minimum(1.0, 4.0 * (near + far)))[:, None]
     box[rows, columns] += (1.0 - box[rows, columns, 3:]) * mean
 
 

@@ -1,8 +1,8 @@
 """Compiled kernels of the radial contours. Imported on first use only, because importing numba takes a while.
 
 The nested contours of a figure share their rays: the corners of all of them lie on V rays from the centre. Between two
-rays a point has coordinates (a, b), linear in the pixel, and lies inside contour n when a / r[n, v] + b / r[n, v+1] < 1.
-So one look-up of the ray and a short walk from the neighbour's contour say between which two contours a pixel lies,
+rays a point has coordinates (a, b), linear in the pixel, and lies inside contour n when a / r[v, n] + b / r[v+1, n] <
+1. So one look-up of the ray and a short walk from the neighbour's contour say between which two contours a pixel lies,
 whatever their number; no line is ever drawn. The place t between them is a quotient of linear functions: its gradient
 is exact, its level lines are straight, and the colour of a pixel is the mean of the figure's profile over the t that
 the pixel covers, a difference of two entries of the profile's running sum. So lines closer than a pixel blend into
@@ -43,13 +43,13 @@ _CLOSED = 0.0005  # of a pixel left open: what lies behind changes no more than 
 
 
 @_jit
-def _uniform(key: np.int64, count: np.int64) -> float:
+def _uniform(key: int, count: int) -> float:
     """A number in [0, 1) of a key and a count: the finaliser of SplitMix64."""
     z = np.uint64(key) + (np.uint64(count) + np.uint64(1)) * _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * _FIRST
     z = (z ^ (z >> np.uint64(27))) * _SECOND
     z = z ^ (z >> np.uint64(31))
-    return np.int64(z >> np.uint64(11)) * _UNIT
+    return float(np.int64(z >> np.uint64(11)) * _UNIT)
 
 
 @_jit
@@ -103,9 +103,9 @@ def _place_rays(ints: np.ndarray, floats: np.ndarray, rays: np.ndarray, ends: np
 
 
 @_jit
-def _lattice(key: np.int64, lobes: np.int64, row: float, offset: np.ndarray, slope: np.ndarray) -> None:
+def _lattice(key: int, lobes: int, row: float, offset: np.ndarray, slope: np.ndarray) -> None:
     """Perlin noise on one row of a lattice that is periodic along it: near point i it is offset[i] + slope[i] dx."""
-    low = np.int64(math.floor(row))
+    low = math.floor(row)
     part = row - low
     weight = part * part * (3.0 - 2.0 * part)
     for i in range(lobes):
@@ -133,7 +133,7 @@ def _grow(ints: np.ndarray, floats: np.ndarray, number: np.ndarray, inverse: np.
         corner = number[v]
         weight[v] = 1.0 + star if corner % 2 == 0 else 1.0 - star
         place = corner * lobes / vertices
-        cell[v] = np.int64(place)
+        cell[v] = int(place)
         part[v] = place - cell[v]
         fade[v] = part[v] * part[v] * (3.0 - 2.0 * part[v])
     for n in range(contours + 1):
@@ -177,7 +177,7 @@ def _shade_facets(floats: np.ndarray, last: np.ndarray, rays: np.ndarray) -> Non
 def _colour(palette: np.ndarray, place: float, grey: float, out: np.ndarray) -> None:
     """The palette's colour at a place, partly drained."""
     spot = (place - math.floor(place)) * 256.0
-    low = min(np.int64(spot), 255)
+    low = min(int(spot), 255)
     part, high = spot - low, (low + 1) % 256
     for c in range(3):
         out[c] = palette[low, c] + part * (palette[high, c] - palette[low, c])
@@ -281,7 +281,7 @@ def _bin_of(t: float, contours: int, halo: float) -> tuple[int, float]:
     if t > contours:
         t = contours + min(1.0, (t - contours) / halo)
     t = BINS * t
-    low = min(max(np.int64(t), 0), (contours + 1) * BINS - 1)
+    low = min(max(int(t), 0), (contours + 1) * BINS - 1)
     return low, t - low
 
 
@@ -305,10 +305,10 @@ def _add_row(
     vertices, contours, size = rays.shape[0], radii.shape[1] - 1, float(row.shape[0])
     pixel = 1.0 / size
     angle = _diamond((x0 + 0.5) * pixel - cx, dy)
-    v = finder[min(np.int64(angle * (GRID / 4.0)), GRID - 1)]
+    v = finder[min(int(angle * (GRID / 4.0)), GRID - 1)]
     while v + 1 < vertices and rays[v + 1, 0] <= angle:
         v += 1
-    first, n, limit = np.int64(x0), np.int64(0), float(x1)
+    first, n, limit = x0, 0, float(x1)
     while first < x1:
         # The next ray that crosses the row: angles fall from left to right for dy > 0, and grow for dy < 0.
         k = v if dy >= 0.0 else v + 1
@@ -318,7 +318,7 @@ def _add_row(
             if behind:
                 stop = first
             elif dy < 0.0 or rays[k, 0] > 0.0:
-                stop = np.int64(min(max((cx + dy * rays[k, 10]) * size + 0.5, float(first)), limit))
+                stop = int(min(max((cx + dy * rays[k, 10]) * size + 0.5, float(first)), limit))
         own = v if v >= 0 else vertices - 1
         ray, left, right = rays[own], radii[own], radii[own + 1]
         ax, ay, bx, by = ray[1], ray[2] * dy, ray[3], ray[4] * dy
@@ -362,7 +362,8 @@ def _add_row(
             if far < 0.5:
                 shade += (0.5 - far) * ray[9]
             mean = open_ / steep
-            bright = mean * (1.0 + shade * min(1.0, near + far))
+            # Facets fade out near the centre, where they are narrower than a quarter of a pixel.
+            bright = mean * (1.0 + shade * min(1.0, 4.0 * (near + far)))
             for c in range(4):
                 lower = total[low, c] + low_part * (total[low + 1, c] - total[low, c])
                 upper = total[high, c] + high_part * (total[high + 1, c] - total[high, c])
@@ -398,8 +399,8 @@ def render_rows(
         for f in range(ints.shape[0]):
             if y < math.floor(boxes[f, 1] * size) - _MITRE or y > math.floor(boxes[f, 3] * size) + _MITRE:
                 continue
-            x0 = max(0, np.int64(math.floor(boxes[f, 0] * size)) - _MITRE)
-            x1 = min(size, np.int64(math.floor(boxes[f, 2] * size)) + _MITRE + 1)
+            x0 = max(0, math.floor(boxes[f, 0] * size) - _MITRE)
+            x1 = min(size, math.floor(boxes[f, 2] * size) + _MITRE + 1)
             vertices, contours = ints[f, 1], ints[f, 2]
             corners = (contours + 1) * (vertices + 1)
             _add_row(

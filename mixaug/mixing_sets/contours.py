@@ -1,5 +1,10 @@
 """Radial contours: figures of nested closed lines, after the database RCDB.
 
+H. Kataoka et al., "Replacing Labeled Real-image Datasets with Auto-generated Contours" (CVPR 2022) draw up to 200
+closed lines with 3 to 200 corners around a centre, each a little larger than the one before and disturbed by Perlin
+noise, on an ellipse whose axes are up to 2 to 1. One figure of grey lines is their picture; here it is one of five
+kinds.
+
 Two layers: `sample_contours` draws the parameters of pictures (the only place with randomness), `render_contours` turns
 parameters into pixels without randomness.
 """
@@ -22,7 +27,9 @@ from mixaug.mixing_sets._sources import Source, check_kinds
 from mixaug.mixing_sets._stream import Stream, mix
 
 _TAG = 0x52434442  # "RCDB"
+# About one draw in twenty is refused: all of these fail once in 10^40 pictures (the last one is kept then).
 _MAX_ATTEMPTS = 32
+# Shares chosen by eye on contact sheets.
 _SHARES = {"single": 0.12, "polygons": 0.24, "rough": 0.18, "smooth": 0.24, "bands": 0.22}
 KINDS = tuple(_SHARES)
 # Set on contact sheets of the ten lowest of 500 draws in each number: faint or single lines on a plain ground lie
@@ -123,14 +130,14 @@ def _draw(seed: int, index: int, attempt: int, kinds: Sequence[str]) -> Drawing:
             s = Stream(seed, _TAG, index, attempt, 1 + k)
         figure = _draw_figure(s, kind, k, count) | {"key": mix(seed, _TAG, index, attempt, 0, k) >> 1}
         if kind == "single":
-            figure["grey"] = 0.0
+            figure["grey"] = 0.0  # it would be refused
         rows.append(pack_figure(figure))
     ints, floats = np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows])
     return Drawing(KINDS.index(kind), ints, floats, palettes, np.array(ground))
 
 
 def _worth_having(measured: Richness) -> torch.Tensor:
-    """(N,) bool: lines, shades and colours enough, and no large plain area. About one draw in fifteen is refused."""
+    """(N,) bool: lines, shades and colours enough, and no large plain area."""
     lively = (measured.entropy >= _MIN_ENTROPY) & (measured.edges >= _MIN_EDGES) & (measured.grain <= _MAX_GRAIN)
     coloured = (measured.colours >= _MIN_COLOURS) & (measured.flat <= _MAX_FLAT)
     return lively & coloured & (measured.brightness >= _MIN_BRIGHTNESS) & (measured.brightness <= _MAX_BRIGHTNESS)
@@ -144,10 +151,44 @@ def sample_contours(
     kinds: str | Sequence[str] | None = None,
     threads: int | None = None,
 ) -> ContourParams:
-    """Draws the parameters of ``count`` pictures."""
+    """Draws the parameters of ``count`` pictures of radial contours, each of which passes the richness measure.
+
+    Kinds: ``single`` is one figure that fills the picture, as in the paper; ``polygons`` are figures of 3 to 10 corners
+    and stars, ``rough`` of up to 200 corners with white noise, ``smooth`` bent by Perlin noise; ``bands`` are figures
+    of all three that are filled between the contours.
+
+    Convention: picture i of a seed depends on (kinds, seed, i) only, never on ``count``, ``start``, size or threads. A
+    draw whose 64 px preview is dull is replaced by the next draw of the same picture.
+
+    Args:
+        count: how many pictures, at least 1.
+        seed: 0 to 2^63 - 1. Default 0.
+        start: index of the first picture, at least 0. Default 0.
+        kinds: which of ``KINDS`` to draw from; None: all of them.
+        threads: threads for the previews. Default: torch's number of threads (1 in loader workers).
+
+    Returns:
+        A `ContourParams` of ``count`` rows.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: an argument is out of range, or a kind unknown.
+
+    Note:
+        The database has one figure of thin grey lines a picture on white. Here lines and bands are coloured, filled or
+        open, shaded and shadowed, and up to 14 figures overlap, so that a random crop of a picture has as much to see
+        as the whole; contours of one figure never cross.
+
+    Example:
+        >>> params = sample_contours(2, seed=7)
+        >>> len(params)
+        2
+    """
     check_int("count", count, 1)
     check_int("seed", seed, 0)
     check_int("start", start, 0)
+    if threads is not None:
+        check_int("threads", threads, 1)
     chosen = check_kinds(kinds, KINDS)
 
     def accepted(draws: list[Drawing]) -> list[bool]:
@@ -197,7 +238,7 @@ class _Tables:
         _kernels.build(drawing.ints, drawing.floats, drawing.palettes, *tables.parts())
         return tables
 
-    def parts(self) -> tuple[np.ndarray, ...]:
+    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         return self.starts, self.rays, self.inverse, self.total, self.finder, self.boxes
 
 
@@ -224,7 +265,32 @@ def _render(drawings: list[Drawing], out: np.ndarray, threads: int | None) -> No
 
 
 def render_contours(params: ContourParams, size: int = 256, *, threads: int | None = None) -> torch.Tensor:
-    """Renders radial contours from their parameters; no randomness."""
+    """Renders radial contours from their parameters; no randomness.
+
+    The corners of contour n of a figure lie at the radii r[n, v] = r[n-1, v] + growth w[v] (1 + bend P(v, n) + rough U)
+    on the rays v, with Perlin noise P, white noise U and the weights w of a star. A pixel's place t among the contours
+    follows from the two rays around it (between contours, one over the radius is linear in t, so that level lines are
+    polygons too), and its colour is the mean of the figure's profile over the t it covers.
+
+    Convention: only IEEE plus, minus, times, divide and square root, so that every machine makes the same picture; the
+    same record shows the same picture at every size, and lines closer than a pixel blend into their mean.
+
+    Args:
+        params: N pictures, from `sample_contours`.
+        size: side in pixels, at least 8. Default 256.
+        threads: default torch's number of threads (1 in loader workers).
+
+    Returns:
+        uint8 tensor (N, 3, size, size), RGB.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: an argument is out of range.
+
+    Example:
+        >>> render_contours(sample_contours(1), size=32).shape
+        torch.Size([1, 3, 32, 32])
+    """
     if not isinstance(params, ContourParams):
         raise TypeError(f"params must be a ContourParams, got {type(params).__name__}")
     check_int("size", size, 8)
