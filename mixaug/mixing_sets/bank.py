@@ -330,24 +330,32 @@ class MixingSet(KeptPictures):
             _default = MixingSet.fractals()
         return _default
 
-    def stream(self, *, threads: int = 1) -> StreamingSet:
+    def stream(self, *, threads: int = 1, nice: int = 10, folder: str | os.PathLike[str] | None = None) -> StreamingSet:
         """The same pictures followed by endlessly many fresh ones, made in the background while a model trains.
 
         Args:
             threads: of the background process, at least 1. Default 1.
+            nice: its priority, from 0, that of the trainer, to 19. Default 10.
+            folder: where the shared pictures are kept; None: in shared memory.
 
         Returns:
             A `mixaug.mixing_sets.StreamingSet`, to be given to a transform in place of this set.
 
         Raises:
-            TypeError: the pictures are not all from synthetic sources, so there are no more of them.
+            TypeError: the pictures are not all from synthetic sources, so there are no next ones.
+            ValueError: an argument is out of range.
+
+        Example:
+            >>> with MixingSet.fractals(2, size=16).stream() as pictures:
+            ...     len(pictures), pictures.resized(8).shape
+            (2, torch.Size([2, 3, 8, 8]))
         """
+        from mixaug.mixing_sets._endless import endless
         from mixaug.mixing_sets.streaming import StreamingSet
 
-        if not isinstance(self._recipe, SyntheticRecipe):
-            raise TypeError(f"a stream needs a synthetic source (fractals, ifs, ...), got {self!r}")
-        recipe = self._recipe
-        return StreamingSet(recipe.source, recipe.count, recipe.size, recipe.seed, kinds=recipe.kinds, threads=threads)
+        return StreamingSet.from_recipe(
+            endless(self._recipe), threads=threads, nice=nice, folder=folder, progress=self._progress
+        )
 
     @classmethod
     def _synthetic(
