@@ -29,7 +29,7 @@ _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from mixaug.mixing_sets._workers import work; work()"
 )
 _KINDS: dict[str, type[Exception]] = {"ValueError": ValueError, "TypeError": TypeError, "ImportError": ImportError}
-_MOST = 16  # processes that are started without being asked for: each takes 0.3 GB
+_MOST = 16  # processes that are started without being asked for: each has 0.35 GB of its own
 _ENOUGH = 64  # pictures that are worth the two seconds in which a process starts
 
 
