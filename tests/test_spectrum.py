@@ -222,6 +222,15 @@ def test_records_are_finite_and_in_range(params):
     assert len(params.key.unique()) == len(params)
 
 
+def test_none_is_drawn_dark_bright_or_without_contrast():
+    chosen = sample_spectrum(300, seed=12)
+    luminance = chosen.mean @ torch.from_numpy(measured.OPPONENT[0])
+    assert 121 <= luminance.min() < 135 and 310 < luminance.max() <= 329  # limits that are reached, not passed
+    opponent = torch.from_numpy(measured.OPPONENT) @ chosen.mixing
+    assert opponent[:, 0, 0].log().min() >= 4.0 - 1e-9
+    assert (opponent[:, 1, 1].log() + 0.3 * opponent[:, 2, 2].log()).min() >= 3.2 - 1e-9
+
+
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.parametrize("size", SIZES)
 def test_odd_sizes(params, size):
