@@ -39,6 +39,19 @@ def test_ring_holds_the_last_pictures(ring):
     assert torch.equal(reader.pictures, torch.cat([numbers(i, 1) for i in last]))
 
 
+def test_slot_is_marked_while_it_is_replaced(ring, monkeypatch):
+    reader, writer = ring
+    seen = []
+
+    def write(place: int, data: bytes) -> None:
+        RingWriter._write(writer, place, data)
+        seen.append((int(reader.stamps[5]), shown(reader.pictures)[5]))
+
+    monkeypatch.setattr(writer, "_write", write)
+    writer.put(COUNT + 5, numbers(COUNT + 5, 1)[0])
+    assert seen == [(-1, 5), (-1, COUNT + 5), (COUNT + 5, COUNT + 5)]
+
+
 class _Replaced(np.ndarray):
     """Stamps whose slot 3 changes after each look."""
 
@@ -58,6 +71,19 @@ def test_picture_that_is_being_replaced_is_told(ring):
     pictures, stamps = reader.read(slots)
     assert stamps.tolist() == [0, 1, 2, -1, 4, -1, *range(6, COUNT)]
     assert torch.equal(pictures[4], numbers(4, 1)[0])
+
+
+def test_picture_that_is_replaced_while_it_is_copied_waits_for_the_next_call(ring):
+    reader, writer = ring
+    held = DeviceCopy(reader, torch.device("cpu"))
+    for i in (COUNT + 3, COUNT + 4):
+        writer.put(i, numbers(i, 1)[0])
+    stamps, reader.stamps = reader.stamps, reader.stamps.copy().view(_Replaced)
+    held.refresh()
+    assert shown(held.pictures) == [0, 1, 2, 3, COUNT + 4, *range(5, COUNT)]
+    reader.stamps = stamps
+    held.refresh()
+    assert shown(held.pictures) == [0, 1, 2, COUNT + 3, COUNT + 4, *range(5, COUNT)]
 
 
 def test_writing_to_the_tensor_reaches_nobody(ring, tmp_path):
