@@ -254,6 +254,15 @@ def test_accepted_pictures_fill_the_frame(params):
 
 
 @pytest.mark.skipif(not JIT, reason="many pictures")
+def test_pictures_of_a_seed_differ(params):
+    assert len(set(params.key.tolist())) == COUNT
+    thumbnails = render_ifs(params, 16).flatten(1).to(torch.float32)
+    distance = torch.cdist(thumbnails, thumbnails) / thumbnails.shape[1] ** 0.5
+    distance.fill_diagonal_(1e9)
+    assert distance.min() > 12  # grey levels, root mean square
+
+
+@pytest.mark.skipif(not JIT, reason="many pictures")
 def test_no_near_duplicates():
     thumbnails = torch.cat([make_pictures("ifs", 1, 16, seed=seed) for seed in range(1000)])
     thumbnails = thumbnails.flatten(1).to(torch.float32)

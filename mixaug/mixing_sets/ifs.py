@@ -14,7 +14,7 @@ import torch
 from mixaug.mixing_sets._checks import check_int
 from mixaug.mixing_sets._ifs_params import IFS, KINDS, LANES, MOST_MAPS, IFSParams, stack
 from mixaug.mixing_sets._ifs_render import paint, settle
-from mixaug.mixing_sets._palettes import draw_palette
+from mixaug.mixing_sets._palettes import draw_palettes
 from mixaug.mixing_sets._parallel import on_threads
 from mixaug.mixing_sets._rejection import draw_accepted
 from mixaug.mixing_sets._richness import PREVIEW_SIZE, richness
@@ -119,7 +119,7 @@ def _draw(seed: int, index: int, attempt: int, kinds: Sequence[str]) -> IFS:
         ground=np.array([s.uniform(0.0, 1.0), s.uniform(0.3, 0.9)]),
         roughness=s.uniform(0.45, 0.75),
         dim=s.uniform(0.4, 1.0),
-        palettes=np.stack([draw_palette(s), draw_palette(s)]),
+        palettes=draw_palettes(s, 2),
     )
     _set_view(s, ifs)
     return ifs
