@@ -32,8 +32,8 @@ IMAGES = PAGE.parent / "images" / "mixing_sets"
 SEED, CELL, GAP = 0, 96, 2
 #: Most bytes of a sheet.
 WEIGHT = 400_000
-#: Pictures of a source that are measured, and their side.
-COUNT, SIZE = 512, 256
+#: Pictures of a source that are measured, their side, and that of the squares of photographs.
+COUNT, SIZE, SQUARE = 512, 128, 256
 #: Key of a measure, its name, and the range and number of its bins; what lies outside counts in the outer ones.
 MEASURES = {
     "entropy": ("entropy, bits of 5", 2.0, 5.0, 24),
@@ -125,9 +125,11 @@ def photographs() -> Tensor:
     images += sklearn.datasets.load_sample_images().images
     squares = []
     for image in images:
-        for top in range(0, image.shape[0] - SIZE + 1, SIZE // 4):
-            for left in range(0, image.shape[1] - SIZE + 1, SIZE // 4):
-                squares.append(torch.from_numpy(image[top : top + SIZE, left : left + SIZE].copy()).permute(2, 0, 1))
+        for top in range(0, image.shape[0] - SQUARE + 1, SQUARE // 4):
+            for left in range(0, image.shape[1] - SQUARE + 1, SQUARE // 4):
+                squares.append(
+                    torch.from_numpy(image[top : top + SQUARE, left : left + SQUARE].copy()).permute(2, 0, 1)
+                )
     return torch.stack(squares)
 
 

@@ -104,7 +104,10 @@ def test_the_table_of_the_gallery_is_that_of_its_figure():
     measures = json.loads((made.IMAGES / "measures.json").read_text(encoding="utf-8"))
     assert list(measures) == [*made.SOURCES, made.PHOTOGRAPHS, made.SMALL]
     assert [sum(each["slope"]["counts"]) for each in measures.values()][:5] == [made.COUNT] * 5
-    assert made.table(measures) in made.PAGE.read_text(encoding="utf-8")
+    page = made.PAGE.read_text(encoding="utf-8")
+    assert made.table(measures) in page
+    every = [kind for name in made.SOURCES for kind in made.source_of(name).kinds]  # every kind has its name there
+    assert [kind for kind in every if f"`{kind}`" not in page] == []
     values = {key: torch.tensor([low, high, high + 1.0]) for key, (_, low, high, _) in made.MEASURES.items()}
     summary = made.summarised({**values, "slope": torch.tensor([math.nan, -2.0, -2.0])})
     assert summary["edges"]["counts"][0] == 1 and summary["edges"]["counts"][-1] == 2
