@@ -1,7 +1,16 @@
-"""Escape-time orbit-trap fractals in colour: the default mixing set of IPMix.
+"""Escape-time orbit-trap fractals in colour: the default mixing set of IPMix (Z. Huang et al., 2023, appendix E).
 
 Two layers: `sample_fractals` draws the parameters of pictures (the only place with randomness), `render_fractals`
-turns parameters into pixels without randomness.
+turns parameters into pixels without randomness. The kinds:
+
+- ``julia``, ``julia-powers``: z^2 + c and z^3 to z^5 + c, with c on the boundary of the Mandelbrot set of that power;
+- ``mandelbrot``, ``mandelbrot-powers``: the same maps over the plane of c, around points of the boundary;
+- ``burning-ship``: (|x| + i |y|)^2 + c (M. Michelitsch and O. Roessler, The Burning Ship, 1992);
+- ``tricorn``: conj(z)^2 + c (W. Crowe et al., On the structure of the Mandelbar set, 1989);
+- ``phoenix``: z^2 + c + p z_before (S. Ushiki, Phoenix, 1988);
+- ``pole``: z^d + c / z^m (R. Devaney et al., The escape trichotomy for singularly perturbed rational maps, 2005);
+- ``newton``: z - r f(z) / f'(z), relaxed Newton iteration for z^d - 1 or a polynomial with random roots;
+- ``nova``: the same plus c (P. Derbyshire's Nova), over the plane of z or of c.
 """
 
 from __future__ import annotations
@@ -50,8 +59,8 @@ def sample_fractals(
         count: how many pictures, at least 1.
         seed: 0 to 2^63 - 1. Default 0.
         start: index of the first picture, at least 0. Default 0.
-        kinds: which of ``KINDS`` to draw from; None: all of them.
-        threads: threads for the previews. Default: torch's number of threads (1 in loader workers).
+        kinds: which of ``KINDS`` to draw from, such as ``"julia"`` or ``["newton", "nova"]``; None: all of them.
+        threads: draw and judge pictures. Default: torch's number of threads (1 in loader workers).
 
     Returns:
         A `FractalParams` of ``count`` rows.
@@ -118,12 +127,16 @@ def render_fractals(
 ) -> torch.Tensor:
     """Renders fractals from their parameters; no randomness.
 
-    The orbit of each sample is followed for at most ``iterations`` steps or until |z| > 100; its colour comes from the
-    smooth escape count, the depth and step of its nearest approach to the trap (C. Pickover's orbit traps), and the
-    mean over the orbit of the cosine of a multiple of its angle (stripe average), through two cyclic palettes.
+    The orbit of each sample is followed for at most ``iterations`` steps, or until |z| > 100, or until Newton's method
+    has converged. Its colour comes from the smooth count of steps, the depth and step of its nearest approach to the
+    trap (C. Pickover's orbit traps), and the mean over the orbit of the cosine of a multiple of its angle (stripe
+    average, J. Harkonen, On smooth fractal coloring techniques, 2007), through two cyclic palettes; with the trap
+    ``image`` the first point that falls on a small picture takes its colour.
 
     Convention: only IEEE plus, minus, times, divide and square root, so that every machine makes the same picture;
-    a pixel is the mean of ``samples`` x ``samples`` points.
+    a pixel is the mean of ``samples`` x ``samples`` points. Orbits are float32, float64 in views narrower than 0.002.
+    An orbit that comes back to where it was (within 2^-15, looked for every 4 steps, 2 in ``pole`` and ``newton``) is
+    stopped, and its mean is what the cycle would make of it: one value in 7,000 differs by more than two levels then.
 
     Args:
         params: N pictures, from `sample_fractals`.
