@@ -65,7 +65,18 @@ def nodes(folder="pics") -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in pictures_in(folder)}
 
 
-def wait_for(condition, seconds=60.0) -> None:
+@contextmanager
+def running(program: str, *words: str, **how):
+    """A process of its own, which does not outlive the test."""
+    process = subprocess.Popen([sys.executable, "-c", program, *words], **how)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(condition, seconds=400.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -236,17 +247,13 @@ def test_ctrl_c_ends_all_processes_and_the_next_run_goes_on(tmp_path, monkeypatc
     note = "import mixaug.mixing_sets._workers as w; p = w.subprocess.Popen; "
     note += "from pathlib import Path; P = Path('pids'); P.write_text('')\n"
     note += "w.subprocess.Popen = lambda *a, **k: (x := p(*a, **k), P.write_text(P.read_text() + f'{x.pid} '))[0]\n"
-    program = subprocess.Popen(
-        [sys.executable, "-c", note + PROGRAM, *words(30_000, source="contours", workers=2)],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    wait_for(lambda: Path("pics").is_dir() and len(pictures_in()) > 20)
-    started = [int(pid) for pid in Path("pids").read_text().split()]
-    assert len(started) == 2 and all(alive(pid) for pid in started)
-    os.killpg(program.pid, signal.SIGINT)
-    _, err = program.communicate(timeout=60)
+    given = words(30_000, source="contours", workers=2)
+    with running(note + PROGRAM, *given, stderr=subprocess.PIPE, text=True, start_new_session=True) as program:
+        wait_for(lambda: Path("pics").is_dir() and len(pictures_in()) > 20)
+        started = [int(pid) for pid in Path("pids").read_text().split()]
+        assert len(started) == 2 and all(alive(pid) for pid in started)
+        os.killpg(program.pid, signal.SIGINT)
+        _, err = program.communicate(timeout=400)
     assert program.returncode == 130 and "Traceback" not in err
     assert not any(alive(pid) for pid in started)
     kept = nodes()
@@ -262,11 +269,11 @@ def test_ctrl_c_ends_all_processes_and_the_next_run_goes_on(tmp_path, monkeypatc
 @needs_jit
 def test_two_runs_at_once():
     given = words(150, source="contours")
-    other = subprocess.Popen([sys.executable, "-c", PROGRAM, *given])
-    wait_for(lambda: Path("pics").is_dir() and len(pictures_in()) > 3)
-    assert len(pictures_in()) < 140
-    assert main(given) == 0  # the rest, as the other does
-    assert other.wait(60) == 0
+    with running(PROGRAM, *given) as other:
+        wait_for(lambda: Path("pics").is_dir() and len(pictures_in()) > 3)
+        assert len(pictures_in()) < 140
+        assert main(given) == 0  # the rest, as the other does
+        assert other.wait(400) == 0
     assert len(list(Path("pics").iterdir())) == 151  # and no temporary file
     assert torch.equal(read_all(), make_pictures("contours", 150, SIZE))
 
@@ -338,7 +345,7 @@ def test_a_worker_ends_with_its_caller_and_imports_nothing_from_the_working_fold
         Path(f"{name}.py").write_text("raise SystemExit(9)")
     with Workers(job(), 1) as workers:
         workers.processes[0].stdin.close()  # as when the caller is killed
-        assert workers.processes[0].wait(60) == 0
+        assert workers.processes[0].wait(400) == 0
 
 
 def test_number_of_workers(monkeypatch):
