@@ -26,6 +26,7 @@ class Spread:
         within: standard deviation of a run's luck: the rest without source and seed.
         half: half width of the 95% interval of the range: Tukey's, so for the largest difference of all pairs.
         p: how often equal sources would be as far apart.
+        seeds: that all sources have.
     """
 
     means: Mapping[str, float]
@@ -35,6 +36,7 @@ class Spread:
     within: float
     half: float
     p: float
+    seeds: int
 
     @property
     def lowest(self) -> str:
@@ -97,6 +99,7 @@ def spread_of(values: Mapping[str, Mapping[int, float]]) -> Spread | None:
         within=within,
         half=float(studentized_range.ppf(0.95, k, freedom)) * error,
         p=chance(float(np.ptp(means)), error, k, freedom),
+        seeds=n,
     )
 
 

@@ -93,11 +93,11 @@ def answer(study: Study) -> list[str]:
         return ["Too few runs are finished to compare the sources: all five with two seeds are needed."]
     differ = [one for one in found if one.differ]
     alike = [one for one in found if not one.differ]
-    smallest = min(one.adjusted for one in found)
+    smallest, seeds = min(one.adjusted for one in found), min(one.spread.seeds for one in found)
     counted = f"{len(found)} comparison{'s' * (len(found) > 1)}"
     if not differ:
         lines = [
-            f"**Yes, as far as {study.seeds} seeds can tell:** in none of {counted} are the five sources further "
+            f"**Yes, as far as {seeds} seeds can tell:** in none of {counted} are the five sources further "
             f"apart than the seeds explain (smallest adjusted p {smallest:.2g}). What differs by less than the "
             "intervals below cannot be excluded."
         ]

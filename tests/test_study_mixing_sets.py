@@ -57,7 +57,7 @@ def test_too_few_runs_have_no_spread(values):
 
 def test_just_the_common_seeds_are_compared():
     more = {"a": {**THREE["a"], 3: 99.0}, "b": THREE["b"], "c": {7: -5.0, **THREE["c"]}}
-    assert analysis.spread_of(more) == analysis.spread_of(THREE)
+    assert analysis.spread_of(more) == analysis.spread_of(THREE) and analysis.spread_of(more).seeds == 3
 
 
 def test_chance_is_what_equal_sources_show():
