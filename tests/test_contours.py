@@ -172,6 +172,14 @@ def test_seeds_differ_and_global_generator_is_left_alone():
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_pictures_share_no_number(params):
+    """Every picture draws all of its own: places, palettes, keys."""
+    for values in (params.centre[:, 0, 0], params.light[:, 0, 0], params.palettes[:, 0].sum((1, 2)), params.key[:, 0]):
+        assert len(set(values.tolist())) == len(params)
+    other = sample_contours(2, seed=12)
+    assert not set(other.centre[:, 0, 0].tolist()) & set(params.centre[:, 0, 0].tolist())
+
+
 def test_render_does_not_write_to_params(params):
     before = {f.name: getattr(params, f.name).clone() for f in fields(params)}
     render_contours(params[:2], 8)
