@@ -89,7 +89,7 @@ def sample_fractals(
     def accepted(draws: list[Packed]) -> list[bool]:
         preview = np.empty((1, 3, PREVIEW_SIZE, PREVIEW_SIZE), np.uint8)
         for task in _bands(draws[0], preview[0], ITERATIONS, _PREVIEW_SAMPLES):
-            _kernels.render_rows(*task)
+            _render_band(task)
         return [bool(richness(torch.from_numpy(preview)).within(_MARGIN))]
 
     def row(i: int) -> None:
@@ -116,6 +116,14 @@ def _bands(one: Packed, out: np.ndarray, iterations: int, samples: int) -> list[
          out[:, first : first + rows])
         for first in range(0, size, rows)
     ]  # fmt: skip
+
+
+def _render_band(task: tuple[Any, ...]) -> None:
+    from mixaug.mixing_sets import _fractal_kernels as _kernels
+
+    # Lanes at rest are computed on and not used: where they overflow, NumPy would warn if numba is switched off.
+    with np.errstate(over="ignore", invalid="ignore"):
+        _kernels.render_rows(*task)
 
 
 def render_fractals(
@@ -168,7 +176,7 @@ def render_fractals(
     out = np.empty((len(params), 3, size, size), np.uint8)
     packed = params.packed()
     tasks = [task for i in range(len(params)) for task in _bands(packed.row(i), out[i], iterations, samples)]
-    on_threads(lambda task: _kernels.render_rows(*task), tasks, _kernels.render_rows, threads)
+    on_threads(_render_band, tasks, _kernels.render_rows, threads)
     return torch.from_numpy(out)
 
 
