@@ -3,12 +3,15 @@
     python benchmarks/bench_streaming.py [--rounds 8] [--steps 60] [--nice 0 10 19]
 
 Workers augment image by image; the main process trains on two threads. The two cases take turns, a short epoch each a
-round; during the fixed set's turn the producer is stopped. The ratio is the median of the rounds' ratios.
+round; during the fixed set's turn the producer is stopped. The ratio is the median of the rounds' ratios. On a shared
+machine the processor times say more: those of the trainer and its workers a step, in both cases, and which part of all
+of it the producer took.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import signal
 import statistics
@@ -79,6 +82,15 @@ def memory(pid: int) -> float:
     raise OSError("/proc has no RssAnon")
 
 
+def processor_seconds(pids: list[int]) -> float:
+    """User and system time of processes so far."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def measure(side: int, workers: int, nice: int, rounds: int, steps: int) -> str:
     """One row of the table."""
     training = Training()
@@ -97,28 +109,34 @@ def measure(side: int, workers: int, nice: int, rounds: int, steps: int) -> str:
             if not producer.running:
                 raise RuntimeError("the producer ended")
         os.setpriority(os.PRIO_PROCESS, producer.pid, nice)  # from here on: the start-up would take long at nice 19
-        times: list[tuple[float, float]] = []
-        fresh, awake = 0, 0.0
+        trainer = [os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid)]
+        rows: list[tuple[float, float]] = []
+        awake, fresh, taken, processor = 0.0, 0, 0.0, [0.0, 0.0]
         for number in range(rounds):
-            order = (0, 1) if number % 2 else (1, 0)
             row = [0.0, 0.0]
-            for case in order:
+            for case in (0, 1) if number % 2 else (1, 0):
                 if case == 0:
                     os.kill(producer.pid, signal.SIGSTOP)
-                made, begun = stream.made, time.perf_counter()
+                before = stream.made, processor_seconds(trainer), processor_seconds([producer.pid])
+                begun = time.perf_counter()
                 row[case] = seconds_a_step(loaders[case], training, steps)
+                processor[case] += processor_seconds(trainer) - before[1]
                 if case == 0:
                     os.kill(producer.pid, signal.SIGCONT)
                 else:
-                    fresh, awake = fresh + stream.made - made, awake + time.perf_counter() - begun
-            times.append((row[0], row[1]))
-        ratios = sorted(b / a for a, b in times)
+                    awake += time.perf_counter() - begun
+                    fresh += stream.made - before[0]
+                    taken += processor_seconds([producer.pid]) - before[2]
+            rows.append((row[0], row[1]))
+        ratios = sorted(b / a for a, b in rows)
         low, _, high = statistics.quantiles(ratios, n=4)
         files = sum(path.stat().st_size for path in stream._folder.glob("*.ring")) / 1e6
+        each = [1e3 * seconds / (rounds * steps) for seconds in processor]
         return (
-            f"| {side} | {workers} | {nice} | {1e3 * statistics.median(a for a, _ in times):.1f} "
-            f"| {1e3 * statistics.median(b for _, b in times):.1f} | {statistics.median(ratios):.3f} "
-            f"({low:.3f} to {high:.3f}) | {fresh / awake:.1f} | {memory(producer.pid):.0f} | {files:.1f} |"
+            f"| {side} | {workers} | {nice} | {1e3 * statistics.median(a for a, _ in rows):.0f} "
+            f"| {1e3 * statistics.median(b for _, b in rows):.0f} | {statistics.median(ratios):.2f} "
+            f"({low:.2f} to {high:.2f}) | {each[0]:.0f} | {each[1]:.0f} | {100 * taken / (taken + processor[1]):.1f}% "
+            f"| {fresh / awake:.1f} | {fresh / taken:.0f} | {memory(producer.pid):.0f} | {files:.1f} |"
         )
 
 
@@ -147,9 +165,13 @@ def main() -> None:
     print(versions("numba"))
     print(f"fractals of 256 px, 512 at a time; batches of {BATCH}; temporary folder {tempfile.gettempdir()}")
     print(calls())
-    print("| image, px | workers | nice | fixed, ms a step | streaming, ms a step | ratio (quartiles) | fresh a second"
-          " | producer, MB of its own | rings, MB |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = [
+        "image, px", "workers", "nice", "fixed, ms a step", "streaming, ms a step", "ratio (quartiles)",
+        "fixed, processor ms a step", "streaming, processor ms a step", "the producer's part", "fresh a second",
+        "fresh a processor second", "producer, MB of its own", "rings, MB",
+    ]  # fmt: skip
+    print("| " + " | ".join(columns) + " |")
+    print("|---" * len(columns) + "|")
     with torch_threads(2):
         for side in arguments.sides:
             for workers in arguments.workers:

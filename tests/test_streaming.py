@@ -219,6 +219,7 @@ def test_no_place_for_the_files(tmp_path, fresh_warnings):
 
 
 def test_full_disk(stream, tmp_path, fresh_warnings, monkeypatch):
+    _ = stream.pictures  # the first pictures are in the cache
     with numbered(folder=tmp_path) as made, monkeypatch.context() as patch:
         assert made._folder.parent == tmp_path
 

@@ -30,11 +30,13 @@ def stream() -> Iterator[StreamingSet]:
 
 
 def test_copies_share_the_pictures(stream):
+    assert settled(stream)
     data = pickle.dumps(stream)
     assert len(data) < 1000
     for other in (pickle.loads(data), copy.deepcopy(stream)):
         assert other._supervisor is None
         made = other.made
+        assert made == stream.made  # before anything else opens the file
         assert until(lambda other=other, made=made: other.resized(SIZE) is not None and other.made > made + COUNT)
         assert settled(stream) and torch.equal(other.pictures, stream.pictures)
         other.close()  # not the owner: the stream goes on

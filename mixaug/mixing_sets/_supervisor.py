@@ -57,7 +57,6 @@ class Supervisor:
     def close(self) -> None:
         """Ends the producer and removes the folder. In a process that was forked meanwhile, nothing."""
         if os.getpid() != self._owner:
-            self._process.returncode = 0  # not a child of this process: Popen must not warn that it still runs
             return
         with self._lock:
             if self._closed:
