@@ -216,6 +216,25 @@ def test_a_model_for_images_in_0_1_is_not_warned_of():
     assert evaluate_model(model, (images, labels), **BARE).notices == []
 
 
+def test_data_in_the_order_of_their_classes_are_looked_at_all_over():
+    """A folder's first images are of one class, which normalised images may favour: no sign of what a model expects."""
+
+    class Between(nn.Module):
+        """Second class from 0.6 to 0.7: 75% of these images; the first class for all of them once normalised."""
+
+        def forward(self, images):
+            level = images.mean((1, 2, 3))
+            second = ((level > 0.6) & (level < 0.7)).to(images.dtype)
+            return torch.stack([1 - second, second], 1)
+
+    labels = torch.arange(600) // 300
+    levels = torch.where((labels == 0) & (torch.arange(600) % 2 == 0), 0.35, 0.65)
+    noise = 0.01 * torch.rand(600, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    images = levels.view(-1, 1, 1, 1) + noise
+    report = evaluate_model(Between(), (images, labels), **BARE)
+    assert report.notices == [] and report.clean_error.value == 0.25
+
+
 def test_a_model_that_refuses_other_values_or_has_no_answer_to_them_is_measured():
     centres, images, labels = prototypes_of(3)
 
