@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from mixaug import IPMix, MixingSet
+from mixaug import IPMix
 from mixaug.train.data import load_data
 
 IMAGES = Path(__file__).parent / "images"
@@ -61,8 +61,6 @@ def main() -> None:
     rows = rows_of(photographs(), IPMix(), 7, seed=8)
     rows += rows_of(fashion(1), IPMix(), 7, seed=1)
     draw(rows, IMAGES / "ipmix.png")
-    sheet = MixingSet.default().preview(32, side=96)
-    sheet.convert("P", palette=1, colors=255).save(IMAGES / "fractals.png", optimize=True)
 
 
 if __name__ == "__main__":
