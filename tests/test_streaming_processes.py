@@ -96,7 +96,7 @@ def test_forked_child_leaves_the_stream_alone(stream):
 
 
 ENDS = """
-import os, sys, warnings
+import os, signal, sys, warnings
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 sys.path.insert(0, sys.argv[1])
@@ -106,6 +106,8 @@ left = StreamingSet.from_recipe(Numbered(), nice=0)
 if sys.argv[2] == "killed":
     assert settled(left)
     print(left._folder, left._supervisor.pid, flush=True)
+    for name in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # to all processes of a job
+        os.kill(left._supervisor.pid, name)
     os.kill(os.getpid(), 9)
 dropped = StreamingSet.from_recipe(Numbered(), nice=0)
 with StreamingSet.from_recipe(Numbered(), nice=0) as closed:

@@ -55,7 +55,11 @@ def produce(folder: Path, recipe: EndlessRecipe, alive: Callable[[], bool], thre
 
 def main() -> None:
     """Arguments: the folder of the stream, the process that it ends with, its threads and priority."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer; this process ends with it
+    # Ctrl-C, a lost terminal and a batch system reach all processes at once. This one ends after the trainer, whose
+    # files it removes.
+    for name in ("SIGINT", "SIGHUP", "SIGTERM"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     import torch
 
     folder = Path(sys.argv[1])
