@@ -75,7 +75,7 @@ def collect(found: list[DataPlan], options: argparse.Namespace) -> Study:
         planned=len(jobs),
         missing=[job.name for job in jobs if job not in done],
         conditions=f"{options.jobs} processes at a time, threads of each: {options.threads}; precision of the forward "
-        f"pass in training: {options.amp}, in the evaluation float32.",
+        f"pass in training: {options.amp}, in the evaluation float32.{f' {options.remark}' if options.remark else ''}",
         seeds=options.seeds,
     )
 
@@ -105,6 +105,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="just runs with this in their name: study_mixing_sets/spectrum-s"
     )
+    parser.add_argument("--remark", default="", metavar="TEXT", help="what a reader of the page has to know besides")
     parser.add_argument("--report-only", action="store_true", help="write the page from the finished runs, run nothing")
     parser.add_argument("--quick", action="store_true", help="a handful of images, into runs/quick")
     parser.add_argument("--one", nargs=3, metavar=("DATA", "VARIANT", "SEED"), help=argparse.SUPPRESS)
