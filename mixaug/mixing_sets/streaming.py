@@ -62,7 +62,7 @@ class StreamingSet(PictureBank):
 
     Note:
         A reader of the CPU's tensors may see a picture that is half replaced, for the microseconds that it takes:
-        still a picture, of two halves. Indexing and copies on other devices pass such pictures over. The last pictures
+        still a picture, of two halves. Copies on other devices pass such pictures over. The last pictures
         stay in use, with one warning, if the producer dies twice, and the first ones if the file can no longer be
         opened. Each rank of a distributed run makes a set of its own: give them different seeds.
 

@@ -21,7 +21,7 @@ from mixaug.transforms._random import GeneratorState
 from mixaug.transforms.ipmix_params import LEVELS, LOWEST, STRUCTURES, IPMixSettings, sample_ipmix
 
 if TYPE_CHECKING:
-    from mixaug.mixing_sets import MixingSet
+    from mixaug.mixing_sets._serving import PictureBank
 
 #: Images with a shorter side take the defaults of 32-px images, others those of 224-px images.
 _SMALL = 64
@@ -57,7 +57,8 @@ class IPMix(v2.Transform):
             the ImageNet-C corruptions. Default False.
         n_views: 1 returns the augmented images; ``n >= 2`` returns the tuple ``(clean, view_1, ..., view_n)`` for
             :func:`mixaug.losses.jensen_shannon`.
-        mixing_set: a :class:`mixaug.MixingSet`; None: ``MixingSet.default()``, 512 fractals, made at the first use.
+        mixing_set: a :class:`mixaug.MixingSet`, or a stream of one; None: ``MixingSet.default()``, 512 fractals, made at
+            the first use.
         generator: of torch. In loader workers its seed is combined with the worker's, so that workers and epochs
             differ (and with ``RANK``); the same run repeats under the same ``torch.manual_seed``.
         check_values: check every batch for NaN and range, not just the first (on a GPU this waits for the device).
@@ -96,7 +97,7 @@ class IPMix(v2.Transform):
         levels: Sequence[str] = LEVELS,
         all_ops: bool = False,
         n_views: int = 1,
-        mixing_set: MixingSet | None = None,
+        mixing_set: PictureBank | None = None,
         generator: torch.Generator | None = None,
         *,
         check_values: bool = False,
@@ -122,7 +123,7 @@ class IPMix(v2.Transform):
         self._checked = False
 
     @property
-    def mixing_set(self) -> MixingSet:
+    def mixing_set(self) -> PictureBank:
         """The pictures that are mixed in; the default set is made (or opened) at the first use."""
         if self._mixing_set is None:
             from mixaug.mixing_sets import MixingSet
