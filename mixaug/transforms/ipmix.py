@@ -57,8 +57,8 @@ class IPMix(v2.Transform):
             the ImageNet-C corruptions. Default False.
         n_views: 1 returns the augmented images; ``n >= 2`` returns the tuple ``(clean, view_1, ..., view_n)`` for
             :func:`mixaug.losses.jensen_shannon`.
-        mixing_set: a :class:`mixaug.MixingSet`, or a stream of one; None: ``MixingSet.default()``, 512 fractals, made at
-            the first use.
+        mixing_set: a :class:`mixaug.MixingSet`, or a stream of one; None: ``MixingSet.default()``, 512 fractals, made
+            at the first use.
         generator: of torch. In loader workers its seed is combined with the worker's, so that workers and epochs
             differ (and with ``RANK``); the same run repeats under the same ``torch.manual_seed``.
         check_values: check every batch for NaN and range, not just the first (on a GPU this waits for the device).
