@@ -20,6 +20,7 @@ _WRITING = -1  # in place of a stamp
 
 
 def ring_path(folder: Path, side: int) -> Path:
+    """The file of the pictures of a side."""
     return folder / f"{side}.ring"
 
 

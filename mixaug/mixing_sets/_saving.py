@@ -72,7 +72,7 @@ def save_set(
     paths = [where / picture_name(stem, index) for index in range(len(pictures))]
 
     def missing() -> Iterator[tuple[Path, torch.Tensor]]:
-        pieces = with_progress(iter(pictures.split(_PIECE)), len(pictures), f"saving to {where}", progress)
+        pieces = with_progress(iter(pictures.split(_PIECE)), len(pictures), f"saving to {where.name}", progress)
         for path, picture in zip(paths, (picture for piece in pieces for picture in piece), strict=True):
             if pixels_of(path) != _checksum(picture):
                 yield path, picture

@@ -298,4 +298,4 @@ def render_spectrum(params: SpectrumParams, size: int = 256, *, threads: int | N
     return torch.from_numpy(out)
 
 
-SOURCE = Source("spectrum", "spectrum", KINDS, 1, sample_spectrum, render_spectrum)
+SOURCE = Source("spectrum", "spectrum pictures", KINDS, 1, sample_spectrum, render_spectrum)
