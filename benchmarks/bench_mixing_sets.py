@@ -4,7 +4,8 @@
 
 NumPy and the compiled renderer make the same pictures from the same records, in turns; NumPy has one thread, the
 renderer one and two. A last column adds what a user waits for besides: drawing the records and refusing dull pictures.
-Prints a markdown table.
+A second table renders
+many pictures of 256 px in one call, as a set is made, and says how that scales from one thread to two. Prints markdown.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 sys.path.append(str(Path(__file__).parent))
 from measure import interleaved, versions
 
+#: Pictures of 256 px in a call for the scaling: each call takes tenths of a second.
+MANY = {"fractals": 24, "ifs": 96, "contours": 48, "dead-leaves": 64, "spectrum": 64}
 #: Pictures of a call, so that NumPy takes seconds and the renderer milliseconds; even, for two threads.
 PICTURES = {64: 24, 256: 8, 512: 4}
 
@@ -62,6 +65,15 @@ def rows(source: str, size: int, rounds: int) -> Iterator[str]:
     )
 
 
+def scaling(source: str, rounds: int) -> str:
+    """Row of the second table."""
+    found, count = source_of(source), MANY[source]
+    params = found.sample(count, 3)
+    times = interleaved({f"{n}": partial(found.render, params, 256, threads=n) for n in (1, 2)}, rounds, at_most=30.0)
+    one, two = (statistics.median(times[name].seconds) for name in ("1", "2"))
+    return f"| {found.title} | {count} | {count / one:,.0f} | {count / two:,.0f} | {one / two:.2f} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", nargs="+", default=SOURCES, choices=SOURCES)
@@ -78,6 +90,10 @@ def main() -> None:
         for size in options.size:
             for row in rows(source, size, options.rounds):
                 print(row, flush=True)
+    print("\n| source, 256 px | pictures a call | 1 thread, a second | 2 threads | 2 threads, times 1 |")
+    print("|---|---:|---:|---:|---:|")
+    for source in options.source:
+        print(scaling(source, options.rounds), flush=True)
 
 
 if __name__ == "__main__":
