@@ -14,7 +14,7 @@ from torch import Tensor
 class PickParams:
     """Which part of which picture B images get.
 
-    Attributes:
+    Args:
         size: (H, W) of the images.
         side: side in pixels of the resized pictures that are read; one for all, so that a set keeps one copy.
         index: (B,) int64, which picture.

@@ -17,7 +17,7 @@ class SpectrumParams:
     Args:
         kind: (N,) int64, index into ``KINDS``: random phases or wavelets; with ``colours``, in areas of few colours.
         key: (N,) int64, what phases or wavelets are expanded from by a hash.
-        slopes: (N, 2) float64, the exponents a and b of the magnitude 1 / (|fx|^a + |fy|^b) (spectrum), or twice the
+        slopes: (N, 2) float64, the exponents a and b of ``1 / (|fx|^a + |fy|^b)`` (spectrum), or twice the
             exponent a of 1 / f^a (wavelet).
         axis: (N, 2) float64 unit, the direction of fx in the picture, or the one that wavelets favour.
         tail: (N,) float64, spread of the logarithm of the wavelets' sizes: 0 gives Gaussian sub-bands.

@@ -135,7 +135,7 @@ def render_fractals(
 ) -> torch.Tensor:
     """Renders fractals from their parameters; no randomness.
 
-    The orbit of each sample is followed for at most ``iterations`` steps, or until |z| > 100, or until Newton's method
+    The orbit of each sample is followed for at most ``iterations`` steps, until ``|z|`` exceeds 100, or Newton's method
     has converged. Its colour comes from the smooth count of steps, the depth and step of its nearest approach to the
     trap (C. Pickover's orbit traps), and the mean over the orbit of the cosine of a multiple of its angle (stripe
     average, J. Harkonen, On smooth fractal coloring techniques, 2007), through two cyclic palettes; with the trap

@@ -248,7 +248,7 @@ def _fields(params: SpectrumParams, i: int, pixel: np.ndarray, size: int) -> np.
 def render_spectrum(params: SpectrumParams, size: int = 256, *, threads: int | None = None) -> torch.Tensor:
     """Renders statistical pictures from their parameters; no randomness.
 
-    ``spectrum``: three fields of random phases under the magnitude 1 / (|fx|^a + |fy|^b). ``wavelet``: three fields
+    ``spectrum``: three fields of random phases under ``1 / (|fx|^a + |fy|^b)``. ``wavelet``: three fields
     of heavy-tailed oriented wavelets in octaves (the paper's wavelet marginal model, made in one pass instead of by
     iteration). The fields are mixed to RGB with the colour covariance and mean of the record. With ``colours`` each
     field is first seen through a curve of a few steps, which gives areas of few colours (the paper's colour model).
