@@ -1,0 +1,390 @@
+"""The checks of arguments for the whole package: each message names the argument, its rule and the value received.
+
+One sentence for one fault: a wrong kind is a ``TypeError``, a value out of range or an unknown name a ``ValueError``.
+NumPy scalars (and 0-d arrays and tensors of one number) are numbers as Python's are; bools are not.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = [
+    "ABOVE_ZERO",
+    "BELOW_ONE",
+    "MAX_BOXES",
+    "MAX_CHAINS",
+    "MAX_SEED",
+    "MAX_SIDE",
+    "RANGE_SLACK",
+    "bytes_hint",
+    "check_choice",
+    "check_choices",
+    "check_count_range",
+    "check_device",
+    "check_finite",
+    "check_flag",
+    "check_generator",
+    "check_int",
+    "check_length",
+    "check_number",
+    "check_range",
+    "check_seed",
+    "did_you_mean",
+    "image_range",
+    "in_unit_range",
+    "kind_of",
+]
+
+#: The lowest number that is above 0, and the highest below 1: bounds that exclude their end.
+ABOVE_ZERO, BELOW_ONE = math.ulp(0.0), math.nextafter(1.0, 0.0)
+#: Largest seed: what a torch.Generator takes and every store of ours keeps.
+MAX_SEED = 2**63 - 1
+#: Largest side of an image in pixels: a batch of one float32 image of it is 3 GiB.
+MAX_SIDE = 16_384
+#: Most chains (or steps of one) of IPMix, and most boxes of an image: far beyond any use, below what exhausts memory.
+MAX_CHAINS, MAX_BOXES = 100, 1_000
+#: How far a value of an image in [0, 1] may lie outside: half a level of 8 bits. Images that were normalised and back
+#: are off by 3e-8 in float32, by 2e-3 in bfloat16; such values are rounding and are clipped.
+RANGE_SLACK = 1 / 510
+
+
+def kind_of(value: object) -> str:
+    """How a message names the kind of a value: its type, and of a tensor or array its dtype and shape.
+
+    Example:
+        >>> kind_of(2.5), kind_of(torch.zeros(2, 3))
+        ('float', 'a torch.float32 tensor of shape (2, 3)')
+    """
+    if isinstance(value, Tensor):
+        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, np.ndarray):
+        return f"a {value.dtype} array of shape {value.shape}"
+    return type(value).__name__
+
+
+def check_int(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    """``value`` as an int in ``[low, high]``; NumPy's integers are taken, bools are refused.
+
+    Args:
+        name: of the argument, for messages.
+        value: what was given.
+        low: smallest value allowed; None: no bound.
+        high: largest value allowed; None: no bound.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: out of range.
+
+    Example:
+        >>> check_int("boxes", np.int64(2), 1)
+        2
+    """
+    value = _scalar(value)
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an int, got {_shown(value)}")
+    number = int(value)
+    if (low is not None and number < low) or (high is not None and number > high):
+        if high is None:
+            rule = f"at least {low}"
+        elif low is None:
+            rule = f"at most {high}"
+        else:
+            rule = f"from {low} to {high}"
+        raise ValueError(f"{name} must be {rule}, got {number}")
+    return number
+
+
+def check_number(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    hint: Callable[[float], str] | None = None,
+) -> float:
+    """``value`` as a finite float in ``[low, high]``; NumPy's numbers are taken, bools are refused.
+
+    Args:
+        name: of the argument, for messages.
+        value: what was given.
+        low: smallest value allowed; `ABOVE_ZERO` means above 0.
+        high: largest value allowed; `BELOW_ONE` means below 1.
+        hint: of a value out of range, what to say of it at the end of the message.
+
+    Raises:
+        TypeError: not a real number.
+        ValueError: NaN, infinite or out of range.
+
+    Example:
+        >>> check_number("p", np.float32(1), 0.0, 1.0)
+        1.0
+    """
+    value = _scalar(value)
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {_shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond float's range
+        number = math.inf if int(value) > 0 else -math.inf
+    if not (math.isfinite(number) and low <= number <= high):
+        told = hint(number) if hint is not None and math.isfinite(number) else ""
+        raise ValueError(f"{name} must be {_bounds(low, high)}, got {number!r}{told}")
+    return number
+
+
+def check_length(name: str, value: Any, low: float = 0.0) -> float:
+    """``value`` as a number from ``low`` to 1 by which a pixel of images in [0, 1] can change.
+
+    Args:
+        name: of the argument, for messages.
+        value: what was given.
+        low: smallest value allowed; `ABOVE_ZERO` means above 0.
+
+    Raises:
+        TypeError: not a real number.
+        ValueError: out of range; a whole number asks whether steps of 8-bit images were meant.
+
+    Example:
+        >>> check_length("eps", 0.5)
+        0.5
+    """
+    return check_number(name, value, low, 1.0, bytes_hint)
+
+
+def bytes_hint(value: float) -> str:
+    """Asks whether a whole number above 1, given as a length in pixels of [0, 1], was meant in steps of 8-bit images.
+
+    Example:
+        >>> bytes_hint(8.0), bytes_hint(1.5)
+        ('; did you mean 8/255?', '')
+    """
+    return f"; did you mean {value:g}/255?" if 1 < value <= 255 and float(value).is_integer() else ""
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """``value`` as True or False; NumPy's are taken, numbers and strings are refused.
+
+    Raises:
+        TypeError: anything else.
+
+    Example:
+        >>> check_flag("targeted", np.True_)
+        True
+    """
+    value = _scalar(value)
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {_shown(value)}")
+    return bool(value)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
+    """``value``, if it is one of the names ``choices``; a message of an unknown name offers the nearest.
+
+    Raises:
+        TypeError: not a string.
+        ValueError: not one of the choices.
+
+    Example:
+        >>> check_choice("norm", "l2", ("linf", "l2"))
+        'l2'
+    """
+    known = tuple(choices)
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {', '.join(known)}, got {_shown(value)}")
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}{did_you_mean(value, known)}")
+    return str(value)
+
+
+def check_choices(name: str, values: Any, choices: Iterable[str]) -> tuple[str, ...]:
+    """``values``, one or more different names of ``choices``, as a tuple in the order given.
+
+    Raises:
+        TypeError: not a sequence of strings (one string is not).
+        ValueError: an unknown name, a name twice, or none.
+
+    Example:
+        >>> check_choices("levels", ["pixel", "image"], ("image", "patch", "pixel"))
+        ('pixel', 'image')
+    """
+    known = tuple(choices)
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise TypeError(f"{name} must be a sequence of names, got {_shown(values)}")
+    if not values:
+        raise ValueError(f"{name} must be one or more of {', '.join(known)}, got none")
+    chosen = tuple(check_choice(name, value, known) for value in values)
+    if len(set(chosen)) < len(chosen):
+        twice = next(value for at, value in enumerate(chosen) if value in chosen[:at])
+        raise ValueError(f"{name} must be different names, got {twice!r} twice")
+    return chosen
+
+
+def did_you_mean(value: str, choices: Iterable[str]) -> str:
+    """The end of a message that offers the nearest of the choices, or nothing where none is near.
+
+    Example:
+        >>> did_you_mean("Gausian_noise", ["gaussian_noise", "fog"]), did_you_mean("x", ["fog"])
+        ("; did you mean 'gaussian_noise'?", '')
+    """
+    lowered = {choice.lower().replace("-", "_"): choice for choice in choices}
+    near = difflib.get_close_matches(value.lower().replace("-", "_"), lowered, n=1, cutoff=0.6)
+    return f"; did you mean {lowered[near[0]]!r}?" if near else ""
+
+
+def check_count_range(name: str, value: Any, high: int | None = None) -> tuple[int, int]:
+    """A number of at least 1, or a pair of such, as the range ``(low, high)``.
+
+    Args:
+        name: of the argument, for messages.
+        value: what was given.
+        high: largest number allowed; None: no bound.
+
+    Raises:
+        TypeError: not a whole number, or a pair with something else in it.
+        ValueError: out of range, not a pair, or a pair that falls.
+
+    Example:
+        >>> check_count_range("boxes", 2), check_count_range("boxes", [1, 3])
+        ((2, 2), (1, 3))
+    """
+    value = _scalar(value)
+    if _is_sequence(value):
+        if len(value) != 2:
+            raise ValueError(f"{name} must be a number or a pair (low, high), got {_shown(value)}")
+        least, most = (check_int(name, end, 1, high) for end in value)
+        if least > most:
+            raise ValueError(f"{name} must be a range (low, high) with low <= high, got {(least, most)}")
+        return least, most
+    number = check_int(name, value, 1, high)
+    return number, number
+
+
+def check_range(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> tuple[float, float]:
+    """A pair of numbers in ``[low, high]`` of which the second is not the smaller.
+
+    Raises:
+        TypeError: not a pair of numbers.
+        ValueError: not two, out of range, or a pair that falls.
+
+    Example:
+        >>> check_range("scale", [1, 1.5], 1.0)
+        (1.0, 1.5)
+    """
+    if not _is_sequence(value):
+        raise TypeError(f"{name} must be a pair (low, high), got {_shown(value)}")
+    if len(value) != 2:
+        raise ValueError(f"{name} must be a pair (low, high), got {_shown(value)}")
+    least, most = (check_number(name, end, low, high) for end in value)
+    if least > most:
+        raise ValueError(f"{name} must be a range (low, high) with low <= high, got {(least, most)}")
+    return least, most
+
+
+def check_seed(name: str, value: Any) -> int:
+    """``value`` as a seed: an int from 0 to 2^63 - 1.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: out of range.
+
+    Example:
+        >>> check_seed("seed", 0)
+        0
+    """
+    return check_int(name, value, 0, MAX_SEED)
+
+
+def check_generator(generator: Any, name: str = "generator") -> None:
+    """Raises TypeError unless ``generator`` is a torch.Generator or None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"{name} must be a torch.Generator or None, got {_shown(generator)}")
+
+
+def check_device(name: str, value: Any) -> torch.device:
+    """``value`` as a torch.device.
+
+    Raises:
+        TypeError: neither a device nor the name of one.
+        ValueError: a name that torch does not know.
+
+    Example:
+        >>> check_device("device", "cpu")
+        device(type='cpu')
+    """
+    if isinstance(value, torch.device):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a torch.device or the name of one, got {_shown(value)}")
+    try:
+        return torch.device(value)
+    except RuntimeError as error:
+        raise ValueError(f"{name} must be a device of torch such as 'cpu' or 'cuda:0', got {value!r}") from error
+
+
+def image_range(images: Tensor) -> tuple[float, float]:
+    """Least and largest value of the images; NaN where one is. Reads them, so a GPU makes the host wait."""
+    low, high = images.detach().aminmax()
+    return float(low), float(high)
+
+
+def in_unit_range(low: float, high: float) -> bool:
+    """Whether values from ``low`` to ``high`` are those of images in [0, 1], up to rounding (`RANGE_SLACK`).
+
+    Example:
+        >>> in_unit_range(-3e-8, 1.0), in_unit_range(0.0, 1.1), in_unit_range(float("nan"), 1.0)
+        (True, False, False)
+    """
+    return low >= -RANGE_SLACK and high <= 1.0 + RANGE_SLACK
+
+
+def check_finite(name: str, value: Tensor) -> None:
+    """Raises ValueError, with their number, if values of a floating tensor are NaN or infinite. Reads the tensor."""
+    if value.is_floating_point() and value.numel() and not bool(value.detach().isfinite().all()):
+        count = int((~value.detach().isfinite()).sum())
+        raise ValueError(f"{name} must be finite, got {count} of {value.numel()} values that are NaN or infinite")
+
+
+def _scalar(value: Any) -> Any:
+    """The number in an array or tensor without dimensions; anything else as it is."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        return value[()]
+    if isinstance(value, Tensor) and value.ndim == 0 and value.device.type == "cpu" and type(value) is Tensor:
+        return value.item()
+    return value
+
+
+def _is_sequence(value: Any) -> bool:
+    """A list, a tuple, or an array or tensor of one dimension: not a string."""
+    if isinstance(value, np.ndarray | Tensor):
+        return value.ndim == 1
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _shown(value: Any) -> str:
+    """Kind and, where it is short, the value itself."""
+    if value is None:
+        return "None"
+    if isinstance(value, np.ndarray | Tensor):
+        return kind_of(value)
+    text = repr(value)
+    return f"{type(value).__name__}: {text}" if len(text) <= 60 else type(value).__name__
+
+
+def _bounds(low: float, high: float) -> str:
+    if low == -math.inf and high == math.inf:
+        return "finite"
+    if math.isinf(high):
+        return "finite and above 0" if low == ABOVE_ZERO else f"finite and at least {low:g}"
+    below = "below 1" if high == BELOW_ONE else f"at most {high:g}"
+    if low == -math.inf:
+        return below
+    if low == ABOVE_ZERO:
+        return f"above 0 and {below}"
+    return f"at least {low:g} and {below}" if high == BELOW_ONE else f"from {low:g} to {high:g}"
