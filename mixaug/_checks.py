@@ -98,7 +98,9 @@ def check_int(name: str, value: Any, low: int | None = None, high: int | None = 
             rule = f"at most {high}"
         else:
             rule = f"from {low} to {high}"
-        raise ValueError(f"{name} must be {rule}, got {number}")
+        # Python refuses to print whole numbers of more than 4,300 digits.
+        got = number if number.bit_length() <= 256 else f"a number of {number.bit_length()} bits"
+        raise ValueError(f"{name} must be {rule}, got {got}")
     return number
 
 
@@ -132,7 +134,7 @@ def check_number(
     try:
         number = float(value)
     except OverflowError:  # a whole number beyond float's range
-        number = math.inf if int(value) > 0 else -math.inf
+        number = math.inf if isinstance(value, int) and value > 0 else -math.inf
     if not (math.isfinite(number) and low <= number <= high):
         told = hint(number) if hint is not None and math.isfinite(number) else ""
         raise ValueError(f"{name} must be {_bounds(low, high)}, got {number!r}{told}")
