@@ -29,18 +29,22 @@ __all__ = [
     "check_choices",
     "check_count_range",
     "check_device",
+    "check_field",
     "check_finite",
     "check_flag",
     "check_generator",
     "check_int",
+    "check_ints",
     "check_length",
     "check_number",
     "check_range",
     "check_seed",
+    "check_size",
     "did_you_mean",
     "image_range",
     "in_unit_range",
     "kind_of",
+    "out_of_range",
 ]
 
 #: The lowest number that is above 0, and the highest below 1: bounds that exclude their end.
@@ -87,10 +91,12 @@ def check_int(name: str, value: Any, low: int | None = None, high: int | None = 
         >>> check_int("boxes", np.int64(2), 1)
         2
     """
-    value = _scalar(value)
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an int, got {_shown(value)}")
-    number = int(value)
+    value = value if type(value) is int else _scalar(value)
+    if type(value) is not int:  # a symbolic int of torch.compile is one here, and stays symbolic
+        if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
+            raise TypeError(f"{name} must be an int, got {_shown(value)}")
+        value = int(value)
+    number: int = value
     if (low is not None and number < low) or (high is not None and number > high):
         if high is None:
             rule = f"at least {low}"
@@ -98,10 +104,42 @@ def check_int(name: str, value: Any, low: int | None = None, high: int | None = 
             rule = f"at most {high}"
         else:
             rule = f"from {low} to {high}"
-        # Python refuses to print whole numbers of more than 4,300 digits.
-        got = number if number.bit_length() <= 256 else f"a number of {number.bit_length()} bits"
-        raise ValueError(f"{name} must be {rule}, got {got}")
+        raise ValueError(f"{name} must be {rule}, got {_digits(number)}")
     return number
+
+
+def check_ints(name: str, values: Any, low: int | None = None, high: int | None = None) -> tuple[int, ...]:
+    """One or more whole numbers in ``[low, high]``, as a tuple in the order given.
+
+    Raises:
+        TypeError: not a sequence (one number or a string is not), or something else in it.
+        ValueError: none, or one out of range.
+
+    Example:
+        >>> check_ints("patch_sizes", [4, np.int64(8)], 2)
+        (4, 8)
+    """
+    if not _is_sequence(values):
+        raise TypeError(f"{name} must be a sequence of ints, got {_shown(values)}")
+    if not len(values):
+        raise ValueError(f"{name} must be one int or more, got none")
+    return tuple(check_int(name, value, low, high) for value in values)
+
+
+def check_size(name: str, value: Any, low: int = 1, high: int = MAX_SIDE) -> tuple[int, int]:
+    """Height and width in pixels, each in ``[low, high]``.
+
+    Raises:
+        TypeError: not a pair of whole numbers.
+        ValueError: out of range.
+
+    Example:
+        >>> check_size("size", [32, 48])
+        (32, 48)
+    """
+    if not _is_sequence(value) or len(value) != 2:
+        raise TypeError(f"{name} must be a pair (H, W), got {_shown(value)}")
+    return check_int(name, value[0], low, high), check_int(name, value[1], low, high)
 
 
 def check_number(
@@ -134,10 +172,11 @@ def check_number(
     try:
         number = float(value)
     except OverflowError:  # a whole number beyond float's range
-        number = math.inf if isinstance(value, int) and value > 0 else -math.inf
+        number = math.inf if abs(value) == value else -math.inf
     if not (math.isfinite(number) and low <= number <= high):
+        shown = _digits(value) if isinstance(value, int) else repr(number)
         told = hint(number) if hint is not None and math.isfinite(number) else ""
-        raise ValueError(f"{name} must be {_bounds(low, high)}, got {number!r}{told}")
+        raise ValueError(f"{name} must be {_bounds(low, high)}, got {shown}{told}")
     return number
 
 
@@ -289,6 +328,29 @@ def check_range(name: str, value: Any, low: float = -math.inf, high: float = mat
     return least, most
 
 
+def check_field(owner: Any, name: str, check: Callable[..., Any], *bounds: Any, optional: bool = False) -> None:
+    """Replaces the field ``name`` of a frozen dataclass by what ``check(name, value, *bounds)`` makes of it.
+
+    Args:
+        owner: while it is made, in ``__post_init__``.
+        name: of the field.
+        check: one of the checks of this file.
+        bounds: further arguments of it.
+        optional: None is allowed, and stays.
+
+    Example:
+        >>> import dataclasses
+        >>> Law = dataclasses.make_dataclass("Law", ["p"], frozen=True)
+        >>> law = Law(np.float32(1))
+        >>> check_field(law, "p", check_number, 0.0, 1.0)
+        >>> law
+        Law(p=1.0)
+    """
+    value = getattr(owner, name)
+    if not (optional and value is None):
+        object.__setattr__(owner, name, check(name, value, *bounds))
+
+
 def check_seed(name: str, value: Any) -> int:
     """``value`` as a seed: an int from 0 to 2^63 - 1.
 
@@ -330,6 +392,22 @@ def check_device(name: str, value: Any) -> torch.device:
         raise ValueError(f"{name} must be a device of torch such as 'cpu' or 'cuda:0', got {value!r}") from error
 
 
+def out_of_range(name: str, low: float, high: float, cure: str = "") -> str:
+    """What to say of images of which the least and the largest value are outside [0, 1], or NaN.
+
+    Args:
+        name: of the argument.
+        low: the least value.
+        high: the largest.
+        cure: what to do about it.
+
+    Example:
+        >>> out_of_range("images", -0.1, 1.00390625)
+        'images must lie in [0, 1], got values from -0.1 to 1.00390625'
+    """
+    return f"{name} must lie in [0, 1], got values from {low:.9g} to {high:.9g}{cure}"
+
+
 def image_range(images: Tensor) -> tuple[float, float]:
     """Least and largest value of the images; NaN where one is. Reads them, so a GPU makes the host wait."""
     low, high = images.detach().aminmax()
@@ -367,6 +445,11 @@ def _is_sequence(value: Any) -> bool:
     if isinstance(value, np.ndarray | Tensor):
         return value.ndim == 1
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _digits(number: int) -> str:
+    """A whole number for a message; Python itself refuses to print one of thousands of digits."""
+    return str(number) if abs(number) < 10**30 else f"a number of {number.bit_length()} bits"
 
 
 def _shown(value: Any) -> str:

@@ -34,37 +34,37 @@ def check_refused_beginning(error: type[Exception], message: str):
 
 
 SHARED = [
-    ({"boxes": 0}, ValueError, "boxes must be at least 1, got 0"),
-    ({"boxes": -2}, ValueError, "boxes must be at least 1, got -2"),
+    ({"boxes": 0}, ValueError, "boxes must be from 1 to 1000, got 0"),
+    ({"boxes": -2}, ValueError, "boxes must be from 1 to 1000, got -2"),
     ({"boxes": (4, 2)}, ValueError, "boxes must be a range (low, high) with low <= high, got (4, 2)"),
-    ({"boxes": (0, 2)}, ValueError, "boxes must be at least 1, got 0"),
-    ({"boxes": (1, 2, 3)}, ValueError, "boxes must be a number or a pair (low, high), got (1, 2, 3)"),
-    ({"boxes": ()}, ValueError, "boxes must be a number or a pair (low, high), got ()"),
-    ({"boxes": 2.0}, TypeError, "boxes must be an int, got float"),
-    ({"boxes": (1, 2.5)}, TypeError, "boxes must be an int, got float"),
-    ({"boxes": True}, TypeError, "boxes must be an int, got bool"),
-    ({"boxes": "23"}, TypeError, "boxes must be an int, got str"),
-    ({"boxes": None}, TypeError, "boxes must be an int, got NoneType"),
-    ({"smoothing": -0.1}, ValueError, "smoothing must be in [0, 1], got -0.1"),
-    ({"smoothing": 1.01}, ValueError, "smoothing must be in [0, 1], got 1.01"),
-    ({"smoothing": NAN}, ValueError, "smoothing must be in [0, 1], got nan"),
-    ({"smoothing": "0.1"}, TypeError, "smoothing must be a number, got str"),
-    ({"smoothing": True}, TypeError, "smoothing must be a number, got bool"),
-    ({"p": 1.5}, ValueError, "p must be in [0, 1], got 1.5"),
-    ({"p": -1}, ValueError, "p must be in [0, 1], got -1"),
-    ({"p": None}, TypeError, "p must be a number, got NoneType"),
+    ({"boxes": (0, 2)}, ValueError, "boxes must be from 1 to 1000, got 0"),
+    ({"boxes": (1, 2, 3)}, ValueError, "boxes must be a number or a pair (low, high), got tuple: (1, 2, 3)"),
+    ({"boxes": ()}, ValueError, "boxes must be a number or a pair (low, high), got tuple: ()"),
+    ({"boxes": 2.0}, TypeError, "boxes must be an int, got float: 2.0"),
+    ({"boxes": (1, 2.5)}, TypeError, "boxes must be an int, got float: 2.5"),
+    ({"boxes": True}, TypeError, "boxes must be an int, got bool: True"),
+    ({"boxes": "23"}, TypeError, "boxes must be an int, got str: '23'"),
+    ({"boxes": None}, TypeError, "boxes must be an int, got None"),
+    ({"smoothing": -0.1}, ValueError, "smoothing must be from 0 to 1, got -0.1"),
+    ({"smoothing": 1.01}, ValueError, "smoothing must be from 0 to 1, got 1.01"),
+    ({"smoothing": NAN}, ValueError, "smoothing must be from 0 to 1, got nan"),
+    ({"smoothing": "0.1"}, TypeError, "smoothing must be a number, got str: '0.1'"),
+    ({"smoothing": True}, TypeError, "smoothing must be a number, got bool: True"),
+    ({"p": 1.5}, ValueError, "p must be from 0 to 1, got 1.5"),
+    ({"p": -1}, ValueError, "p must be from 0 to 1, got -1"),
+    ({"p": None}, TypeError, "p must be a number, got None"),
     ({"area": (0.5, 0.2)}, ValueError, "area must be a range (low, high) with low <= high, got (0.5, 0.2)"),
-    ({"area": (-0.1, 0.2)}, ValueError, "area must be in [0, 1], got -0.1"),
-    ({"area": (0.1, 1.2)}, ValueError, "area must be in [0, 1], got 1.2"),
-    ({"area": (0.1, INF)}, ValueError, "area must be in [0, 1], got inf"),
-    ({"area": 0.2}, TypeError, "area must be None or a pair (low, high), got 0.2"),
-    ({"area": (0.1,)}, TypeError, "area must be None or a pair (low, high), got (0.1,)"),
-    ({"area": "ab"}, TypeError, "area must be None or a pair (low, high), got 'ab'"),
-    ({"area": (0.1, "b")}, TypeError, "area must be a number, got str"),
-    ({"square": 1}, TypeError, "square must be a bool, got int"),
+    ({"area": (-0.1, 0.2)}, ValueError, "area must be from 0 to 1, got -0.1"),
+    ({"area": (0.1, 1.2)}, ValueError, "area must be from 0 to 1, got 1.2"),
+    ({"area": (0.1, INF)}, ValueError, "area must be from 0 to 1, got inf"),
+    ({"area": 0.2}, TypeError, "area must be a pair (low, high), got float: 0.2"),
+    ({"area": (0.1,)}, ValueError, "area must be a pair (low, high), got tuple: (0.1,)"),
+    ({"area": "ab"}, TypeError, "area must be a pair (low, high), got str: 'ab'"),
+    ({"area": (0.1, "b")}, TypeError, "area must be a number, got str: 'b'"),
+    ({"square": 1}, TypeError, "square must be True or False, got int: 1"),
     ({"num_classes": 0}, ValueError, "num_classes must be at least 1, got 0"),
-    ({"num_classes": 10.0}, TypeError, "num_classes must be an int, got float"),
-    ({"num_classes": True}, TypeError, "num_classes must be an int, got bool"),
+    ({"num_classes": 10.0}, TypeError, "num_classes must be an int, got float: 10.0"),
+    ({"num_classes": True}, TypeError, "num_classes must be an int, got bool: True"),
     ({"labels_getter": "auto"}, TypeError, "labels_getter must be 'default' or a function of the sample, got 'auto'"),
     ({"labels_getter": None}, TypeError, "labels_getter must be 'default' or a function of the sample, got None"),
     ({"generator": 0}, TypeError, "generator must be a torch.Generator or None, got int"),
@@ -96,17 +96,17 @@ def test_names_are_not_swallowed():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"count": 0}, ValueError, "count must be at least 1, got 0"),
+        ({"count": 0}, ValueError, "count must be from 1 to 1000, got 0"),
         ({"count": (3, 1)}, ValueError, "count must be a range (low, high) with low <= high, got (3, 1)"),
-        ({"count": 1.0}, TypeError, "count must be an int, got float"),
+        ({"count": 1.0}, TypeError, "count must be an int, got float: 1.0"),
         ({"batch_size": -1}, ValueError, "batch_size must be at least 0, got -1"),
-        ({"batch_size": 1.0}, TypeError, "batch_size must be an int, got float"),
-        ({"size": 32}, TypeError, "size must be a pair (H, W), got 32"),
-        ({"size": (1, 2, 3)}, TypeError, "size must be a pair (H, W), got (1, 2, 3)"),
-        ({"size": (0, 8)}, ValueError, "size must be at least 1, got 0"),
-        ({"size": (8, 8.0)}, TypeError, "size must be an int, got float"),
+        ({"batch_size": 1.0}, TypeError, "batch_size must be an int, got float: 1.0"),
+        ({"size": 32}, TypeError, "size must be a pair (H, W), got int: 32"),
+        ({"size": (1, 2, 3)}, TypeError, "size must be a pair (H, W), got tuple: (1, 2, 3)"),
+        ({"size": (0, 8)}, ValueError, "size must be from 1 to 16384, got 0"),
+        ({"size": (8, 8.0)}, TypeError, "size must be an int, got float: 8.0"),
         ({"area": (0.2, 0.1)}, ValueError, "area must be a range (low, high) with low <= high, got (0.2, 0.1)"),
-        ({"square": None}, TypeError, "square must be a bool, got NoneType"),
+        ({"square": None}, TypeError, "square must be True or False, got None"),
     ],
 )
 def test_bad_arguments_of_sample_boxes(arguments, error, message):
@@ -177,22 +177,22 @@ def test_images_of_one_sample_have_one_size():
 def test_values_that_are_not_finite(bad):
     images = IMAGES.clone()
     images[1, 2, 3, 4] = bad
-    with check_refused_beginning(ValueError, "images must be finite, got 1 values that are not"):
+    with check_refused_beginning(ValueError, "images must be finite, got 1 of 768 values that are NaN or infinite"):
         DynamicMixCut(4)(images, LABELS)
-    with check_refused_beginning(ValueError, "views[0] must be finite, got 1 values that are not"):
+    with check_refused_beginning(ValueError, "views[0] must be finite, got 1 of 768 values that are NaN or infinite"):
         DynamicMixCut(4)(IMAGES, LABELS, views=(images, IMAGES))
-    with check_refused_beginning(ValueError, "views[1] must be finite, got 1 values that are not"):
+    with check_refused_beginning(ValueError, "views[1] must be finite, got 1 of 768 values that are NaN or infinite"):
         DynamicMixCut(4)(IMAGES, LABELS, views=(IMAGES, images))
 
 
 def test_images_that_look_normalised():
     normalised = (IMAGES - 0.5) / 0.2
-    warning = r"^images must be in \[0, 1\], got values from .* which are mixed as they are\. Normalised images\?"
+    warning = r"^images must lie in \[0, 1\], got values from .* which are mixed as they are\. Normalised images\?"
     mix = DynamicMixCut(4)
     with pytest.warns(UserWarning, match=warning):
         assert mix(normalised, LABELS)[0].shape == IMAGES.shape
     mix(normalised, LABELS)  # once: warnings are errors here
-    with pytest.warns(UserWarning, match=r"^views\[1\] must be in \[0, 1\]"):
+    with pytest.warns(UserWarning, match=r"^views\[1\] must lie in \[0, 1\]"):
         DynamicMixCut(4)(IMAGES, LABELS, views=(IMAGES, normalised))
     with pytest.warns(UserWarning, match=warning):
         DynamicMixCut(4)(tv_tensors.Image(normalised), LABELS)
@@ -209,7 +209,7 @@ def test_floats_that_were_not_divided_by_255():
 def test_how_many_values_are_not_finite():
     images = IMAGES.clone()
     images[0, 0, 0, :3] = torch.tensor([NAN, INF, -INF])
-    with check_refused(ValueError, "images must be finite, got 3 values that are not"):
+    with check_refused(ValueError, "images must be finite, got 3 of 768 values that are NaN or infinite"):
         DynamicMixCut(4)(images, LABELS)
 
 
@@ -345,7 +345,7 @@ def test_labels_of_smooth_labels():
             with check_refused(error, message):
                 smooth_labels(labels, 4, 0.1)
     for smoothing in (-0.1, 1.1, NAN):
-        with check_refused_beginning(ValueError, "smoothing must be in [0, 1], got"):
+        with check_refused_beginning(ValueError, "smoothing must be from 0 to 1, got"):
             smooth_labels(LABELS, 4, smoothing)
 
 

@@ -236,7 +236,7 @@ def test_from_a_checkpoint_of_a_model_of_the_user_s_own(tmp_path):
     mixer_of(net()).save(tmp_path / "generator.pt")
     with pytest.raises(ValueError, match="model must be given"):
         GeneratedMix.from_checkpoint(tmp_path / "generator.pt")
-    with pytest.raises(ValueError, match="n_mix must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="n_mix must be from 2 to 16, got 1"):
         GeneratedMix.from_checkpoint(tmp_path / "generator.pt", net(), n_mix=1)
     with pytest.raises(TypeError, match="n_mixx"):
         GeneratedMix.from_checkpoint(tmp_path / "generator.pt", net(), n_mixx=2)
@@ -439,8 +439,8 @@ def test_bad_arguments():
         ({"teacher": net()}, TypeError, "teacher must be a Teacher, got Net"),
         ({"law": 3}, TypeError, "law must be a MixLaw, got int"),
         ({"num_classes": 0}, ValueError, "num_classes must be at least 1, got 0"),
-        ({"p": 1.5}, ValueError, "p must be in [0, 1], got 1.5"),
-        ({"smoothing": -0.1}, ValueError, "smoothing must be in [0, 1], got -0.1"),
+        ({"p": 1.5}, ValueError, "p must be from 0 to 1, got 1.5"),
+        ({"smoothing": -0.1}, ValueError, "smoothing must be from 0 to 1, got -0.1"),
         ({"generator": 3}, TypeError, "generator must be a torch.Generator or None, got int"),
         ({"labels_getter": "auto"}, TypeError, "labels_getter must be 'default' or a function of the sample, got"),
     ):
@@ -458,7 +458,11 @@ def test_bad_images():
         (Image.new("RGB", (8, 8)), TypeError, "images must be a batch of tensors, got a PIL image: mix after the"),
         (images_of(4).to("meta"), ValueError, "images must be on the transform's device cpu, got meta: move one"),
         (images_of(4)[:, :2], ValueError, "images must be such as the generator's teacher takes, got shape (4, 2, 12"),
-        (torch.full_like(images_of(4), float("nan")), ValueError, "images must be finite, got 2880 values"),
+        (
+            torch.full_like(images_of(4), float("nan")),
+            ValueError,
+            "images must be finite, got 2880 of 2880 values",
+        ),
     ):
         with pytest.raises(error, match="^" + re.escape(message)):
             mix_of(labels_getter=lambda sample: sample[1])(images, labels.to(getattr(images, "device", "cpu")))
@@ -472,7 +476,7 @@ def test_bad_images():
 
 def test_images_that_look_normalised_are_warned_of_once():
     mix, images = mix_of(), images_of(4) * 4 - 2
-    with pytest.warns(UserWarning, match="images must be in \\[0, 1\\].*Normalised images\\?"):
+    with pytest.warns(UserWarning, match="images must lie in \\[0, 1\\].*Normalised images\\?"):
         mix(images, labels_of(4))
     mix(images, labels_of(4))  # read at the first call only: a warning would be an error here
     mix = mix_of(check_values=True)

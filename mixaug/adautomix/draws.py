@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mixaug.transforms._arguments import integer, real
+from mixaug._checks import check_field, check_flag, check_generator, check_int, check_number
 
 __all__ = ["NEAR", "MixDraw", "MixLaw", "sample_mix"]
 
@@ -84,13 +84,10 @@ class MixLaw:
     dirichlet: bool = False
 
     def __post_init__(self) -> None:
-        integer("n_mix", self.n_mix, 2)
-        if self.n_mix > _MOST:
-            raise ValueError(f"n_mix must be at most {_MOST}, got {self.n_mix}")
-        real("concentration", self.concentration, 1e-3, 1e6)
+        check_field(self, "n_mix", check_int, 2, _MOST)
+        check_field(self, "concentration", check_number, 1e-3, 1e6)
         for name in ("per_image", "dirichlet"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be a bool, got {type(getattr(self, name)).__name__}")
+            check_field(self, name, check_flag)
 
 
 def sample_mix(
@@ -128,7 +125,10 @@ def sample_mix(
         >>> draw.index.shape, draw.index[:, 0].tolist(), draw.ratios.sum(1).allclose(torch.ones(5))
         (torch.Size([5, 3]), [0, 1, 2, 3, 4], True)
     """
-    integer("batch_size", batch_size, 0)
+    batch_size = check_int("batch_size", batch_size, 0)
+    check_generator(generator)
+    if rows is not None:
+        rows = check_int("rows", rows, 0, batch_size)
     if generator is not None:
         device = generator.device
     n, rows = min(law.n_mix, max(batch_size, 1)), batch_size if rows is None else rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -13,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mixaug._checks import ABOVE_ZERO, check_flag, check_int, check_number
 from mixaug.adautomix._checks import check_draws, check_images, check_logits
 from mixaug.adautomix.draws import MixDraw, MixLaw, sample_mix
 from mixaug.adautomix.frozen import frozen_call
@@ -23,7 +23,6 @@ from mixaug.nn._trace import check_plain
 from mixaug.nn.feature_maps import default_layer, map_layers, resolve_layer
 from mixaug.nn.mix_generator import MixGenerator
 from mixaug.transforms import _labels
-from mixaug.transforms._arguments import integer, real
 from mixaug.transforms._images import check_values
 from mixaug.transforms._random import GeneratorState
 
@@ -152,24 +151,22 @@ class AdAutoMix(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-        self.num_classes = integer("num_classes", num_classes, 2)
+        self.num_classes = check_int("num_classes", num_classes, 2)
         self.law = MixLaw(n_mix, concentration, per_image, dirichlet)
-        self.alpha, self.beta = real("alpha", alpha, 0.0, 1.0), real("beta", beta, 0.0, 1.0)
-        self.share_weight = real("share_weight", share_weight, 0.0, 1e6)
-        self.momentum = real("momentum", momentum, 0.0, 1.0)
-        self.generator_every = integer("generator_every", generator_every, 1)
-        self.generator_share = real("generator_share", generator_share, math.ulp(0.0), 1.0)
-        self.terms_share = real("terms_share", terms_share, math.ulp(0.0), 1.0)
-        self.max_skipped = integer("max_skipped", max_skipped, 1)
+        self.alpha, self.beta = check_number("alpha", alpha, 0.0, 1.0), check_number("beta", beta, 0.0, 1.0)
+        self.share_weight = check_number("share_weight", share_weight, 0.0, 1e6)
+        self.momentum = check_number("momentum", momentum, 0.0, 1.0)
+        self.generator_every = check_int("generator_every", generator_every, 1)
+        self.generator_share = check_number("generator_share", generator_share, ABOVE_ZERO, 1.0)
+        self.terms_share = check_number("terms_share", terms_share, ABOVE_ZERO, 1.0)
+        self.max_skipped = check_int("max_skipped", max_skipped, 1)
         switches = {
             "adversarial": adversarial, "clean_term": clean_term, "plain_term": plain_term,
             "teacher_term": teacher_term, "similarity_term": similarity_term, "shared_draws": shared_draws,
         }  # fmt: skip
         for name, value in switches.items():
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
-            setattr(self, name, value)
-        if shared_draws and self.generator_share < 1:
+            setattr(self, name, check_flag(name, value))
+        if self.shared_draws and self.generator_share < 1:
             raise ValueError(
                 f"generator_share must be 1 with shared_draws, whose one pass both players have, got {generator_share}"
             )

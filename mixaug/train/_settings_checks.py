@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from mixaug._checks import check_count_range
 from mixaug._eps_schedule import SHAPES as EPS_SHAPES
 from mixaug.attacks._checks import bytes_hint
 from mixaug.train import learned_mixing
@@ -12,7 +13,6 @@ from mixaug.train._checks import one_of, real, whole
 from mixaug.train.activation import ACTIVATIONS, GRANULARITIES, NEW_LAYERS, PLACEMENTS
 from mixaug.train.adversary import ADVERSARIAL_METHODS, AUGMENTED_METHODS, HYBRID_ATTACKS, OWN_SETTINGS
 from mixaug.train.schedules import SCHEDULES
-from mixaug.transforms._arguments import count_range
 from mixaug.transforms.ipmix_params import LEVELS, STRUCTURES
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def check_adversary(settings: TrainSettings) -> None:
     if settings.trades_beta is not None:
         real("trades_beta", settings.trades_beta, 0.0, math.inf)
     if settings.boxes is not None:
-        low, high = count_range("boxes", settings.boxes)
+        low, high = check_count_range("boxes", settings.boxes)
         _decide(settings, "boxes", low if low == high else (low, high))
     whole("robust_images", settings.robust_images, 0)
     for name in ("eps", "step_size"):

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from mixaug._checks import check_flag, check_number
 from mixaug.transforms import _labels
-from mixaug.transforms._arguments import real
 from mixaug.transforms._images import DTYPES, check_values
 from mixaug.transforms._random import GeneratorState
 
@@ -43,8 +43,8 @@ class BatchMix(v2.Transform):
     ) -> None:
         super().__init__()
         self.num_classes = _labels.check_classes(num_classes)
-        self.smoothing = real("smoothing", smoothing, 0.0, 1.0)
-        self.check_values = check_values
+        self.smoothing = check_number("smoothing", smoothing, 0.0, 1.0)
+        self.check_values = check_flag("check_values", check_values)
         self._labels_getter = _labels.parse_getter(labels_getter)
         self._random = GeneratorState(generator)
         self._checked = False

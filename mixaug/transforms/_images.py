@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from mixaug._checks import check_finite, image_range, in_unit_range, out_of_range
+
 #: Dtypes of images; floats are in [0, 1].
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
 _DTYPE_NAMES = "uint8, float16, bfloat16 or float32"
-# Values this far outside [0, 1] are resize and interpolation noise, not a normalised image.
-_SLACK = 1e-2
 # The largest value of images that were not divided by 255 is above this: normalised ones have values below 0 as well.
 _BYTES = 2.0
 
@@ -113,10 +113,10 @@ def check_values(images: Tensor, name: str = "images", effect: str = "clipped") 
     """
     if not images.is_floating_point() or images.numel() == 0:
         return
-    low, high = (float(value) for value in images.detach().aminmax())
+    low, high = image_range(images)
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"{name} must be finite, got {int((~images.isfinite()).sum())} values that are not")
-    if low < -_SLACK or high > 1.0 + _SLACK:
+        check_finite(name, images)
+    if not in_unit_range(low, high):
         if low >= 0.0 and high > _BYTES:
             cure = "Bytes as floats? Divide them by 255, as v2.ToDtype(torch.float32, scale=True) does of uint8."
         else:
@@ -125,7 +125,7 @@ def check_values(images: Tensor, name: str = "images", effect: str = "clipped") 
                 "make Normalize the model's first layer."
             )
         warnings.warn(
-            f"{name} must be in [0, 1], got values from {low:.3g} to {high:.3g}, which are {effect}. {cure}",
+            out_of_range(name, low, high, f", which are {effect}. {cure}"),
             stacklevel=2,
         )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from mixaug.transforms._arguments import integer, real
+from mixaug._checks import check_int, check_number
 
 LabelsGetter = Callable[[Any], Any]
 
@@ -50,7 +50,7 @@ def smooth_labels(labels: Tensor, num_classes: int | None, smoothing: float) -> 
         >>> smooth_labels(torch.tensor([1]), 4, 0.1)
         tensor([[0.0250, 0.9250, 0.0250, 0.0250]])
     """
-    smoothing = real("smoothing", smoothing, 0.0, 1.0)
+    smoothing = check_number("smoothing", smoothing, 0.0, 1.0)
     classes = check_labels(labels, num_classes)
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         check_label_values(labels, classes)
@@ -213,7 +213,7 @@ def check_classes(num_classes: Any) -> int | None:
         >>> check_classes(10)
         10
     """
-    return None if num_classes is None else integer("num_classes", num_classes, 1)
+    return None if num_classes is None else check_int("num_classes", num_classes, 1)
 
 
 def find_labels(sample: Any) -> Any:

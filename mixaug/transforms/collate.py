@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import default_collate, get_worker_info
 
+from mixaug._checks import check_number
 from mixaug.transforms import _labels
-from mixaug.transforms._arguments import real
 from mixaug.transforms.dynamic_mixcut import DynamicMixCut
 
 
@@ -125,7 +125,7 @@ class LabelSmoothingCollate:
         labels_getter: str | _labels.LabelsGetter = "default",
     ) -> None:
         self.num_classes = _labels.check_classes(num_classes)
-        self.smoothing = real("smoothing", smoothing, 0.0, 1.0)
+        self.smoothing = check_number("smoothing", smoothing, 0.0, 1.0)
         self._labels_getter = _labels.parse_getter(labels_getter)
 
     def __call__(self, samples: Sequence[Any]) -> Any:

@@ -7,7 +7,6 @@ Strategy", ICIC 2025; boxes as in Yun et al., "CutMix", ICCV 2019 (arXiv:1905.04
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,16 @@ import torch
 from torch import Tensor
 
 import mixaug_ext
-from mixaug.transforms._arguments import count_range, integer, real
+from mixaug._checks import (
+    MAX_BOXES,
+    check_count_range,
+    check_flag,
+    check_generator,
+    check_int,
+    check_number,
+    check_range,
+    check_size,
+)
 from mixaug.transforms._mixcut_law import PER_IMAGE, derive
 from mixaug_ext import _mixcut
 
@@ -113,11 +121,10 @@ class DynamicMixCutSettings:
     square: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "boxes", count_range("boxes", self.boxes))
-        object.__setattr__(self, "p", real("p", self.p, 0.0, 1.0))
-        object.__setattr__(self, "area", _area(self.area))
-        if not isinstance(self.square, bool):
-            raise TypeError(f"square must be a bool, got {type(self.square).__name__}")
+        object.__setattr__(self, "boxes", check_count_range("boxes", self.boxes, MAX_BOXES))
+        object.__setattr__(self, "p", check_number("p", self.p, 0.0, 1.0))
+        object.__setattr__(self, "area", None if self.area is None else check_range("area", self.area, 0.0, 1.0))
+        object.__setattr__(self, "square", check_flag("square", self.square))
 
     @property
     def range(self) -> tuple[int, int]:
@@ -168,7 +175,8 @@ def sample_dynamic_mixcut(
         >>> params.boxes.shape, bool((params.index != torch.arange(4)[:, None]).all())
         (torch.Size([4, 2, 4]), True)
     """
-    batch_size, size = _batch(batch_size, size)
+    batch_size, size = check_int("batch_size", batch_size, 0), check_size("size", size)
+    check_generator(generator)
     if generator is not None:
         device = generator.device
     # All uniforms in one draw: at 32 px the time of a call is the number of its operations.
@@ -232,22 +240,5 @@ def sample_boxes(
         >>> sample_boxes(5, (32, 48), count=(1, 3), area=(0.1, 0.2)).shape
         torch.Size([5, 3, 4])
     """
-    settings = DynamicMixCutSettings(count_range("count", count), 1.0, area, square)
-    return sample_dynamic_mixcut(batch_size, size, settings, generator, "cpu" if device is None else device).boxes
-
-
-def _batch(batch_size: Any, size: Any) -> tuple[int, tuple[int, int]]:
-    if not isinstance(size, Sequence) or len(size) != 2:
-        raise TypeError(f"size must be a pair (H, W), got {size!r}")
-    return integer("batch_size", batch_size, 0), (integer("size", size[0], 1), integer("size", size[1], 1))
-
-
-def _area(value: Any) -> tuple[float, float] | None:
-    if value is None:
-        return None
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
-        raise TypeError(f"area must be None or a pair (low, high), got {value!r}")
-    low, high = (real("area", end, 0.0, 1.0) for end in value)
-    if low > high:
-        raise ValueError(f"area must be a range (low, high) with low <= high, got {value!r}")
-    return low, high
+    settings = DynamicMixCutSettings(check_count_range("count", count, MAX_BOXES), 1.0, area, square)
+    return sample_dynamic_mixcut(batch_size, size, settings, generator, device or "cpu").boxes

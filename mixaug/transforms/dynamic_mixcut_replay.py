@@ -7,9 +7,9 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 import mixaug_ext
+from mixaug._checks import check_number
 from mixaug.ops.composite import composite_boxes
 from mixaug.transforms import _labels
-from mixaug.transforms._arguments import real
 from mixaug.transforms._batch_mix import as_plain, check_images
 from mixaug.transforms._mixcut_checks import check_views, fitting_record
 from mixaug.transforms.dynamic_mixcut_params import DynamicMixCutParams
@@ -71,7 +71,7 @@ def replay_dynamic_mixcut(
     check_images(images)
     if views is not None:
         check_views(views, images)
-    smoothing = real("smoothing", smoothing, 0.0, 1.0)
+    smoothing = check_number("smoothing", smoothing, 0.0, 1.0)
     classes = _labels.check_labels(labels, num_classes, images)
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         _labels.check_label_values(labels, classes)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
+from mixaug._checks import check_number
 from mixaug.adautomix.checkpoint import read_generator
 from mixaug.adautomix.draws import MixDraw, MixLaw, sample_mix
 from mixaug.adautomix.mixing import mix_images, mix_targets, plain_masks
 from mixaug.adautomix.teacher import Teacher
 from mixaug.nn.mix_generator import MixGenerator
 from mixaug.transforms import _labels
-from mixaug.transforms._arguments import real
 from mixaug.transforms._batch_mix import BatchMix, as_plain, check_images, check_one_size
 from mixaug.transforms._generated_checks import fitting_draw, per_frame, teacher_takes
 
@@ -99,7 +99,7 @@ class GeneratedMix(BatchMix):
             if not isinstance(value, kind):
                 raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
         self.law = law or MixLaw()
-        self.p = real("p", p, 0.0, 1.0)
+        self.p = check_number("p", p, 0.0, 1.0)
         self.mask_generator = copy.deepcopy(mask_generator).requires_grad_(False)
         self.teacher = copy.deepcopy(teacher).requires_grad_(False)
         self.eval()

@@ -13,9 +13,18 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from mixaug._checks import (
+    MAX_CHAINS,
+    MAX_SIDE,
+    check_choice,
+    check_choices,
+    check_flag,
+    check_int,
+    check_ints,
+    check_number,
+)
 from mixaug.ops.ipmix import replay_ipmix
 from mixaug.ops.ipmix_record import IPMixParams
-from mixaug.transforms._arguments import integer, real
 from mixaug.transforms._images import ImageBatch, check_values, is_image, to_batch
 from mixaug.transforms._random import GeneratorState
 from mixaug.transforms.ipmix_params import LEVELS, LOWEST, STRUCTURES, IPMixSettings, sample_ipmix
@@ -103,23 +112,22 @@ class IPMix(v2.Transform):
         check_values: bool = False,
     ) -> None:
         super().__init__()
-        self.k = integer("k", k, 1)
-        self.t = integer("t", t, 1)
-        self.n_views = integer("n_views", n_views, 1)
-        self.severity = None if severity is None else real("severity", severity, LOWEST, 10.0)
-        self.beta = None if beta is None else real("beta", beta, 1e-3, 1e3)
-        self.self_mix = None if self_mix is None else real("self_mix", self_mix, 0.0, 1.0)
-        self.patch_sizes = None if patch_sizes is None else _sizes(patch_sizes)
-        if structure not in STRUCTURES:
-            raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}, got {structure!r}")
-        self.structure = structure
-        self.levels = _levels(levels)
-        self.all_ops = bool(all_ops)
+        self.k = check_int("k", k, 1, MAX_CHAINS)
+        self.t = check_int("t", t, 1, MAX_CHAINS)
+        self.n_views = check_int("n_views", n_views, 1, MAX_CHAINS)
+        self.severity = None if severity is None else check_number("severity", severity, LOWEST, 10.0)
+        self.beta = None if beta is None else check_number("beta", beta, 1e-3, 1e3)
+        self.self_mix = None if self_mix is None else check_number("self_mix", self_mix, 0.0, 1.0)
+        self.patch_sizes = None if patch_sizes is None else check_ints("patch_sizes", patch_sizes, 2, MAX_SIDE)
+        self.structure = check_choice("structure", structure, STRUCTURES)
+        chosen = check_choices("levels", levels, LEVELS)
+        self.levels = tuple(level for level in LEVELS if level in chosen)
+        self.all_ops = check_flag("all_ops", all_ops)
         if mixing_set is not None and not hasattr(mixing_set, "resized"):
             raise TypeError(f"mixing_set must be a MixingSet or None, got {type(mixing_set).__name__}")
         self._mixing_set = mixing_set
         self._random = GeneratorState(generator)
-        self.check_values = check_values
+        self.check_values = check_flag("check_values", check_values)
         self._checked = False
 
     @property
@@ -289,22 +297,3 @@ class IPMix(v2.Transform):
         if not self._needs_pictures:
             return torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device=device)
         return self.mixing_set.resized(min(params.side, self.mixing_set.size), device)
-
-
-def _sizes(sizes: Any) -> tuple[int, ...]:
-    if isinstance(sizes, str) or not isinstance(sizes, Sequence):
-        raise TypeError(f"patch_sizes must be a sequence of ints, got {type(sizes).__name__}")
-    if not sizes:
-        raise ValueError("patch_sizes must name at least one size, got none (leave patches out with levels)")
-    return tuple(integer("patch_sizes", side, 2) for side in sizes)
-
-
-def _levels(levels: Any) -> tuple[str, ...]:
-    if isinstance(levels, str) or not isinstance(levels, Sequence):
-        raise TypeError(f"levels must be a sequence of names, got {type(levels).__name__}")
-    unknown = [level for level in levels if level not in LEVELS]
-    if unknown or not levels:
-        raise ValueError(
-            f"levels must be one or more of {', '.join(LEVELS)}, got {unknown[0] if unknown else 'none'!r}"
-        )
-    return tuple(level for level in LEVELS if level in levels)
