@@ -83,7 +83,8 @@ class SavedGenerator:
             raise TypeError(f"model must be an nn.Module or None, got {type(model).__name__}")
         # Building draws weights that are overwritten at once: the caller's random numbers are left as they were.
         with torch.random.fork_rng(devices=[]):
-            generator = MixGenerator(self.channels)
+            stored = next((value.dtype for value in self.generator.values() if isinstance(value, Tensor)), None)
+            generator = MixGenerator(self.channels, dtype=stored)
             teacher = Teacher(self._architecture(model), self.feature_layer)
         try:
             teacher.model.load_state_dict(self.teacher)
@@ -92,7 +93,7 @@ class SavedGenerator:
         except (RuntimeError, AttributeError) as error:
             reason = " ".join(line.strip() for line in str(error).strip().split("\n")[:2])
             raise ValueError(f"the weights of the generator {self.path} do not fit its model: {reason}") from error
-        weight = next((p for p in teacher.parameters() if p.is_floating_point()), torch.empty(0))
+        weight = next((p for p in teacher.parameters() if p.is_floating_point()), torch.empty(0, dtype=torch.float32))
         return generator.to(weight.device).requires_grad_(False).eval(), teacher
 
     def _architecture(self, model: nn.Module | None) -> nn.Module:

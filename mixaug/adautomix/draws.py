@@ -144,7 +144,7 @@ def sample_mix(
 def _ratios(rows: int, n: int, law: MixLaw, generator: torch.Generator | None, device: torch.device | str) -> Tensor:
     """Rows of n ratios, float32; drawn in double, so that every device rounds to the same."""
     if n == 1:
-        return torch.ones(rows, 1, device=device)
+        return torch.ones(rows, 1, dtype=torch.float32, device=device)
     per_ratio = 1 if law.dirichlet else 2
     shape = torch.full((rows, n, per_ratio), law.concentration, dtype=torch.float64, device=device)
     # A draw of a small concentration underflows: the smallest double makes it a ratio of almost 0, not of 0/0.

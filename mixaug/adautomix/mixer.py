@@ -183,8 +183,9 @@ class AdAutoMix(nn.Module):
         # Not a submodule: its parameters are the user's to train, its mode the user's to set.
         self.__dict__["_model"] = model
         self.teacher = Teacher(bare, layer)
-        weight = next((p for p in bare.parameters() if p.is_floating_point()), torch.empty(0))
-        self.generator = MixGenerator(layers[layer][0]).to(weight.device)
+        weight = next((p for p in bare.parameters() if p.is_floating_point()), torch.empty(0, dtype=torch.float32))
+        # float32 beside a model in half precision too, and whatever torch's default dtype is.
+        self.generator = MixGenerator(layers[layer][0], dtype=torch.float32).to(weight.device)
         #: Steps that were skipped in all, and in a row.
         self.skipped = self.skipped_in_a_row = 0
         self._calls = 0
@@ -350,7 +351,7 @@ class AdAutoMix(nn.Module):
         targets = _labels.probabilities(labels, self.num_classes)
         loss = soft_target_cross_entropy(logits, targets)
         draw = sample_mix(1, self.law, device=images.device)
-        masks = torch.ones(1, 1, *images.shape[-2:], device=images.device)
+        masks = torch.ones(1, 1, *images.shape[-2:], dtype=torch.float32, device=images.device)
         terms = {"clean": loss.detach()}
         return AdAutoMixOutput(loss, nothing(loss), images, masks, draw, logits.detach(), targets, terms, False)
 

@@ -57,7 +57,7 @@ class AdAutoMixOutput:
 
 def nothing(like: Tensor) -> Tensor:
     """A loss that moves nothing: a leaf of its own, so that ``backward()`` works and no parameter gets a gradient."""
-    return torch.zeros((), device=like.device, requires_grad=True)
+    return torch.zeros((), dtype=torch.float32, device=like.device, requires_grad=True)
 
 
 def some(share: float, count: int) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mixaug.attacks._attack import Attack, Goal, parts
 from mixaug.attacks._engine import Health
-from mixaug.attacks._state import gradients_off, parameters_frozen
+from mixaug.attacks._state import float32_default, gradients_off, parameters_frozen
 
 LOG = logging.getLogger("auto-attack")  # pyautoattack's own; without a logger it would use warnings
 NORM_NAMES = {"linf": "Linf", "l2": "L2"}
@@ -46,7 +46,7 @@ def _visiting(model: nn.Module, device: torch.device) -> Iterator[None]:
     cuda = torch.cuda.get_rng_state_all() if cuda_used else []
     checks.funcs.update(dict.fromkeys(checks.funcs, 0))  # a count of calls that is never set back
     try:
-        with parameters_frozen(model), gradients_off(device):
+        with parameters_frozen(model), gradients_off(device), float32_default():
             yield
     finally:
         random.setstate(python)

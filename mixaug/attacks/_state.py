@@ -50,6 +50,25 @@ def evaluation_mode(model: nn.Module, *, batch_norm_moves: bool = False) -> Iter
 
 
 @contextmanager
+def float32_default() -> Iterator[None]:
+    """Makes float32 torch's default dtype meanwhile: for the code of others, whose draws and modules state none.
+
+    It is one setting of the whole process, as torch has it; code of ours states its dtypes instead.
+
+    Example:
+        >>> with float32_default():
+        ...     torch.zeros(1).dtype
+        torch.float32
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
 def parameters_frozen(model: nn.Module) -> Iterator[None]:
     """Switches ``requires_grad`` of the parameters off meanwhile: a foreign ``backward()`` then leaves ``.grad`` be."""
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.is_leaf]

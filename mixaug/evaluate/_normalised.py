@@ -40,7 +40,8 @@ def expects_normalised(judge: Judge, correct: Tensor) -> str | None:
     own = (images.mean((0, 2, 3)), images.std((0, 2, 3), correction=0).clamp_min(1e-3))
     choices = {"of the data set": own}
     if channels == 3:
-        choices["of ImageNet"] = (torch.tensor(_IMAGENET[0]), torch.tensor(_IMAGENET[1]))
+        imagenet = torch.tensor(_IMAGENET, dtype=torch.float32)
+        choices["of ImageNet"] = (imagenet[0], imagenet[1])
     plain = correct[index]
     best, found = _POINTS, None
     for whose, (mean, deviation) in choices.items():

@@ -114,7 +114,8 @@ class _Called(nn.Module):
             found = self._function(images.detach())
         if isinstance(found, tuple | dict | str) or found is None:
             return found  # type: ignore[return-value]  # no logits: said by whoever checks them
-        logits = torch.as_tensor(found)
+        # Numbers of Python have no dtype of their own.
+        logits = torch.as_tensor(found, dtype=torch.float32 if isinstance(found, list) else None)
         logits = logits if logits.is_floating_point() else logits.float()
         # One from inference mode could not be used where there are gradients, one on the way to them must not be.
         return logits.detach().clone().to(images.device)

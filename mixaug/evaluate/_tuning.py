@@ -150,7 +150,7 @@ def with_new_output(model: nn.Module, data: DataParts) -> tuple[nn.Module, list[
         ValueError: the model does not take the images, or ends in something else.
     """
     side = data.image_size
-    example = torch.zeros(2, data.channels, side, side)
+    example = torch.zeros(2, data.channels, side, side, dtype=torch.float32)
     try:
         look_at(model, example, _run)
     except ValueError as error:

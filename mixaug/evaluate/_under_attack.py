@@ -61,7 +61,8 @@ def _block(
     judge: Judge, positions: Tensor, name: str, attack: Attack, block: int, correct: Tensor, clean: Tensor
 ) -> dict[str, Tensor]:
     kept = correct[positions]
-    piece = {"right": kept.clone(), "confidence": clean[positions].clone(), "change": torch.tensor(0.0)}
+    still = torch.zeros((), dtype=torch.float32)
+    piece = {"right": kept.clone(), "confidence": clean[positions].clone(), "change": still}
     if not bool(kept.any()):
         return piece
     images, labels = judge.data.take(positions[kept])

@@ -93,7 +93,7 @@ def class_activation_maps(
     layers = _chosen_layers(plain, images, layer)
     if len(images) == 0:
         many = () if wanted is None else wanted.shape[1:]
-        return torch.empty(0, *many, *images.shape[2:], device=images.device)
+        return torch.empty(0, *many, *images.shape[2:], dtype=torch.float32, device=images.device)
     pieces = []
     with ExitStack() as stack:
         # A compiled model does not call hooks that it has not seen. Without this module nothing is compiled, and to
@@ -203,7 +203,7 @@ def _chosen_layers(model: nn.Module, images: Tensor, layer: str | None) -> list[
             return [resolve_layer(model, layer)]
         except (TypeError, ValueError) as error:
             raise type(error)(str(error).replace("feature_layer", "layer", 1)) from error
-    example = torch.zeros(2, *images.shape[1:], device=home_of(model))
+    example = torch.zeros(2, *images.shape[1:], dtype=as_float(images[:0]).dtype, device=home_of(model))
     shapes = map_layers(model, example)
     if not shapes:
         raise ValueError("model must have a layer whose output is a map of more than one place, got none")

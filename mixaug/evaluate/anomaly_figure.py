@@ -27,7 +27,7 @@ def anomaly_figure(scores: AnomalyScores) -> FigureImage:
         'Confidence on other images'
     """
     figure, axes = new_figure(3.2)
-    edges = torch.linspace(0, 1, _BINS + 1).tolist()
+    edges = torch.linspace(0, 1, _BINS + 1, dtype=torch.float32).tolist()
     n, m = len(scores.confidence_in), len(scores.confidence_out)
     groups = (
         (scores.confidence_in, COLOURS[0], f"the data set (n = {n})", "", 0.55),

@@ -226,7 +226,7 @@ class Comparison:
     def _shared(self, report: Report) -> dict[str, tuple[str, Estimate]]:
         """The headline figures, the worst case over the attacks that count for all reports."""
         figures, names = headline(report), self.worst_attacks
-        right = all_right(report.outcomes, names)[1] if len(names) > 1 else torch.empty(0)
+        right = all_right(report.outcomes, names)[1] if len(names) > 1 else torch.empty(0, dtype=torch.bool)
         if "worst_case" in figures and len(right):
             figures["worst_case"] = (f"worst case of {len(names)} attacks", share(~right))
         else:

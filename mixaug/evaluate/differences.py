@@ -91,7 +91,7 @@ def _calibration(report: Report, reference: Report, key: str) -> Estimate:
 
     def statistic(index: Tensor) -> Tensor:
         here = metric(one.confidence[index], one.correct[index])
-        return torch.tensor(here - metric(two.confidence[index], two.correct[index]))
+        return torch.tensor(here - metric(two.confidence[index], two.correct[index]), dtype=torch.float32)
 
     return bootstrap_centred(statistic, len(one.correct), lower=-1.0, resamples=500, method=_METHOD)
 

@@ -217,7 +217,7 @@ def feature_map(
 def _tsne(values: Tensor, perplexity: float, seed: int) -> Tensor:
     manifold = optional_import("sklearn.manifold")
     if bool((values == values[0]).all()):
-        return torch.zeros(len(values), 2)  # a division by their spread, zero, would give NaN
+        return torch.zeros(len(values), 2, dtype=torch.float32)  # a division by their spread, zero, would give NaN
     if values.shape[1] == 1:
         values = torch.cat([values, torch.zeros_like(values)], 1)  # two principal components need two columns
     tsne = manifold.TSNE(n_components=2, init="pca", perplexity=perplexity, random_state=seed % 2**32)

@@ -135,7 +135,7 @@ def lipschitz_constants(
         raise TypeError(f"images must be floating point of shape (B, C, H, W) in [0, 1], got {got}")
     images = images.detach()
     if len(images) == 0:
-        return torch.empty(0, device=images.device)
+        return images.new_empty(0, dtype=_wide(images).dtype)
     ball = ball_around(images, eps, "linf")
     with evaluation_mode(model), torch.inference_mode(False):
         with torch.no_grad():

@@ -153,7 +153,7 @@ def occlusion_curve(
     patch_grid(height, width, side)  # a patch that does not fit is refused before any work
     home = home_of(model)
     place = home if device is None else torch.device(device)
-    check_fill(fill, torch.empty(0, channels, 0, 0))
+    check_fill(fill, torch.empty(0, channels, 0, 0, dtype=torch.float32))
     correct = []
     with on_device(model, home, place), evaluation_mode(model), torch.no_grad():
         for positions in index.split(batch_size):

@@ -59,14 +59,14 @@ class Outcomes:
     attack_change: dict[str, float]
     attack_confidence: dict[str, Tensor] = field(default_factory=dict)
     lipschitz_index: Tensor = field(default_factory=_no_index)
-    lipschitz: Tensor = field(default_factory=lambda: torch.empty(0))
+    lipschitz: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float32))
     curve_index: Tensor = field(default_factory=_no_index)
     curve: dict[float, Tensor] = field(default_factory=dict)
     flip_index: Tensor = field(default_factory=_no_index)
     flips: FlipRates | None = None
     occlusion_index: Tensor = field(default_factory=_no_index)
     occlusion: OcclusionCurve | None = None
-    ood_confidence: Tensor = field(default_factory=lambda: torch.empty(0))
+    ood_confidence: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float32))
 
     def failures(self) -> Tensor:
         """(m,) float64: the share of all corruptions and severities that the model fails, image by image."""
@@ -187,7 +187,8 @@ class Examples:
             adversarial=[AdversarialExample(**_without_pictures(example)) for example in data["adversarial"]],
             surfaces=[
                 LossSurface(
-                    **surface | {"losses": torch.tensor(surface["losses"]), "offsets": torch.tensor(surface["offsets"])}
+                    **surface
+                    | {name: torch.tensor(surface[name], dtype=torch.float32) for name in ("losses", "offsets")}
                 )
                 for surface in data["surfaces"]
             ],

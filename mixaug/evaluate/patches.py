@@ -63,7 +63,7 @@ def sample_patch_order(
     check_generator(generator)
     rows, columns = patch_grid(height, width, patch_size)
     device = "cpu" if generator is None else generator.device
-    return torch.rand(batch_size, rows * columns, generator=generator, device=device).argsort(1)
+    return torch.rand(batch_size, rows * columns, generator=generator, device=device, dtype=torch.float32).argsort(1)
 
 
 def occlude(

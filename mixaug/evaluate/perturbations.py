@@ -193,7 +193,7 @@ def _shot_noise(images: Tensor, t: int, rate: float, params: PerturbationParams)
 
 def _motion_blur(images: Tensor, t: int, setting: tuple[int, float, float], params: PerturbationParams) -> Tensor:
     radius, sigma, step = setting
-    degrees = torch.full((len(images),), (t - (FRAMES - 1)) * step, device=images.device)
+    degrees = torch.full((len(images),), (t - (FRAMES - 1)) * step, dtype=torch.float32, device=images.device)
     return directional_blur(images, radius, sigma, degrees)
 
 
@@ -220,11 +220,12 @@ def _spatter(
     (mean, sd, sigma, threshold, strength), shares = setting
     h, w = images.shape[-2:]
     generator = torch.Generator()
-    noise = torch.stack([torch.randn(h, w, generator=generator.manual_seed(seed)) for seed in params.seed.tolist()])
+    drawn = (generator.manual_seed(seed) for seed in params.seed.tolist())
+    noise = torch.stack([torch.randn(h, w, generator=each, dtype=torch.float32) for each in drawn])
     layer = gaussian_blur(mean + sd * noise, sigma)
     layer = torch.where(layer < threshold, 0.0, layer).double()
     liquid = (torch.linalg.matrix_power(_running(h, shares), t) @ layer).mul(255).clamp(0, 255).to(torch.uint8)
-    colour = torch.tensor(_WATER, device=images.device).view(1, 3, 1, 1)
+    colour = torch.tensor(_WATER, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
     if images.shape[1] == 1:
         colour = grey(colour)
     return images + strength * colour * water(liquid).to(images.device)[:, None]

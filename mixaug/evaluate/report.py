@@ -137,7 +137,7 @@ class Report:
 
         def estimate(name: str) -> Estimate:
             def statistic(index: Tensor) -> Tensor:
-                return torch.tensor(CALIBRATION[name](confidence[index], correct[index]))
+                return torch.tensor(CALIBRATION[name](confidence[index], correct[index]), dtype=torch.float32)
 
             return bootstrap_centred(statistic, len(correct), lower=0.0, resamples=500)
 

@@ -68,7 +68,9 @@ def loss_rises(surfaces: Sequence[LossSurface]) -> dict[float, LossRise]:
     rises = {}
     for radius in dict.fromkeys(surface.radius for surface in surfaces):
         rows = [[each.attack_rise, each.random_rise] for each in surfaces if each.radius == radius]
-        attack, random = (Quantity(**vars(figure)) for figure in bootstrap_means(torch.tensor(rows)))
+        attack, random = (
+            Quantity(**vars(figure)) for figure in bootstrap_means(torch.tensor(rows, dtype=torch.float32))
+        )
         rises[radius] = LossRise(attack, random)
     return rises
 

@@ -134,7 +134,7 @@ def loss_surface(
         attack = PGD(eps=radius, step_size=radius / 4, steps=20, generator=generator)
     with evaluation_mode(model):
         plane = sample_plane(model, image, label, attack, generator)
-        offsets = torch.linspace(-radius, radius, points)
+        offsets = torch.linspace(-radius, radius, points, dtype=torch.float32)
         losses = plane_losses(model, image, label, plane, offsets, objective, batch_size)
     return LossSurface(losses, offsets, float(radius), label, index)
 

@@ -59,7 +59,7 @@ def sample_picks(
         device: where the record is drawn. Default "cpu".
     """
     device = generator.device if generator is not None else torch.device(device)
-    u = torch.rand(batch, 4, generator=generator, device=device)
+    u = torch.rand(batch, 4, generator=generator, device=device, dtype=torch.float32)
     index = torch.randint(pictures, (batch,), generator=generator, device=device)
     low, high = scale
     side = math.ceil(high * max(size))

@@ -76,7 +76,8 @@ class Channels:
     def _moved(self, func: Any, name: str, args: tuple[Any, ...], source: Tensor, out: Tensor) -> int | None:
         dim: int = self._known[source]
         if name in _MOVES:
-            sides = torch.empty([n + 1 for n in range(source.ndim)], device="meta")  # each side names its dimension
+            # Each side names its dimension.
+            sides = torch.empty([n + 1 for n in range(source.ndim)], dtype=torch.float32, device="meta")
             try:
                 return list(func(sides, *args[1:]).shape).index(dim + 1)
             except (RuntimeError, TypeError, ValueError, IndexError):

@@ -86,7 +86,7 @@ def look_at(
             raise TypeError(f"example_input must be a tensor or a tuple of tensors, got {type(example_input).__name__}")
         candidates: list[tuple[Tensor, ...]] = [tuple(given)]
     else:
-        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         candidates = [(torch.empty(shape, dtype=dtype, device="meta"),) for shape in guessed_shapes(model)]
     home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     last: Exception | None = None

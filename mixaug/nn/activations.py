@@ -27,8 +27,8 @@ class SReLU(nn.Module):
 
     Convention:
         ``m`` is a constant: it is no parameter and is not saved, so that a model's ``state_dict`` has the keys it had
-        with ``nn.ReLU``. It is held in float32, torch's default dtype, and compared in the input's. ``SReLU(6)`` is
-        ``nn.ReLU6``, with a backward pass from the output alone.
+        with ``nn.ReLU``. It is held in float32 (float64 where that is torch's default dtype), never in a half, and
+        compared in the input's. ``SReLU(6)`` is ``nn.ReLU6``, with a backward pass from the output alone.
 
     Args:
         max_value: the cap ``m``, above 0, in the units of the activations; ``math.inf`` is ReLU.
@@ -56,7 +56,7 @@ class SReLU(nn.Module):
         #: Name of the layer in its model, for messages.
         self.site = ""
         self._cap = _above_zero("max_value", max_value)
-        self.register_buffer("max_value", torch.tensor(self._cap), persistent=False)
+        self.register_buffer("max_value", torch.tensor(self._cap, dtype=_cap_dtype()), persistent=False)
 
     max_value: Tensor
 
@@ -84,8 +84,9 @@ class DReLU(nn.Module):
     :func:`mixaug.drelu_penalty` for plain loops and :func:`mixaug.nn.shrink_caps` for its proximal form.
 
     Convention:
-        The cap used is ``max(m, 0)``; the forward pass never writes to ``m``. ``m`` may stay float32 where the
-        activations are half precision; the output has the input's dtype.
+        The cap used is ``max(m, 0)``; the forward pass never writes to ``m``. ``m`` follows torch's default dtype as
+        all parameters do, but for the halves, in which a cap near 100 would lose its updates: there it is made in
+        float32, and may stay so where the activations are half precision. The output has the input's dtype.
 
     Args:
         num_features: number of caps: the size of ``dim`` (one a channel or feature), 1 (one for the layer), or the
@@ -137,9 +138,9 @@ class DReLU(nn.Module):
         #: Name of the layer in its model, for messages.
         self.site = ""
         if num_features is None:
-            self.max_value = UninitializedParameter()  # type: ignore[assignment]
+            self.max_value = UninitializedParameter(dtype=_cap_dtype())  # type: ignore[assignment,call-arg]
         else:
-            self.max_value = nn.Parameter(torch.full(_shape(num_features), self.init))
+            self.max_value = nn.Parameter(torch.full(_shape(num_features), self.init, dtype=_cap_dtype()))
 
     @property
     def initialised(self) -> bool:
@@ -161,7 +162,7 @@ class DReLU(nn.Module):
         return cap_checked(x, caps, self.dim, self.inplace, self.site)
 
     def _materialize(self, x: Tensor) -> None:
-        check_cap(x, torch.ones(1), self.dim, self.site)
+        check_cap(x, torch.ones(1, dtype=torch.float32), self.dim, self.site)
         where = f" of {self.site}" if self.site else ""
         if not -x.ndim <= self.dim < x.ndim:
             raise IndexError(
@@ -218,12 +219,17 @@ class DReLU(nn.Module):
         return f"{size}, init={self.init:g}, dim={self.dim}" + ", inplace=True" * self.inplace
 
 
+def _cap_dtype() -> torch.dtype:
+    """Of new caps: torch's default dtype as of any module, but at least float32, so that 6.1 is never 6.1016."""
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
+
+
 def _above_zero(name: str, value: Any) -> float:
     if not _is(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not value > 0:
         raise ValueError(f"{name} must be above 0, got {value}")
-    held = torch.finfo(torch.get_default_dtype())
+    held = torch.finfo(_cap_dtype())
     if not (held.tiny <= value <= held.max or value == math.inf):
         raise ValueError(f"{name} must lie in [{held.tiny:g}, {held.max:g}] or be infinite, got {value}")
     return float(value)

@@ -203,7 +203,8 @@ def _activation(make: Callable[..., nn.Module], features: int, init: float, dim:
     if isinstance(layer, DReLU) and not layer.initialised:
         raise ValueError("activation must make layers of known size: give the class DReLU itself")
     # A cap near 100 would lose its updates in half precision, so caps stay float32 where the weights are narrower.
-    return layer.to(weight.device, torch.float64 if weight.dtype == torch.float64 else None)
+    narrow = torch.float32 if isinstance(layer, (DReLU, SReLU)) else None
+    return layer.to(weight.device, torch.float64 if weight.dtype == torch.float64 else narrow)
 
 
 def _sequence(keys: tuple[str, ...], layers: tuple[nn.Module, ...], old: nn.Module) -> nn.Sequential:

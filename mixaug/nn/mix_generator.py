@@ -31,6 +31,7 @@ class MixGenerator(nn.Module):
 
     Args:
         channels: C of the feature maps, at least 2.
+        dtype: of the weights; None (default): torch's default dtype, as of any module.
 
     Shape:
         features (B, N, C, h, w) of any floating dtype and ratios (B, N), which sum to 1 -> masks (B, N, H, W) in
@@ -49,7 +50,7 @@ class MixGenerator(nn.Module):
         (torch.Size([2, 3, 32, 32]), True)
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         if isinstance(channels, bool) or not isinstance(channels, int):
             raise TypeError(f"channels must be an int, got {type(channels).__name__}")
@@ -58,7 +59,7 @@ class MixGenerator(nn.Module):
         self.channels = channels
         self.hidden = channels // 2
         #: Queries, keys and values in one 1x1 convolution; its last input channel is the ratio.
-        self.project = nn.Conv2d(channels + 1, 2 * self.hidden + 1, 1)
+        self.project = nn.Conv2d(channels + 1, 2 * self.hidden + 1, 1, dtype=dtype)
 
     def forward(self, features: Tensor, ratios: Tensor, size: tuple[int, int], index: Tensor | None = None) -> Tensor:
         """The masks.

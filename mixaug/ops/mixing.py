@@ -116,7 +116,7 @@ def mix(
 
     log2 = torch.tensor(_LOG2, dtype=torch.float64, device=images.device)
     image_power = (127.5 * torch.exp2(a.double().flatten(1) * log2)).float()
-    image_power[:, 0] = torch.where(a.flatten() == 0, 127.5, 0.0)
+    image_power[:, 0] = (a.flatten() == 0).to(torch.float32) * 127.5
     source_power = torch.exp2(b.double().flatten(1) * log2).float()
     multiplied = to_byte(_look_up(image_power, images) * _look_up(source_power, sources))
 

@@ -60,7 +60,7 @@ class Activation:
         """
         from mixaug import nn as capped
 
-        images = torch.zeros(shape)
+        images = torch.zeros(shape, dtype=torch.float32)
         if self.features is None:
             last = "block" if self.placement == "last-block" else None
             granularity = self.granularity or "channel"

@@ -72,7 +72,7 @@ def sample_crop_flip(
     device = "cpu" if generator is None else generator.device
     place = torch.randint(0, 2 * padding + 1, (2, batch_size), generator=generator, device=device)
     # Drawn also when it is not used: turning flips off leaves the crops of a seed as they were.
-    mirrored = torch.rand(batch_size, generator=generator, device=device) < 0.5
+    mirrored = torch.rand(batch_size, generator=generator, device=device, dtype=torch.float32) < 0.5
     return CropFlipParams(place[0], place[1], mirrored & flip, padding)
 
 

@@ -95,7 +95,9 @@ class FileSource:
 
     def natural_side(self) -> int:
         """The files' side when up to 64 of them, evenly spread, are squares of one size; else 224."""
-        spread = torch.linspace(0, len(self.paths) - 1, min(_LOOKED_AT, len(self.paths))).round().long().unique()
+        count = len(self.paths)
+        places = torch.linspace(0, count - 1, min(_LOOKED_AT, count), dtype=torch.float32)
+        spread = places.round().long().unique()
         sizes = {tuple(decode(self.paths[position]).shape[1:]) for position in spread.tolist()}
         height, width = sizes.pop()
         return height if not sizes and height == width else _LARGE_SIDE

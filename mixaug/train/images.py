@@ -199,7 +199,7 @@ def mean_and_std(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
         images = part.images
     else:
         count = len(part)  # type: ignore[arg-type]
-        spread = torch.linspace(0, count - 1, min(_SAMPLE, count)).round().long().unique().tolist()
+        spread = torch.linspace(0, count - 1, min(_SAMPLE, count), dtype=torch.float32).round().long().unique().tolist()
         images = torch.stack([part[index][0] for index in spread])
     counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
     for chunk in images.split(_CHUNK):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mixaug.attacks._state import float32_default
 from mixaug.train.activation import start_caps
 from mixaug.train.devices import run_device
 from mixaug.train.extra import with_extra
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["RunResult", "train"]
 
 
+@float32_default()
 def train(
     settings: TrainSettings,
     data: DataParts | None = None,
@@ -43,7 +45,7 @@ def train(
         The same settings give the same weights on the same machine with the same number of threads, also when the run
         was stopped and resumed in between. torch's default generator is left as it was found. Called in each of
         several processes that ``torchrun`` started, they make one run together, see
-        :class:`mixaug.train.processes.Processes`.
+        :class:`mixaug.train.processes.Processes`. Weights are float32 whatever torch's default dtype is.
 
     Args:
         settings: all that decides the result.

@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from mixaug.attacks._state import float32_default
 from mixaug.train.networks import LeNet5, ResidualNet, ResNeXt, WideResNet
 
 __all__ = ["MODELS", "Normalize", "build_model", "torchvision_models"]
@@ -94,6 +95,7 @@ def torchvision_models() -> tuple[str, ...]:
     return tuple(torchvision.models.list_models(module=torchvision.models))
 
 
+@float32_default()
 def build_model(
     name: str,
     num_classes: int,
@@ -133,7 +135,8 @@ def build_model(
         ImportError: a timm name where timm is not installed; the message says what to type.
 
     Note:
-        Dropout and stochastic depth are the library's defaults. Pre-trained weights are not loaded here.
+        Dropout and stochastic depth are the library's defaults. Pre-trained weights are not loaded here. Weights are
+        float32 whatever torch's default dtype is; ``.to(dtype)`` makes them something else.
 
     Example:
         >>> model = build_model("resnet-small", num_classes=10, in_channels=1, image_size=28, mean=[0.29], std=[0.35])
@@ -234,7 +237,7 @@ def _check_image_size(model: nn.Module, name: str, shape: tuple[int, int, int, i
     model.eval()
     try:
         with torch.no_grad():
-            torch.func.functional_call(model, state, (torch.empty(shape, device="meta"),))
+            torch.func.functional_call(model, state, (torch.empty(shape, dtype=torch.float32, device="meta"),))
     except NotImplementedError:  # an operation without a shape rule says nothing about the size
         return
     except (RuntimeError, ValueError, AssertionError) as error:

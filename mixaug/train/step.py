@@ -45,7 +45,7 @@ class StepResult:
             tensor([1., 1., 2.])
         """
         if self.skipped:
-            return torch.zeros(3, device=self.loss.device)
+            return torch.zeros(3, dtype=torch.float32, device=self.loss.device)
         right = (self.logits.argmax(1) == self.labels).sum()
         seen = torch.full_like(right, len(self.labels))
         return torch.stack([self.loss.detach() * len(self.labels), right, seen])

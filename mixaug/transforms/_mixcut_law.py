@@ -31,7 +31,7 @@ def derive(u: Tensor, size: tuple[int, int], settings: DynamicMixCutSettings) ->
         shown = shown & (torch.arange(high, device=u.device) < counts[:, None])
     boxes = boxes * shown[..., None]
     pixels = size[0] * size[1]
-    lam = (pixels - _union(boxes, size)) / pixels
+    lam = (pixels - _union(boxes, size)).to(torch.float32) / pixels
     # A copy of beta: a view would keep all the uniforms alive with the record.
     return boxes, lam, _partners(place), beta.clone()
 

@@ -189,7 +189,7 @@ class GeneratedMix(BatchMix):
         generator = generator if generator is not None else self._random.current()
         draw = sample_mix(len(images), self.law, generator, images.device)
         device = draw.ratios.device
-        mixed = torch.rand(len(images), generator=generator, device=device) < self.p
+        mixed = torch.rand(len(images), generator=generator, device=device, dtype=torch.float32) < self.p
         alone = torch.arange(draw.index.shape[1], device=device) == 0
         ratios = torch.where(mixed[:, None], draw.ratios, alone.to(draw.ratios.dtype))
         return MixDraw(draw.index, ratios, draw.plain | ~mixed)

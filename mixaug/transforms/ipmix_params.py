@@ -104,7 +104,7 @@ def sample_ipmix(
     if "patch" in s.levels and not sides and not whole:
         raise ValueError(f"levels={s.levels} needs a patch size smaller than the image, got an image of {h}x{w} pixels")
 
-    u = torch.rand(n, k * (s.t * _PER_STEP + _PER_CHAIN) + 4, generator=generator, device=device)
+    u = torch.rand(n, k * (s.t * _PER_STEP + _PER_CHAIN) + 4, generator=generator, device=device, dtype=torch.float32)
     seed = torch.randint(-(2**63), 2**63 - 1, (n, k, s.t), generator=generator, device=device)
     draw = _Draw(u, sides, whole, k, size, s, pictures, side)
     # Tensors of torch's own kinds, such as fake ones, have no data to point at.

@@ -124,7 +124,7 @@ def attacked(subject: Subject, name: str, plan: Plan, right: Tensor) -> dict[str
             sure.append(confidence)
     everywhere = torch.zeros(len(right), dtype=torch.bool)
     everywhere[right] = still
-    confidences = torch.zeros(len(right))
+    confidences = torch.zeros(len(right), dtype=torch.float32)
     confidences[right] = torch.stack(sure).mean(0)
     return {"right": everywhere, "confidence": confidences}
 

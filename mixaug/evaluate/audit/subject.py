@@ -105,7 +105,7 @@ class Subject:
     def judged(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Whether the model is right on each image, every time it is asked, and its mean confidence; on the CPU."""
         right = torch.ones(len(images), dtype=torch.bool, device=images.device)
-        sure = torch.zeros(len(images), device=images.device)
+        sure = torch.zeros(len(images), dtype=torch.float32, device=images.device)
         for _ in range(self.repeats):
             confidence, predicted = self.logits(images).softmax(1).max(1)
             right &= predicted == labels

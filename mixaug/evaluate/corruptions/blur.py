@@ -66,7 +66,7 @@ def disk(radius: float, alias_blur: float) -> Tensor:
     kernel = (axis[:, None] ** 2 + axis**2 <= radius**2).double()
     kernel = kernel / kernel.sum()
     offsets = torch.arange(-taps, taps + 1)
-    weights = torch.exp(-0.5 * (offsets / alias_blur) ** 2).double()
+    weights = torch.exp(-0.5 * (offsets.to(torch.float32) / alias_blur) ** 2).double()
     weights = weights / weights.sum()
     blur = torch.zeros(len(axis), len(axis), dtype=torch.float64)
     target = border(torch.arange(len(axis))[:, None] + offsets, len(axis), "reflect101")

@@ -33,7 +33,7 @@ def elastic_transform(images: Tensor, setting: tuple[float, ...], generator: tor
     if amplitude == 0:
         return images
     noise = uniform((2, n, h, w), images, generator) * 2 - 1
-    still = torch.eye(2, 3, device=images.device).expand(n, 2, 3)
+    still = torch.eye(2, 3, dtype=torch.float32, device=images.device).expand(n, 2, 3)
     return warp(images, still, gaussian_blur(noise, sigma, truncate=3.0, mode="reflect").mul_(amplitude), "reflect")
 
 

@@ -24,13 +24,13 @@ def kernels() -> ModuleType:
 def uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Uniforms in ``[0, 1)`` on ``like``'s device, drawn where the generator lives."""
     device = like.device if generator is None else generator.device
-    return torch.rand(shape, generator=generator, device=device).to(like.device)
+    return torch.rand(shape, generator=generator, device=device, dtype=torch.float32).to(like.device)
 
 
 def normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normals on ``like``'s device, drawn where the generator lives."""
     device = like.device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=device).to(like.device)
+    return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(like.device)
 
 
 def border(index: Tensor, size: int, mode: str) -> Tensor:

@@ -134,7 +134,7 @@ def frost_texture(images: Tensor, generator: torch.Generator | None) -> Tensor:
         torch.Size([2, 3, 32, 32])
     """
     n, channels, h, w = images.shape
-    total = torch.zeros(n, h, w, device=images.device)
+    total = torch.zeros(n, h, w, dtype=torch.float32, device=images.device)
     for cells, share in ((2, 0.45), (4, 0.35), (8, 0.2)):
         # Needles: noise that is three times as smooth along a direction of its own, given by a sheared grid.
         rows, columns = min(h, cells * 3), min(w, cells)
@@ -147,13 +147,13 @@ def frost_texture(images: Tensor, generator: torch.Generator | None) -> Tensor:
     ridges = total.mul_(grain.mul_(0.5).add_(0.75)).mul_(1.25).add_(0.08).clamp_(0, 1)[:, None]
     if channels == 1:
         return ridges
-    tint = torch.tensor([0.86, 0.95, 1.0], device=images.device).view(1, 3, 1, 1)
+    tint = torch.tensor([0.86, 0.95, 1.0], dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
     return ridges * tint
 
 
 @functools.lru_cache(64)
 def _bicubic(source: int, target: int) -> Tensor:
     """Bicubic interpolation along one axis, ends aligned, as a matrix ``(target, source)``."""
-    lines = torch.eye(source)[:, None, None, :]
+    lines = torch.eye(source, dtype=torch.float32)[:, None, None, :]
     made = torch.nn.functional.interpolate(lines, size=(1, target), mode="bicubic", align_corners=True)
     return made[:, 0, 0].T.contiguous()

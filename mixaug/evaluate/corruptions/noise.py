@@ -54,7 +54,7 @@ def poisson_torch(images: Tensor, uniforms: Tensor, rate: float) -> Tensor:
     # All levels in one ascending line, each from its number to the next.
     line = (cumulative + torch.arange(256, device=images.device)[:, None]).view(-1)
     found = torch.searchsorted(line, uniforms.double() + levels, right=True) - levels * cumulative.shape[1]
-    return (found / rate).float()
+    return found.to(torch.float32) / rate
 
 
 def impulse_noise(images: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
@@ -83,5 +83,5 @@ def poisson_tables(rate: float) -> tuple[Tensor, Tensor]:
     means = torch.arange(256, dtype=torch.float64)[:, None] * (rate / 255)
     log = torch.xlogy(counts, means) - means - torch.lgamma(counts + 1)
     cumulative = torch.cat([log.exp().cumsum(1), torch.full((256, 1), 2.0, dtype=torch.float64)], 1).float()
-    edges = (torch.arange(_BUCKETS) / _BUCKETS).expand(256, -1).contiguous()
+    edges = (torch.arange(_BUCKETS, dtype=torch.float32) / _BUCKETS).expand(256, -1).contiguous()
     return cumulative, torch.searchsorted(cumulative, edges, right=True)

@@ -22,7 +22,7 @@ def spatter(images: Tensor, setting: tuple[float, ...], generator: torch.Generat
     mean, sd, sigma, threshold, strength, mud = setting
     n, channels, h, w = images.shape
     layer = gaussian_blur(mean + sd * normal((n, h, w), images, generator), sigma)
-    colour = torch.tensor(_MUD if mud else _WATER, device=images.device).view(1, 3, 1, 1)
+    colour = torch.tensor(_MUD if mud else _WATER, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
     if channels == 1:
         colour = grey(colour)
     if mud:
@@ -52,7 +52,7 @@ def water(layers: Tensor) -> Tensor:
     """
     from mixaug.evaluate.corruptions import _spatter_kernels
 
-    out = torch.empty(layers.shape)
+    out = torch.empty(layers.shape, dtype=torch.float32)
     layers = layers.contiguous()
     kernels().over_images(_spatter_kernels.water_layers, len(layers), layers.numpy(), out.numpy())
     return out

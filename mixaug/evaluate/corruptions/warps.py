@@ -31,7 +31,7 @@ def warp(images: Tensor, affine: Tensor, offsets: Tensor | None, mode: str) -> T
         return warp_torch(images, affine, offsets, mode)
     images = images.contiguous()
     out = torch.empty_like(images)
-    moves = torch.empty(2, 0, 0, 0) if offsets is None else offsets.contiguous()
+    moves = torch.empty(2, 0, 0, 0, dtype=torch.float32) if offsets is None else offsets.contiguous()
     loops = kernels()
     loops.over_images(
         loops.warp_images, len(images), images.numpy(), out.numpy(), affine.contiguous().numpy(), moves.numpy(),

@@ -53,7 +53,7 @@ def saturate(images: Tensor, setting: tuple[float, float], generator: torch.Gene
     value, least = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
     saturation = (value - least) / value.clamp_min(1e-9)
     wanted = (saturation * factor + shift).clamp_(0, 1)
-    red = torch.tensor([0.0, 1.0, 1.0], device=images.device).view(1, 3, 1, 1)
+    red = torch.tensor([0.0, 1.0, 1.0], dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
     below = torch.where(saturation > 0, (value - images) * (wanted / saturation.clamp_min(1e-9)), value * wanted * red)
     return value - below
 
@@ -78,7 +78,7 @@ def plasma(count: int, side: int, decay: float, like: Tensor, generator: torch.G
         >>> field.min().item(), field.max().item()
         (0.0, 1.0)
     """
-    field = torch.zeros(count, side, side, device=like.device)
+    field = torch.zeros(count, side, side, dtype=torch.float32, device=like.device)
     step, wibble = side, 100.0
 
     def mean_of(total: Tensor) -> Tensor:
@@ -107,5 +107,5 @@ def grey(images: Tensor) -> Tensor:
     """
     if images.shape[1] == 1:
         return images
-    weights = torch.tensor(_GREY, device=images.device).view(1, 3, 1, 1)
+    weights = torch.tensor(_GREY, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
     return (images * weights).sum(1, keepdim=True)
