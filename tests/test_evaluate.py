@@ -243,11 +243,11 @@ def test_refuses_bad_arguments(data):
         ((images[:0], labels[:0]), ValueError, "1 image or more"),
         ((images.long(), labels), TypeError, "uint8 or floating point"),
         ((images.float(), labels), ValueError, "normalise inside the model"),
-        ((images, labels - 5), ValueError, "labels must be 0 or more"),
+        ((images, labels - 5), ValueError, "label at index 0 must be at least 0, got -"),
         ((images, labels + 5), ValueError, "below the model's 3 classes"),
         ([images[0]], TypeError, r"items must be \(image, label\)"),
-        ([(images[0, 0], 1)], ValueError, r"images must have shape \(C, H, W\)"),
-        ([(images[0], -1)], ValueError, "labels must be 0 or more"),
+        ([(images[0, 0], 1)], ValueError, r"image at index 0 must have shape \(C, H, W\)"),
+        ([(images[0], 0), (images[0], -1)], ValueError, "label at index 1 must be at least 0, got -1"),
         ([(images[0], 1), (images[0, :, 1:], 1)], ValueError, "one size"),
     ]:
         with pytest.raises(error, match=message):

@@ -10,8 +10,8 @@ from train_parts import fit, parts, settings
 import mixaug.train.loop as loop
 from mixaug.train.batches import batches
 from mixaug.train.data import DataParts
-from mixaug.train.extra import MixedPart, mixed_order, with_extra
-from mixaug.train.images import ImageTensors
+from mixaug.train.extra import mixed_order, with_extra
+from mixaug.train.images import ImageTensors, MixedPart, in_memory
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.7, 1.0])
@@ -46,8 +46,8 @@ def test_one_part_of_two():
     assert labels.tolist() == [0, 1, 1]
     for position in range(5):
         image, label = mixed[position]
-        assert torch.equal(image, mixed.images[position])
-        assert label == int(mixed.labels[position])
+        assert torch.equal(image, in_memory(mixed)[0][position])
+        assert label == int(in_memory(mixed)[1][position])
 
 
 class OnDemand(torch.utils.data.Dataset):
@@ -63,7 +63,7 @@ class OnDemand(torch.utils.data.Dataset):
 
 def test_parts_that_are_read_on_demand():
     mixed = MixedPart(OnDemand(part(3, 1, 10, 0)), part(2, 3, 20, 1), labels=[2, 1])
-    assert not hasattr(mixed, "images")
+    assert in_memory(mixed) is None
     ((images, labels),) = batches(mixed, torch.tensor([4, 0]), 2)
     assert images[:, 0, 0, 0].tolist() == [20, 10]
     assert labels.tolist() == [1, 0]

@@ -12,21 +12,12 @@ from torch.utils.data import Dataset
 
 import mixaug.train.loop as loop
 from mixaug.train.checkpoint import read_checkpoint
+from mixaug.train.images import ImageTensors as Part
 from mixaug.train.loop import train
 from mixaug.train.settings import TrainSettings
 
 #: 3 steps an epoch, 3 epochs.
 BASE = {"model": "lenet5", "batch_size": 32, "epochs": 3, "lr": 0.05, "device": "cpu"}
-
-
-class Part:
-    """A part in memory, as load_data returns it."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 class MapStyle(Dataset):

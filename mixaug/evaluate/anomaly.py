@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from mixaug.evaluate._optional import optional_import
 from mixaug.evaluate._place import home_of, on_device
 from mixaug.evaluate._progress import Progress
 from mixaug.evaluate._subject import subject_of
-from mixaug.evaluate.images import LabelledImages, as_float
+from mixaug.evaluate.images import LabelledImages, as_float, of_classes
 from mixaug.evaluate.intervals import Estimate
 
 __all__ = ["AnomalyScores", "anomaly"]
@@ -131,7 +132,7 @@ def anomaly(
         model: as for :func:`~mixaug.evaluate.evaluate_model`: a module, or any callable from images to logits.
         dataset: as there.
         out_of_distribution: images of something else, of the size and channels of the data set's: a data set in any of
-            these forms, whose labels are not used, or a tensor of images alone. For a folder of pictures see
+            these forms, whose labels are not used, or a tensor or array of images alone. For a folder of pictures see
             :class:`~mixaug.evaluate.class_subsets.PictureFolder`.
         n: number of images of the data set, drawn from the seed as for ``evaluate_model``; default all.
         n_out: number of images out of distribution; default all, but at most a fifth of the data set's images (or 1),
@@ -160,7 +161,7 @@ def anomaly(
     """
     check_int("batch_size", batch_size, low=1)
     check_int("seed", seed, low=0)
-    module = subject_of(model, getattr(dataset, "model_classes", None)).module
+    module = subject_of(model, of_classes(dataset, "model_classes")).module
     inside, outside = _images(dataset), _images(out_of_distribution)
     index = subset("n", n, len(inside), seed)
     if n_out is None:
@@ -188,7 +189,7 @@ def anomaly(
 
 
 def _images(dataset: Any) -> LabelledImages:
-    if isinstance(dataset, Tensor):
+    if isinstance(dataset, Tensor | np.ndarray):
         dataset = (dataset, torch.zeros(dataset.shape[:1], dtype=torch.int64))
     return LabelledImages(dataset)
 

@@ -19,7 +19,7 @@ from mixaug.evaluate._place import home_of, on_device
 from mixaug.evaluate._progress import Progress
 from mixaug.evaluate._subject import subject_of
 from mixaug.evaluate.corruptions import PRESETS
-from mixaug.evaluate.images import LabelledImages, as_bytes, as_float
+from mixaug.evaluate.images import LabelledImages, as_bytes, as_float, of_classes
 from mixaug.evaluate.intervals import Estimate, bootstrap_means
 from mixaug.evaluate.outcomes import _from_png, _png
 from mixaug.evaluate.perturbations import FRAMES, PERTURBATIONS, PerturbationParams, frame, frames, sample_perturbation
@@ -287,7 +287,7 @@ def flip_rates(
     chosen = _names(names)
     check_int("batch_size", batch_size, low=1)
     check_int("seed", seed, low=0)
-    module = subject_of(model, getattr(dataset, "model_classes", None)).module
+    module = subject_of(model, of_classes(dataset, "model_classes")).module
     data = LabelledImages(dataset)
     index = subset("n", n, len(data), seed)
     home = home_of(module)

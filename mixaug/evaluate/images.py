@@ -3,30 +3,73 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import operator
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from mixaug._checks import check_int, image_range, in_unit_range, kind_of
+from mixaug.train.images import ImageTensors
 
 IN_MEMORY_BYTES = 2 << 30  # a map-style data set up to this size is read once and kept
+ITERABLE_BYTES = 16 << 30  # what can be read only once must be kept: an endless stream has to end before the memory
+_FORMS = "(images, labels) tensors, a map-style data set of (image, label), a DataLoader or an iterable of batches"
+_IMAGE_KEYS = ("image", "images", "img", "imgs", "pixel_values")
+_LABEL_KEYS = ("labels", "label", "targets", "target")
 
 
 class LabelledImages:
     """Random access to the images and labels of a data set, as CPU tensors.
 
+    Convention:
+        A data set is asked for its items, whatever its attributes are called. An item or a batch is ``(images,
+        labels)`` or a mapping with a key ``image``, ``images``, ``img``, ``imgs`` or ``pixel_values`` and a key
+        ``labels``, ``label``, ``targets`` or ``target`` (or else the first with "label" in it, such as
+        ``fine_label``), in any case. Whether it is one image or a batch is told by its images: a list or tuple, or a
+        tensor or array with one more dimension, is a batch.
+
+        What can be read only once (a loader, a generator) is read once and kept. Reading it leaves the global random
+        states as they were. A ``DataLoader`` that shuffles is read in the order of its data set, with its own
+        collate function, workers and batch size: the same call gives the same report and goes on after a kill.
+
     Args:
-        dataset: ``(images, labels)`` tensors, an object with such ``images`` and ``labels`` attributes, or a map-style
-            data set of ``(image, label)`` with PIL images or tensors of one size. Images are uint8, or floating point
-            in [0, 1]; labels are integers.
+        dataset: one of
+
+            - ``(images, labels)``: tensors or NumPy arrays (labels also a list), or an object with such ``images``
+              and ``labels`` attributes that has no items of its own;
+            - a map-style data set (``__len__`` and ``__getitem__``): of torch, torchvision, Hugging Face, a list, ...;
+            - a ``DataLoader``, an ``IterableDataset``, or another iterable of items or batches.
+
+            Images are PIL images, uint8, or floating point in [0, 1], all of one size and dtype; values up to half
+            a level of 8 bits outside are rounding and are clipped. Labels are whole numbers from 0: Python's, NumPy's,
+            or tensors and arrays without dimensions.
 
     Shape:
-        images: (N, C, H, W), or (C, H, W) each in a map-style data set.
+        images: tensors (N, C, H, W), one image (C, H, W). NumPy arrays also (N, H, W, C) and (N, H, W), one image
+            (H, W, C) and (H, W), as PIL and Hugging Face give them: the axis of 1 or 3 entries holds the channels.
 
     Raises:
-        TypeError: something of another kind.
-        ValueError: no images; a wrong shape; images of different sizes; values outside of [0, 1]; negative labels.
+        TypeError: something of another kind; labels that are no whole numbers (2.7, "3", None, a bool, one-hot), named
+            by index.
+        ValueError: no images; a wrong shape; images of different sizes or dtypes; values outside of [0, 1]; negative
+            labels; a loader that draws images with replacement, by weight or only some; more than 16 GiB of images
+            from an iterable.
 
     Note:
         A map-style data set of up to 2 GB is read once and kept; a larger one is read again for each corruption.
@@ -35,33 +78,40 @@ class LabelledImages:
         >>> data = LabelledImages((torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1, 2])))
         >>> len(data), tuple(data.take(torch.tensor([2]))[0].shape)
         (3, (1, 1, 4, 4))
+        >>> len(LabelledImages({"img": np.zeros((4, 4, 3), np.uint8), "fine_label": i} for i in range(5)))
+        5
     """
 
     def __init__(self, dataset: Any) -> None:
-        self._images: Tensor | None = None
-        self._labels: Tensor | None = None
-        self._items: Any = None
+        self._images: Tensor | None
+        self._labels: Tensor | None
+        self._items: Any = None  # a map-style data set, where it is not kept
+        self._first: _Block | None = None
         if isinstance(dataset, LabelledImages):
-            self._images, self._labels, self._items = dataset._images, dataset._labels, dataset._items
+            self._images, self._labels = dataset._images, dataset._labels
+            self._items, self._first = dataset._items, dataset._first
             return
-        if hasattr(dataset, "images") and hasattr(dataset, "labels"):
-            dataset = (dataset.images, dataset.labels)
-        if isinstance(dataset, tuple | list) and len(dataset) == 2 and isinstance(dataset[0], Tensor):
-            self._keep(*dataset)
-        elif hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, Tensor | str):
-            if len(dataset) == 0:
+        with _global_states_kept():
+            self._images, self._labels = self._read(dataset)
+
+    def _read(self, dataset: Any) -> tuple[Tensor | None, Tensor | None]:
+        """The images and labels, or None where they are too many to be kept."""
+        whole = _whole(dataset)
+        if whole is not None:
+            images, labels, _ = _block(*whole, 0, batch=True)
+            if len(images) == 0:
                 raise ValueError("dataset must hold 1 image or more, got 0")
-            self._items = dataset
-            image, _ = self._item(0)
-            if image.numel() * image.element_size() * len(dataset) <= IN_MEMORY_BYTES:
-                images, labels = self.take(torch.arange(len(dataset)))
-                self._keep(images, labels)
-                self._items = None
-        else:
-            raise TypeError(
-                "dataset must be (images, labels) tensors or a map-style data set of (image, label), "
-                f"got {type(dataset).__name__}"
-            )
+            return images, labels
+        items = _entries(dataset)
+        if not isinstance(items, _Items):
+            return _collected(items)
+        if len(items) == 0:
+            raise ValueError("dataset must hold 1 image or more, got 0")
+        first = _parsed(items[0], 0)
+        if first.batch or len(items) * first.images.nbytes <= IN_MEMORY_BYTES:
+            return _collected(items)
+        self._items, self._first = items, first
+        return None, None
 
     def __len__(self) -> int:
         return len(self._items) if self._images is None else len(self._images)
@@ -70,18 +120,14 @@ class LabelledImages:
         """The images (n, C, H, W) and labels (n,) at ``index`` (n,), as they are stored (uint8 or float32)."""
         if self._images is not None and self._labels is not None:
             return self._images[index], self._labels[index]
-        images: list[Tensor] = []
-        labels: list[int] = []
+        blocks = []
         for position in index.tolist():
-            image, label = self._item(position)
-            if images and image.shape != images[0].shape:
-                raise ValueError(
-                    f"dataset must hold images of one size, got {tuple(image.shape)} at index {position} "
-                    f"and {tuple(images[0].shape)} before"
-                )
-            images.append(image)
-            labels.append(label)
-        return torch.stack(images), torch.tensor(labels, dtype=torch.int64)
+            block = _parsed(self._items[position], position)
+            if block.batch:
+                raise TypeError(f"dataset items must be of one image each, got a batch at index {position}")
+            _check_alike(block.images, self._first.images if self._first is not None else block.images, position)
+            blocks.append(block)
+        return torch.cat([block.images for block in blocks]), torch.cat([block.labels for block in blocks])
 
     def blocks(self, index: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """``take`` for consecutive pieces of ``index`` of at most ``size`` images."""
@@ -103,36 +149,33 @@ class LabelledImages:
         shape = f"{images.dtype} {tuple(images.shape[1:])}"
         return hashlib.sha256(f"{images_digest.hexdigest()} {labels_digest.hexdigest()} {shape}".encode()).hexdigest()
 
-    def _item(self, position: int) -> tuple[Tensor, int]:
-        pair = self._items[position]
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise TypeError(f"dataset items must be (image, label), got {type(pair).__name__} at index {position}")
-        image, label = pair
-        if not isinstance(image, Tensor):
-            from torchvision.transforms.v2.functional import pil_to_tensor
 
-            image = pil_to_tensor(image)  # a TypeError of its own for what is no PIL image
-        if image.ndim != 3:
-            raise ValueError(f"dataset images must have shape (C, H, W), got {tuple(image.shape)} at index {position}")
-        label = int(label)
-        if label < 0:
-            raise ValueError(f"dataset labels must be 0 or more, got {label} at index {position}")
-        return _as_stored(image.as_subclass(Tensor), f"at index {position}"), label
+def of_classes(dataset: Any, name: str) -> Any:
+    """What a data set says of its classes (``classes`` or ``model_classes``), also from within a loader or a subset.
 
-    def _keep(self, images: Any, labels: Any) -> None:
-        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
-            got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-            raise TypeError(f"labels must be an integer tensor, got {got}")
-        if images.ndim != 4:
-            raise ValueError(f"images must have shape (N, C, H, W), got {tuple(images.shape)}")
-        if labels.shape != images.shape[:1]:
-            raise ValueError(f"labels must have shape ({len(images)},), one per image, got {tuple(labels.shape)}")
-        if len(images) == 0:
-            raise ValueError("dataset must hold 1 image or more, got 0")
-        if int(labels.min()) < 0:
-            raise ValueError(f"labels must be 0 or more, got {int(labels.min())}")
-        self._images = _as_stored(images.detach().cpu(), "in images")
-        self._labels = labels.detach().cpu().long()
+    Args:
+        dataset: as :class:`LabelledImages` takes it.
+        name: of the attribute.
+
+    Returns:
+        the attribute, None where there is none. ``classes`` that are no list or tuple of names are another thing of
+        that name, and None.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> data = TensorDataset(torch.rand(2, 1, 4, 4), torch.arange(2))
+        >>> data.classes = ["cat", "dog"]
+        >>> of_classes(DataLoader(Subset(data, [1])), "classes")
+        ['cat', 'dog']
+    """
+    while not hasattr(dataset, name) and isinstance(dataset, DataLoader | Subset):
+        dataset = dataset.dataset
+    found = getattr(dataset, name, None)
+    if name == "classes" and not (
+        isinstance(found, list | tuple) and all(isinstance(label, str | int) for label in found)
+    ):
+        return None
+    return found
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -170,17 +213,312 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _as_stored(images: Tensor, where: str) -> Tensor:
+# ---------------------------------------------------------------- where the entries come from
+
+
+class _Items:
+    """A map-style data set, asked through ``__getitem__`` for the positions that its length gives."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, position: int) -> Any:
+        return self._dataset[position]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self._dataset[position] for position in range(len(self._dataset)))
+
+
+def _whole(dataset: Any) -> tuple[Any, Any] | None:
+    """Images and labels that are given as a whole; None of what has to be asked for its items."""
+    if type(dataset) is ImageTensors:  # a subclass may have a __getitem__ of its own
+        return dataset.images, dataset.labels
+    if isinstance(dataset, Mapping):
+        return _pair(dataset, "dataset")
+    if isinstance(dataset, tuple | list):
+        return tuple(dataset) if len(dataset) == 2 and isinstance(dataset[0], Tensor | np.ndarray) else None
+    asked = hasattr(dataset, "__getitem__") or hasattr(dataset, "__iter__")
+    if not asked and hasattr(dataset, "images") and hasattr(dataset, "labels"):
+        return dataset.images, dataset.labels
+    return None
+
+
+def _entries(dataset: Any) -> Iterable[Any]:
+    """The items or batches of a data set; :class:`_Items` of one that can be asked for them again."""
+    if isinstance(dataset, DataLoader):
+        return _in_order(dataset)
+    got = kind_of(dataset)
+    if isinstance(dataset, Tensor | np.ndarray):
+        raise TypeError(f"dataset must be {_FORMS}, got {got} without labels")
+    if isinstance(dataset, str | bytes | type):
+        raise TypeError(f"dataset must be {_FORMS}, got {got}")
+    if isinstance(dataset, IterableDataset):
+        return dataset
+    if hasattr(dataset, "__getitem__"):
+        if hasattr(dataset, "__len__"):
+            return _Items(dataset)
+        if not hasattr(dataset, "__iter__"):
+            raise TypeError(f"dataset must have a length, got {got} with __getitem__ but without __len__")
+    if not hasattr(dataset, "__iter__"):
+        raise TypeError(f"dataset must be {_FORMS}, got {got}")
+    return dataset  # type: ignore[no-any-return]
+
+
+def _in_order(loader: DataLoader[Any]) -> Iterable[Any]:
+    """The loader, or one like it that does not shuffle.
+
+    Raises:
+        ValueError: it draws images with replacement, by weight, or only some of them.
+    """
+    sampler: Any = loader.sampler
+    if type(loader.batch_sampler) is BatchSampler:
+        sampler = loader.batch_sampler.sampler
+    order: Sequence[int]
+    if isinstance(sampler, WeightedRandomSampler) or (
+        isinstance(sampler, RandomSampler) and (sampler.replacement or sampler.num_samples != len(sampler.data_source))
+    ):
+        raise ValueError(
+            "dataset must give each of its images once: a DataLoader whose "
+            f"{type(sampler).__name__} draws some of them gives others each time; give loader.dataset"
+        )
+    if type(sampler) is RandomSampler:
+        order = range(len(sampler.data_source))
+    elif type(sampler) is SubsetRandomSampler:
+        order = [int(position) for position in sampler.indices]
+    else:
+        return loader
+    batches = loader.batch_sampler
+    size = batches.batch_size if isinstance(batches, BatchSampler) else loader.batch_size
+    drop_last = batches.drop_last if isinstance(batches, BatchSampler) else False
+    return DataLoader(
+        loader.dataset,
+        batch_size=size,
+        sampler=order,
+        drop_last=drop_last,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        prefetch_factor=loader.prefetch_factor,
+        generator=torch.Generator().manual_seed(0),  # of the workers' seeds; the user's own stays where it is
+    )
+
+
+def _collected(entries: Iterable[Any]) -> tuple[Tensor, Tensor]:
+    """All images and labels of items or batches, read once."""
+    pieces: list[Tensor] = []
+    labels: list[Tensor] = []
+    count = held = 0
+    for entry in entries:
+        block = _parsed(entry, count)
+        if not len(block.images):
+            continue
+        if pieces:
+            _check_alike(block.images, pieces[0], count)
+        else:
+            # Sizes are known before all is read where there is a length.
+            _check_bytes(block.images.nbytes * operator.length_hint(entries, 0), entries)
+        pieces.append(block.images)
+        labels.append(block.labels)
+        count += len(block.images)
+        held += block.images.nbytes
+        _check_bytes(held, entries)
+    if not pieces:
+        once = "; a generator gives its batches only once" if isinstance(entries, Iterator) else ""
+        raise ValueError(f"dataset must hold 1 image or more, got 0{once}")
+    images = pieces[0].new_empty((count, *pieces[0].shape[1:]))
+    while pieces:  # from the end, each freed when it is copied: all of them are held once, not twice
+        piece = pieces.pop()
+        images[count - len(piece) : count] = piece
+        count -= len(piece)
+    return images, torch.cat(labels)
+
+
+def _check_bytes(held: int, entries: Iterable[Any]) -> None:
+    if held > ITERABLE_BYTES and not isinstance(entries, _Items):
+        raise ValueError(
+            f"dataset must hold at most {ITERABLE_BYTES / 2**30:.3g} GiB of images where it can be read only once, got "
+            f"{held / 2**30:.3g} GiB or more; give a map-style data set (of a loader its dataset), which is read again"
+        )
+
+
+@contextmanager
+def _global_states_kept() -> Iterator[None]:
+    """What transforms and loaders draw while a data set is read leaves the global random states as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+# ---------------------------------------------------------------- what an entry holds
+
+
+class _Block(NamedTuple):
+    """Images (n, C, H, W) uint8 or float32, labels (n,) int64, and whether they were a batch."""
+
+    images: Tensor
+    labels: Tensor
+    batch: bool
+
+
+def _parsed(entry: Any, index: int) -> _Block:
+    """An item, or a batch whose first image is the one at ``index`` of the data set."""
+    if isinstance(entry, Mapping):
+        images, labels = _pair(entry, f"dataset item at index {index}")
+    elif isinstance(entry, tuple | list) and len(entry) == 2:
+        images, labels = entry
+    else:
+        got = f"{type(entry).__name__} of {len(entry)}" if isinstance(entry, tuple | list) else kind_of(entry)
+        raise TypeError(f"dataset items must be (image, label), got {got} at index {index}")
+    if isinstance(images, np.ndarray):
+        # Grey images may come without channels: then a label tells a batch of them from one image in colour.
+        several = images.ndim == 4 or (images.ndim == 3 and getattr(labels, "ndim", int(_is_list(labels))) == 1)
+    else:
+        several = _is_list(images) or (isinstance(images, Tensor) and images.ndim == 4)
+    return _block(images, labels, index, several)
+
+
+def _pair(entry: Mapping[Any, Any], what: str) -> tuple[Any, Any]:
+    """Images and labels of a mapping."""
+    names = {key.lower(): key for key in reversed(list(entry)) if isinstance(key, str)}
+    image = next((names[name] for name in _IMAGE_KEYS if name in names), None)
+    label = next((names[name] for name in _LABEL_KEYS if name in names), None)
+    if label is None:
+        label = next((key for key in entry if isinstance(key, str) and "label" in key.lower()), None)
+    if image is None or label is None:
+        missing = f"an image ({', '.join(_IMAGE_KEYS)})" if image is None else f"a label ({', '.join(_LABEL_KEYS)})"
+        raise TypeError(f"{what} must have {missing}, got a {type(entry).__name__} with the keys {list(entry)}")
+    return entry[image], entry[label]
+
+
+def _block(images: Any, labels: Any, index: int, batch: bool) -> _Block:
+    if not batch:
+        image = _stored(_tensor_of(images, index, batch=False)[None], index)
+        return _Block(image, torch.tensor([_label(labels, index)], dtype=torch.int64), False)
+    if _is_list(images):
+        made = [_stored(_tensor_of(each, index + at, batch=False)[None], index + at) for at, each in enumerate(images)]
+        for at, each in enumerate(made):
+            _check_alike(each, made[0], index + at)
+        found = torch.cat(made) if made else torch.empty(0, 0, 0, 0)
+    else:
+        found = _tensor_of(images, index, batch=True)
+        found = _stored(found.detach().cpu(), index) if len(found) else found.float()
+    return _Block(found, _labels(labels, len(found), index), True)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _tensor_of(images: Any, index: int, batch: bool) -> Tensor:
+    """(C, H, W) of one image, (N, C, H, W) of a batch, in its own dtype."""
+    shape, what = ("(N, C, H, W)", "images") if batch else ("(C, H, W)", f"dataset image at index {index}")
+    if isinstance(images, Image):
+        from torchvision.transforms.v2.functional import pil_to_tensor
+
+        return pil_to_tensor(images)
+    if isinstance(images, np.ndarray):
+        return _from_array(images, what, batch)
+    if not isinstance(images, Tensor):
+        raise TypeError(f"{what} must be a PIL image, a tensor or a NumPy array, got {kind_of(images)}")
+    if images.ndim != 3 + batch:
+        raise ValueError(f"{what} must have shape {shape}, got {tuple(images.shape)}")
+    return images.as_subclass(Tensor)
+
+
+def _from_array(array: np.ndarray[Any, Any], what: str, batch: bool) -> Tensor:
+    """An array with its channels first; they are the axis of 1 or 3 entries, the first or the last of an image."""
+    if array.dtype != np.uint8 and array.dtype.kind != "f":
+        raise TypeError(f"{what} must be uint8 or floating point in [0, 1], got {kind_of(array)}")
+    if array.ndim == 2 + batch:
+        array = array[..., None, :, :]
+    elif array.ndim == 3 + batch:
+        first, last = array.shape[-3] in (1, 3), array.shape[-1] in (1, 3)
+        if first == last:
+            which = "either could be" if first else "neither is"
+            raise ValueError(
+                f"{what} must have 1 or 3 channels, first or last, got shape {array.shape}, where {which}; give tensors"
+            )
+        array = np.moveaxis(array, -1, -3) if last else array
+    else:
+        raise ValueError(f"{what} must have shape {'(N, H, W, C)' if batch else '(H, W, C)'}, got {array.shape}")
+    # Copied: an array may be read-only, of another byte order or of negative strides.
+    return torch.from_numpy(np.array(array, np.uint8 if array.dtype == np.uint8 else np.float32, order="C"))
+
+
+def _stored(images: Tensor, index: int) -> Tensor:
+    """Images (n, C, H, W) on the CPU as uint8, or as float32 in [0, 1]; their first is at ``index`` of the data set."""
+    images = images.detach().cpu()
     if images.dtype == torch.uint8:
         return images
     if not images.is_floating_point():
-        raise TypeError(f"images must be uint8 or floating point in [0, 1], got {images.dtype} {where}")
-    images = images.detach().float()
-    if images.numel():
-        low, high = (float(bound) for bound in images.aminmax())
-        if not (low >= 0 and high <= 1):  # also false for NaN
-            raise ValueError(
-                f"images must lie in [0, 1], got values from {low:g} to {high:g} {where}; "
-                "normalise inside the model, as its first layer"
-            )
-    return images
+        raise TypeError(f"images must be uint8 or floating point in [0, 1], got {images.dtype} at index {index}")
+    images = images.float()
+    if not images.numel():
+        return images
+    low, high = image_range(images)
+    if not in_unit_range(low, high):
+        ranges = [image_range(image) for image in images]
+        at = next(at for at, found in enumerate(ranges) if not in_unit_range(*found))
+        low, high = ranges[at]
+        raise ValueError(
+            f"images must lie in [0, 1], got values from {low:.9g} to {high:.9g} at index {index + at}; "
+            "normalise inside the model, as its first layer"
+        )
+    return images.clamp(0, 1) if low < 0 or high > 1 else images
+
+
+def _check_alike(images: Tensor, first: Tensor, index: int) -> None:
+    if images.shape[1:] != first.shape[1:]:
+        raise ValueError(
+            f"dataset must hold images of one size, got {tuple(images.shape[1:])} at index {index} "
+            f"and {tuple(first.shape[1:])} before"
+        )
+    if images.dtype != first.dtype:
+        raise ValueError(
+            f"dataset must hold images of one dtype, got {images.dtype} at index {index} and {first.dtype} before"
+        )
+
+
+def _label(label: Any, index: int) -> int:
+    if isinstance(label, Tensor) and label.ndim == 0:
+        label = label.item()
+    name, most = f"dataset label at index {index}", torch.iinfo(torch.int64).max
+    number = check_int(name, label, 0)
+    return number if number <= most else check_int(name, number, 0, most)  # the usual message is without the bound
+
+
+def _labels(labels: Any, count: int, index: int) -> Tensor:
+    """(count,) int64 of the labels of a batch, whose first is at ``index`` of the data set."""
+    if _is_list(labels):
+        if len(labels) != count:
+            raise ValueError(f"labels must be {count}, one per image, got {len(labels)}")
+        return torch.tensor([_label(label, index + at) for at, label in enumerate(labels)], dtype=torch.int64)
+    if isinstance(labels, np.ndarray) and labels.dtype.kind == "O":
+        return _labels(labels.tolist(), count, index)
+    if not isinstance(labels, Tensor | np.ndarray):
+        raise TypeError(f"labels must be an integer tensor or array, got {kind_of(labels)}")
+    if tuple(labels.shape) != (count,):
+        raise ValueError(f"labels must have shape ({count},), one per image, got {tuple(labels.shape)}")
+    if isinstance(labels, np.ndarray):
+        whole = labels.dtype.kind in "iu"
+    else:
+        whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if not whole:
+        raise TypeError(f"labels must be an integer tensor or array, got {kind_of(labels)}")
+    if isinstance(labels, Tensor):
+        found = labels.detach().cpu().long().as_subclass(Tensor)
+    else:
+        found = torch.from_numpy(labels.astype(np.int64))
+    if count and int(found.min()) < 0:
+        at = int((found < 0).nonzero()[0])
+        _label(labels[at], index + at)  # an error, of the label as it was before the cast
+    return found

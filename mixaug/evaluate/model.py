@@ -24,7 +24,7 @@ from mixaug.evaluate._run import Given, flip_preset, measured
 from mixaug.evaluate._subject import cut_off, subject_of
 from mixaug.evaluate.audit import Thresholds, audit_pieces
 from mixaug.evaluate.audit.subject import left_as_it_was
-from mixaug.evaluate.images import LabelledImages, as_float, fingerprint
+from mixaug.evaluate.images import LabelledImages, as_float, fingerprint, of_classes
 from mixaug.evaluate.report import Report
 
 if TYPE_CHECKING:
@@ -82,9 +82,12 @@ def evaluate_model(
         model: takes float32 images (B, C, H, W) in [0, 1] and gives logits (B, classes); its normalisation is inside.
             A module; or an ONNX Runtime session, or a function: these are measured by all that needs no gradient, and
             the report says what was left out.
-        dataset: ``(images, labels)`` tensors, an object with these attributes, or a map-style data set; see
-            :class:`~mixaug.evaluate.images.LabelledImages`. One with ``model_classes``, such as
-            :class:`~mixaug.evaluate.ClassSubsetFolder`, is measured on the logits of these classes alone.
+        dataset: ``(images, labels)`` tensors or NumPy arrays; a map-style data set, whose items are asked for whatever
+            its attributes are called; a ``DataLoader``; an ``IterableDataset``, a list or a generator of items or
+            batches. Items and batches are ``(images, labels)``, or mappings as those of Hugging Face. What each may
+            hold: :class:`~mixaug.evaluate.images.LabelledImages`. One with ``model_classes``, such as
+            :class:`~mixaug.evaluate.ClassSubsetFolder` (also in a ``DataLoader`` or a ``Subset``), is measured on the
+            logits of these classes alone.
         attacks: ``"quick"`` (default), ``"standard"``, ``"autoattack"`` or ``"pgd"``, see
             :func:`~mixaug.evaluate.attack_presets.preset_attacks`; None for none; or several attacks, in a list (each
             with a ``name``) or a mapping from names: callables ``(model, images, labels) -> adversarial images`` in
@@ -114,7 +117,7 @@ def evaluate_model(
         seed: seed of subsets, corruptions and attacks, default 0.
         device: where the model runs; default where its first parameter is.
         name: the model's name in the report.
-        classes: names of the classes, default ``dataset.classes`` if there are any, else numbers.
+        classes: names of the classes, default ``dataset.classes`` if that is a list or tuple of names, else numbers.
         state: a folder in which finished pieces are kept: the same call after a kill goes on there. Attacks that are
             not of this package, or have a generator or an objective of one's own, are run again. It is not emptied: see
             :func:`~mixaug.evaluate.clear_state`. Default None.
@@ -150,7 +153,7 @@ def evaluate_model(
     check_flag("everything", everything)
     if not isinstance(thresholds, Thresholds | None):
         raise TypeError(f"thresholds must be Thresholds or None, got {type(thresholds).__name__}")
-    model_classes = getattr(dataset, "model_classes", None)
+    model_classes = of_classes(dataset, "model_classes")
     subject = subject_of(model, model_classes)
     if surrogate is not None:
         if not isinstance(surrogate, nn.Module):
@@ -176,9 +179,7 @@ def evaluate_model(
     with torch.inference_mode(False), on_device(subject.module, home, place), left_as_it_was(subject.module):
         judge = Judge(subject, place, batch_size, data, seed)
         probed = judge.probe()
-        class_names = expected_names(
-            getattr(dataset, "classes", None) if classes is None else classes, judge.num_classes
-        )
+        class_names = expected_names(of_classes(dataset, "classes") if classes is None else classes, judge.num_classes)
         first = as_float(data.take(torch.arange(min(2, len(data))))[0])
         no_gradient = subject.no_gradient
         if no_gradient is None and plan.needs_gradient:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mixaug.attacks._state import evaluation_mode
+from mixaug.train.images import in_memory
 
 __all__ = ["accuracy", "batches", "derived_seed", "epoch_order"]
 
@@ -51,7 +52,7 @@ def batches(part: Any, order: Tensor, batch_size: int, workers: int = 0) -> Iter
     """The images and labels at the positions ``order``, ``batch_size`` at a time.
 
     Args:
-        part: with ``images`` and ``labels`` tensors in memory, or a map-style data set of ``(image, label)``.
+        part: of :func:`~mixaug.train.data.load_data`, or another map-style data set of ``(image, label)``.
         order: positions, int64; the last batch may be smaller.
         batch_size: images a batch.
         workers: processes that load a map-style data set; parts in memory need none.
@@ -65,8 +66,9 @@ def batches(part: Any, order: Tensor, batch_size: int, workers: int = 0) -> Iter
         >>> [labels.tolist() for _, labels in batches(part, torch.tensor([2, 0, 1]), 2)]
         [[2, 0], [1]]
     """
-    images, labels = getattr(part, "images", None), getattr(part, "labels", None)
-    if isinstance(images, Tensor) and isinstance(labels, Tensor):
+    tensors = in_memory(part)
+    if tensors is not None:
+        images, labels = tensors
         for index in order.split(batch_size):
             yield images[index], labels[index]
         return

@@ -8,60 +8,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as F
 
 from mixaug.train.batches import derived_seed, epoch_order
 from mixaug.train.folders import scan
-from mixaug.train.images import ImageTensors, Part
+from mixaug.train.images import MixedPart
 
 if TYPE_CHECKING:
     from mixaug.train.data import DataParts
     from mixaug.train.settings import TrainSettings
 
-__all__ = ["MixedPart", "mixed_order", "training_order", "with_extra"]
-
-
-class MixedPart(Dataset[tuple[Tensor, int]]):
-    """Two parts as one: positions below ``len(own)`` are its own images, those from there on the extra ones.
-
-    Convention: its length is that of its own images, the size of an epoch, which does not grow.
-
-    Args:
-        own: the data set's training part.
-        extra: pictures of the same shape and classes.
-        labels: class of the data set for each class of the extra pictures.
-
-    Example:
-        >>> part = ImageTensors(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
-        >>> mixed = MixedPart(part, part, labels=[1])
-        >>> len(mixed), mixed[0][1], mixed[3][1]
-        (3, 0, 1)
-    """
-
-    def __init__(self, own: Part, extra: Part, labels: list[int]) -> None:
-        self.own, self.extra, self.known = own, extra, labels
-        self.extra_count = len(extra)  # type: ignore[arg-type]
-        if isinstance(own, ImageTensors) and isinstance(extra, ImageTensors):
-            # What `batches` reads in one go.
-            self.images = torch.cat([own.images, _like(extra.images, own.images)])
-            self.labels = torch.cat([own.labels, torch.tensor(labels)[extra.labels]])
-
-    def __len__(self) -> int:
-        return len(self.own)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if index < len(self):
-            return self.own[index]
-        image, label = self.extra[index - len(self)]
-        return _like(image, self.own[0][0]), self.known[label]
-
-
-def _like(pictures: Tensor, own: Tensor) -> Tensor:
-    """Pictures of bytes in grey if the own images are; torchvision alone would round down, and a grey become darker."""
-    if own.shape[-3] == 1 and pictures.shape[-3] == 3:
-        return F.rgb_to_grayscale(pictures.float()).round().to(torch.uint8)
-    return pictures
+__all__ = ["mixed_order", "training_order", "with_extra"]
 
 
 def mixed_order(count: int, extra: int, share: float, seed: int, epoch: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,10 +11,12 @@ from torchvision.transforms.v2 import functional as F
 
 __all__ = [
     "ImageTensors",
+    "MixedPart",
     "ResizedImages",
     "Source",
     "TensorSource",
     "balanced_limit",
+    "in_memory",
     "mean_and_std",
     "stratified_split",
 ]
@@ -78,6 +80,64 @@ class ResizedImages(Dataset[tuple[Tensor, int]]):
 
 
 Part = ImageTensors | Dataset[tuple[Tensor, int]]
+
+
+class MixedPart(Dataset[tuple[Tensor, int]]):
+    """Two parts as one: positions below ``len(own)`` are its own images, those from there on the extra ones.
+
+    Convention: its length is that of its own images, the size of an epoch, which does not grow.
+
+    Args:
+        own: the data set's training part.
+        extra: pictures of the same shape and classes.
+        labels: class of the data set for each class of the extra pictures.
+
+    Example:
+        >>> part = ImageTensors(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
+        >>> mixed = MixedPart(part, part, labels=[1])
+        >>> len(mixed), mixed[0][1], mixed[3][1]
+        (3, 0, 1)
+    """
+
+    def __init__(self, own: Part, extra: Part, labels: list[int]) -> None:
+        self.own, self.extra, self.known = own, extra, labels
+        self.extra_count = len(extra)  # type: ignore[arg-type]
+        self.memory: tuple[Tensor, Tensor] | None = None
+        mine, others = in_memory(own), in_memory(extra)
+        if mine is not None and others is not None:
+            images = torch.cat([mine[0], _like(others[0], mine[0])])
+            self.memory = images, torch.cat([mine[1], torch.tensor(labels)[others[1]]])
+
+    def __len__(self) -> int:
+        return len(self.own)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index < len(self):
+            return self.own[index]
+        image, label = self.extra[index - len(self)]
+        return _like(image, self.own[0][0]), self.known[label]
+
+
+def _like(pictures: Tensor, own: Tensor) -> Tensor:
+    """Pictures of bytes in grey if the own images are; torchvision alone would round down, and a grey become darker."""
+    if own.shape[-3] == 1 and pictures.shape[-3] == 3:
+        return F.rgb_to_grayscale(pictures.float()).round().to(torch.uint8)
+    return pictures
+
+
+def in_memory(part: Any) -> tuple[Tensor, Tensor] | None:
+    """The images and labels by position of one of our parts that is in memory; None: its items must be asked for.
+
+    What the attributes of other data sets hold is not known: a transform in ``__getitem__`` would be passed by.
+
+    Example:
+        >>> part = ImageTensors(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([3, 1]))
+        >>> in_memory(part)[1], in_memory(ResizedImages(part, 8))
+        (tensor([3, 1]), None)
+    """
+    if type(part) is ImageTensors:  # a subclass may have a __getitem__ of its own
+        return part.images, part.labels
+    return part.memory if type(part) is MixedPart else None
 
 
 class Source(Protocol):

@@ -66,8 +66,8 @@ def audit_model(
 
     Args:
         model: takes float32 images (B, C, H, W) in [0, 1] and gives logits (B, classes); its normalisation is inside.
-        dataset: ``(images, labels)`` tensors, an object with these attributes, or a map-style data set; see
-            :class:`~mixaug.evaluate.images.LabelledImages`.
+        dataset: ``(images, labels)``, a map-style data set, a ``DataLoader`` or an iterable of batches, as
+            :class:`~mixaug.evaluate.images.LabelledImages` takes it.
         eps: l-infinity radius in [0, 1] pixel units, above 0, default 8/255.
         n: number of images drawn from the seed, default 200 (all of a smaller data set); None for all.
         surrogate: a model trained on such data whose adversarial images are tried on this one; default none.
