@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -237,13 +238,13 @@ class AdaptiveLoss(nn.Module):
         clean = soft_target_cross_entropy(logits_clean, labels)
         return self.alpha * clean + (1 - self.alpha) * soft_target_cross_entropy(logits_adv, labels)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """What ``state_dict()`` keeps."""
-        return {"alpha": self.alpha}
+    def get_extra_state(self) -> Tensor:
+        """What ``state_dict()`` keeps: alpha."""
+        return torch.tensor(self.alpha, dtype=torch.float64)
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restores it."""
-        self.alpha = float(state["alpha"])
+    def set_extra_state(self, state: Tensor | Mapping[str, Any]) -> None:
+        """Restores it; earlier versions kept a dict."""
+        self.alpha = float(state["alpha"] if isinstance(state, Mapping) else state)
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""

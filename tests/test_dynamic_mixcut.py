@@ -488,9 +488,9 @@ def test_replay_draws_nothing():
     images, labels = images_and_labels()
     mix = DynamicMixCut(CLASSES, generator=seeded())
     params = mix.sample(images, generator=seeded(1))
-    state, own = torch.get_rng_state(), mix.get_extra_state()["generator"].clone()
+    state, own = torch.get_rng_state(), mix.state_dict()["generator_state"].clone()
     mix.replay(images, labels, params)
-    assert torch.get_rng_state().equal(state) and mix.get_extra_state()["generator"].equal(own)
+    assert torch.get_rng_state().equal(state) and mix.state_dict()["generator_state"].equal(own)
 
 
 def test_state_goes_through_a_checkpoint():

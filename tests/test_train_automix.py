@@ -74,7 +74,7 @@ def test_a_stopped_run_goes_on_to_the_bit(tmp_path, monkeypatch, more):
     assert timeless(whole.history) == timeless(second.history)
     one, two = (read_checkpoint(result.last)["training"]["method"]["mixer"] for result in (whole, second))
     assert all(torch.equal(value, two[name]) for name, value in one.items() if isinstance(value, torch.Tensor))
-    assert one["_extra_state"]["calls"] == two["_extra_state"]["calls"] == 9
+    assert one["_extra_state"].tolist()[0] == two["_extra_state"].tolist()[0] == 9  # calls
 
 
 def test_a_step_written_out():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mixaug._checks import check_field, check_flag, check_generator, check_int, check_number
+from mixaug._random import drawn_by
 
 __all__ = ["NEAR", "MixDraw", "MixLaw", "sample_mix"]
 
@@ -132,7 +133,7 @@ def sample_mix(
     if generator is not None:
         device = generator.device
     n, rows = min(law.n_mix, max(batch_size, 1)), batch_size if rows is None else rows
-    order = torch.randperm(batch_size, generator=generator, device=device)
+    order = torch.randperm(batch_size, device=device, **drawn_by(generator))
     place = torch.empty_like(order)
     place[order] = torch.arange(batch_size, device=device)
     index = order[(place[:rows, None] + torch.arange(n, device=device)) % max(batch_size, 1)]
@@ -148,7 +149,7 @@ def _ratios(rows: int, n: int, law: MixLaw, generator: torch.Generator | None, d
     per_ratio = 1 if law.dirichlet else 2
     shape = torch.full((rows, n, per_ratio), law.concentration, dtype=torch.float64, device=device)
     # A draw of a small concentration underflows: the smallest double makes it a ratio of almost 0, not of 0/0.
-    gamma = torch._standard_gamma(shape, generator=generator).clamp_min(torch.finfo(torch.float64).tiny)
+    gamma = torch._standard_gamma(shape, **drawn_by(generator)).clamp_min(torch.finfo(torch.float64).tiny)
     drawn = gamma[..., 0] if law.dirichlet else gamma[..., 0] / gamma.sum(-1)
     if n == 2 and not law.dirichlet:
         drawn = torch.stack([drawn[:, 0], 1 - drawn[:, 0]], 1)

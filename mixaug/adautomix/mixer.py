@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mixaug._checks import ABOVE_ZERO, check_flag, check_int, check_number
+from mixaug._random import Drawing, GeneratorState
 from mixaug.adautomix._checks import check_draws, check_images, check_logits
 from mixaug.adautomix.draws import MixDraw, MixLaw, sample_mix
 from mixaug.adautomix.frozen import frozen_call
@@ -24,7 +25,6 @@ from mixaug.nn.feature_maps import default_layer, map_layers, resolve_layer
 from mixaug.nn.mix_generator import MixGenerator
 from mixaug.transforms import _labels
 from mixaug.transforms._images import check_values
-from mixaug.transforms._random import GeneratorState
 
 if TYPE_CHECKING:
     from mixaug.train.checkpoint import ModelSpec
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["AdAutoMix"]
 
 
-class AdAutoMix(nn.Module):
+class AdAutoMix(Drawing):
     r"""Trains a classifier on mixtures that a generator makes hard for it, and the generator with it.
 
     .. math::
@@ -306,14 +306,15 @@ class AdAutoMix(nn.Module):
 
         save_generator(path, self, spec=spec, classes=classes)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Counters and the given generator's state, for a run that goes on."""
-        return {"calls": self._calls, "skipped": self.skipped, "in_a_row": self.skipped_in_a_row} | self._random.state()
+    def get_extra_state(self) -> Tensor:
+        """Counters for a run that goes on: calls, skipped steps in all and in a row."""
+        return torch.tensor([self._calls, self.skipped, self.skipped_in_a_row], dtype=torch.int64)
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restores :meth:`get_extra_state`."""
-        self._calls, self.skipped, self.skipped_in_a_row = state["calls"], state["skipped"], state["in_a_row"]
-        self._random.load(state)
+    def set_extra_state(self, state: Tensor | Mapping[str, Any]) -> None:
+        """Restores :meth:`get_extra_state`; earlier versions kept a dict."""
+        if isinstance(state, Mapping):
+            state = torch.tensor([state["calls"], state["skipped"], state["in_a_row"]])
+        self._calls, self.skipped, self.skipped_in_a_row = state.tolist()
 
     def extra_repr(self) -> str:
         """The main arguments."""

@@ -5,22 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mixaug._random import drawn_by
+
 _DRAWN = torch.float32  # the same numbers for images of any precision
 
 
 def uniform_like(images: Tensor, generator: torch.Generator | None) -> Tensor:
     """Uniform numbers in [0, 1) of the images' shape, dtype and device, drawn in float32 where the generator is."""
-    return torch.rand(images.shape, generator=generator, device=_home(images, generator), dtype=_DRAWN).to(images)
+    return torch.rand(images.shape, device=_home(images, generator), dtype=_DRAWN, **drawn_by(generator)).to(images)
 
 
 def normal_like(images: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal numbers of the images' shape, dtype and device, drawn in float32 where the generator is."""
-    return torch.randn(images.shape, generator=generator, device=_home(images, generator), dtype=_DRAWN).to(images)
+    return torch.randn(images.shape, device=_home(images, generator), dtype=_DRAWN, **drawn_by(generator)).to(images)
 
 
 def signs_like(images: Tensor, generator: torch.Generator | None) -> Tensor:
     """-1 or 1 with equal chances, in the images' shape, dtype and device."""
-    bits = torch.randint(0, 2, images.shape, generator=generator, device=_home(images, generator), dtype=torch.int8)
+    bits = torch.randint(0, 2, images.shape, device=_home(images, generator), dtype=torch.int8, **drawn_by(generator))
     return (2 * bits - 1).to(images)
 
 
@@ -33,8 +35,8 @@ def start_in_ball(images: Tensor, eps: float, norm: str, generator: torch.Genera
     if norm == "linf":
         return images + eps * (2 * uniform_like(images, generator) - 1)
     home = _home(images, generator)
-    direction = torch.randn(images.shape, generator=generator, device=home, dtype=_DRAWN).to(images.device)
-    lengths = torch.rand(len(images), 1, 1, 1, generator=generator, device=home, dtype=_DRAWN).to(images.device)
+    direction = torch.randn(images.shape, device=home, dtype=_DRAWN, **drawn_by(generator)).to(images.device)
+    lengths = torch.rand(len(images), 1, 1, 1, device=home, dtype=_DRAWN, **drawn_by(generator)).to(images.device)
     pixels = images[0].numel()
     unit = direction / direction.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
     return images + (eps * lengths ** (1 / pixels) * unit).to(images.dtype)
@@ -44,7 +46,7 @@ def other_classes(labels: Tensor, classes: int, generator: torch.Generator | Non
     """For each label a uniformly random class of the ``classes - 1`` others."""
     if classes < 2:
         raise ValueError(f"targeted needs a model with 2 classes or more, got logits of {classes} class")
-    offset = torch.randint(1, classes, labels.shape, generator=generator, device=_home(labels, generator))
+    offset = torch.randint(1, classes, labels.shape, device=_home(labels, generator), **drawn_by(generator))
     return (labels + offset.to(labels.device)) % classes
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixaug._random import drawn_by
 from mixaug.attacks._checks import check_generator, check_int
 
 __all__ = ["check_fill", "check_ratio", "occlude", "patch_grid", "patch_size_of", "sample_patch_order"]
@@ -63,7 +64,7 @@ def sample_patch_order(
     check_generator(generator)
     rows, columns = patch_grid(height, width, patch_size)
     device = "cpu" if generator is None else generator.device
-    return torch.rand(batch_size, rows * columns, generator=generator, device=device, dtype=torch.float32).argsort(1)
+    return torch.rand(batch_size, rows * columns, device=device, dtype=torch.float32, **drawn_by(generator)).argsort(1)
 
 
 def occlude(

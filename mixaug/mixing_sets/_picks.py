@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixaug._random import drawn_by
+
 
 @dataclass(frozen=True)
 class PickParams:
@@ -59,8 +61,8 @@ def sample_picks(
         device: where the record is drawn. Default "cpu".
     """
     device = generator.device if generator is not None else torch.device(device)
-    u = torch.rand(batch, 4, generator=generator, device=device, dtype=torch.float32)
-    index = torch.randint(pictures, (batch,), generator=generator, device=device)
+    u = torch.rand(batch, 4, device=device, dtype=torch.float32, **drawn_by(generator))
+    index = torch.randint(pictures, (batch,), device=device, **drawn_by(generator))
     low, high = scale
     side = math.ceil(high * max(size))
     return PickParams(size, side, index, low + (high - low) * u[:, 0], u[:, 1], u[:, 2], u[:, 3] < flip)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mixaug._random import drawn_by
+
 __all__ = ["CropFlipParams", "crop_flip", "default_padding", "sample_crop_flip"]
 
 
@@ -70,9 +72,9 @@ def sample_crop_flip(
         if value < 0:
             raise ValueError(f"{name} must be 0 or more, got {value}")
     device = "cpu" if generator is None else generator.device
-    place = torch.randint(0, 2 * padding + 1, (2, batch_size), generator=generator, device=device)
+    place = torch.randint(0, 2 * padding + 1, (2, batch_size), device=device, **drawn_by(generator))
     # Drawn also when it is not used: turning flips off leaves the crops of a seed as they were.
-    mirrored = torch.rand(batch_size, generator=generator, device=device, dtype=torch.float32) < 0.5
+    mirrored = torch.rand(batch_size, device=device, dtype=torch.float32, **drawn_by(generator)) < 0.5
     return CropFlipParams(place[0], place[1], mirrored & flip, padding)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from mixaug._random import RankGenerator
 from mixaug.train.activation import cap_columns
 from mixaug.train.augment import crop_flip, default_padding, sample_crop_flip
 from mixaug.train.batches import accuracy, batches, derived_seed
@@ -26,7 +27,6 @@ from mixaug.train.resume import model_content, training_state
 from mixaug.train.robust import is_better, overfitted, overfitting_notice, robust_accuracy, score_of
 from mixaug.train.settings import TrainSettings
 from mixaug.train.step import Setup, StepResult
-from mixaug.transforms._random import RankGenerator
 
 if TYPE_CHECKING:
     from mixaug.train.data import DataParts

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from mixaug._random import generator_states, load_generator_states
 from mixaug.transforms._labels import smooth_labels
 from mixaug.transforms.collate import DynamicMixCutCollate, LabelSmoothingCollate
 from mixaug.transforms.dynamic_mixcut import DynamicMixCut
@@ -18,6 +19,8 @@ __all__ = [
     "GeneratedMix",
     "IPMix",
     "LabelSmoothingCollate",
+    "generator_states",
+    "load_generator_states",
     "replay_dynamic_mixcut",
     "sample_boxes",
     "smooth_labels",

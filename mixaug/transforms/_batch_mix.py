@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import PIL.Image
@@ -13,9 +13,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from mixaug._checks import check_flag, check_number
+from mixaug._random import Drawing, GeneratorState
 from mixaug.transforms import _labels
 from mixaug.transforms._images import DTYPES, check_values
-from mixaug.transforms._random import GeneratorState
 
 __all__ = ["KINDS", "BatchMix", "as_plain", "check_images", "check_one_size", "images_in"]
 
@@ -23,7 +23,7 @@ __all__ = ["KINDS", "BatchMix", "as_plain", "check_images", "check_one_size", "i
 KINDS = (tv_tensors.Image, tv_tensors.Video)
 
 
-class BatchMix(v2.Transform):
+class BatchMix(Drawing, v2.Transform):
     """Mixes the images of a batch and their labels, wherever both are in a sample.
 
     A subclass has the hooks ``make_params`` (draws once for the images of a sample) and ``transform`` (carries the
@@ -32,6 +32,9 @@ class BatchMix(v2.Transform):
     Args:
         num_classes, smoothing, labels_getter, generator, check_values: of the transforms.
     """
+
+    make_params: Callable[[list[Any]], dict[str, Any]]
+    transform: Callable[[Any, dict[str, Any]], Any]
 
     def __init__(
         self,
@@ -58,14 +61,6 @@ class BatchMix(v2.Transform):
                 raise TypeError(
                     f"{type(self).__name__} mixes images but not their {type(value).__name__}; leave it out"
                 )
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """The given generator's state, so that a resumed run draws what the uninterrupted one would have drawn."""
-        return self._random.state()
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restores :meth:`get_extra_state`."""
-        self._random.load(state)
 
     def _mix(self, inputs: tuple[Any, ...], **given: Any) -> Any:
         """The sample with its images and labels replaced; ``given`` goes to the checks and the hooks."""

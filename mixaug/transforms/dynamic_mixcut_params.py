@@ -24,6 +24,7 @@ from mixaug._checks import (
     check_range,
     check_size,
 )
+from mixaug._random import drawn_by
 from mixaug.transforms._mixcut_law import PER_IMAGE, derive
 from mixaug_ext import _mixcut
 
@@ -181,7 +182,7 @@ def sample_dynamic_mixcut(
         device = generator.device
     # All uniforms in one draw: at 32 px the time of a call is the number of its operations.
     columns = PER_IMAGE + settings.range[1] * settings.per_box
-    u = torch.rand(batch_size, columns, generator=generator, device=device, dtype=torch.float32)
+    u = torch.rand(batch_size, columns, device=device, dtype=torch.float32, **drawn_by(generator))
     # torch's own kinds of tensor, such as fake ones, have no data to point at.
     plain = type(u) is Tensor and u.device.type == "cpu"
     compiled = settings.square and plain and not torch.compiler.is_compiling()

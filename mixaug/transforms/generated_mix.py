@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 
 from mixaug._checks import check_number
+from mixaug._random import drawn_by
 from mixaug.adautomix.checkpoint import read_generator
 from mixaug.adautomix.draws import MixDraw, MixLaw, sample_mix
 from mixaug.adautomix.mixing import mix_images, mix_targets, plain_masks
@@ -189,7 +190,7 @@ class GeneratedMix(BatchMix):
         generator = generator if generator is not None else self._random.current()
         draw = sample_mix(len(images), self.law, generator, images.device)
         device = draw.ratios.device
-        mixed = torch.rand(len(images), generator=generator, device=device, dtype=torch.float32) < self.p
+        mixed = torch.rand(len(images), device=device, dtype=torch.float32, **drawn_by(generator)) < self.p
         alone = torch.arange(draw.index.shape[1], device=device) == 0
         ratios = torch.where(mixed[:, None], draw.ratios, alone.to(draw.ratios.dtype))
         return MixDraw(draw.index, ratios, draw.plain | ~mixed)

@@ -23,10 +23,10 @@ from mixaug._checks import (
     check_ints,
     check_number,
 )
+from mixaug._random import Drawing, GeneratorState
 from mixaug.ops.ipmix import replay_ipmix
 from mixaug.ops.ipmix_record import IPMixParams
 from mixaug.transforms._images import ImageBatch, check_values, is_image, to_batch
-from mixaug.transforms._random import GeneratorState
 from mixaug.transforms.ipmix_params import LEVELS, LOWEST, STRUCTURES, IPMixSettings, sample_ipmix
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _SMALL = 64
 
 
-class IPMix(v2.Transform):
+class IPMix(Drawing, v2.Transform):
     r"""Label-preserving mixing of image-, patch- and pixel-level augmentations with synthetic pictures.
 
     .. math:: out = (1 - m)\, x + m \sum_{i=1}^{k} w_i\, chain_i(x), \ w \sim Dirichlet(1, .., 1),\ m \sim Beta(1, 1)
@@ -210,7 +210,7 @@ class IPMix(v2.Transform):
             >>> ipmix.replay(images, params).equal(ipmix.replay(images, params))
             True
         """
-        return self._apply(to_batch(images), params)
+        return self._carry_out(to_batch(images), params)
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
         """torchvision's hook: refuses samples without an image, and with targets that geometry would make wrong."""
@@ -239,20 +239,12 @@ class IPMix(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """torchvision's hook: carries the record out on one input."""
-        return self._apply(to_batch(inpt), params["ipmix"]) if is_image(inpt) else inpt
+        return self._carry_out(to_batch(inpt), params["ipmix"]) if is_image(inpt) else inpt
 
     def extra_repr(self) -> str:
         """The arguments that are not at their defaults by size."""
         names = ("k", "t", "severity", "beta", "patch_sizes", "self_mix", "structure", "levels", "all_ops", "n_views")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """The given generator's state, so that a resumed run draws what the uninterrupted one would have drawn."""
-        return self._random.state()
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restores :meth:`get_extra_state`."""
-        self._random.load(state)
 
     def _sample(self, batch: ImageBatch, generator: torch.Generator | None) -> IPMixParams:
         images = batch.images
@@ -268,7 +260,7 @@ class IPMix(v2.Transform):
             device=images.device,
         )
 
-    def _apply(self, batch: ImageBatch, params: IPMixParams) -> Any:
+    def _carry_out(self, batch: ImageBatch, params: IPMixParams) -> Any:
         images = batch.images
         self._check(images)
         if params.m.device != images.device:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import mixaug_ext
+from mixaug._random import drawn_by
 from mixaug.ops.ipmix_record import DISJOINT, IMAGE_OPERATIONS, MIXING_OPERATIONS, IPMixParams
 
 Structure = Literal["chain", "linear", "mixed_input"]
@@ -104,8 +105,8 @@ def sample_ipmix(
     if "patch" in s.levels and not sides and not whole:
         raise ValueError(f"levels={s.levels} needs a patch size smaller than the image, got an image of {h}x{w} pixels")
 
-    u = torch.rand(n, k * (s.t * _PER_STEP + _PER_CHAIN) + 4, generator=generator, device=device, dtype=torch.float32)
-    seed = torch.randint(-(2**63), 2**63 - 1, (n, k, s.t), generator=generator, device=device)
+    u = torch.rand(n, k * (s.t * _PER_STEP + _PER_CHAIN) + 4, device=device, dtype=torch.float32, **drawn_by(generator))
+    seed = torch.randint(-(2**63), 2**63 - 1, (n, k, s.t), device=device, **drawn_by(generator))
     draw = _Draw(u, sides, whole, k, size, s, pictures, side)
     # Tensors of torch's own kinds, such as fake ones, have no data to point at.
     plain = type(u) is Tensor and u.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -12,6 +12,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from mixaug._random import drawn_by
+
 
 @functools.cache
 def kernels() -> ModuleType:
@@ -24,13 +26,13 @@ def kernels() -> ModuleType:
 def uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Uniforms in ``[0, 1)`` on ``like``'s device, drawn where the generator lives."""
     device = like.device if generator is None else generator.device
-    return torch.rand(shape, generator=generator, device=device, dtype=torch.float32).to(like.device)
+    return torch.rand(shape, device=device, dtype=torch.float32, **drawn_by(generator)).to(like.device)
 
 
 def normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normals on ``like``'s device, drawn where the generator lives."""
     device = like.device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(like.device)
+    return torch.randn(shape, device=device, dtype=torch.float32, **drawn_by(generator)).to(like.device)
 
 
 def border(index: Tensor, size: int, mode: str) -> Tensor:
