@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 # Before mixaug is imported: no test reads or writes the user's own cache.
 _RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"single-{os.getpid()}")
@@ -24,6 +26,39 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):  # the controller, after all workers
         shutil.rmtree(_CACHE, ignore_errors=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--default-dtype", default="float32", help="torch's default dtype while code of mixaug runs")
+
+
+class _Float32InTests(TorchFunctionMode):
+    """Runs what a test itself asks of torch under float32: its inputs have the dtype they always had."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if Path(sys._getframe(1).f_code.co_filename).parent != Path(__file__).parent:
+            return func(*args, **(kwargs or {}))
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            torch.set_default_dtype(before)
+
+
+@pytest.fixture(autouse=True)
+def _default_dtype(request: pytest.FixtureRequest):
+    """The default dtype of ``--default-dtype`` during each test."""
+    name = request.config.getoption("--default-dtype")
+    if name == "float32":
+        yield
+        return
+    torch.set_default_dtype(getattr(torch, name))
+    try:
+        with _Float32InTests():
+            yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="session")
