@@ -19,8 +19,10 @@ from torch import Tensor
 __all__ = [
     "ABOVE_ZERO",
     "BELOW_ONE",
+    "MAX_BATCH",
     "MAX_BOXES",
     "MAX_CHAINS",
+    "MAX_COUNT",
     "MAX_SEED",
     "MAX_SIDE",
     "RANGE_SLACK",
@@ -40,6 +42,7 @@ __all__ = [
     "check_range",
     "check_seed",
     "check_size",
+    "clipped",
     "did_you_mean",
     "image_range",
     "in_unit_range",
@@ -55,6 +58,8 @@ MAX_SEED = 2**63 - 1
 MAX_SIDE = 16_384
 #: Most chains (or steps of one) of IPMix, and most boxes of an image: far beyond any use, below what exhausts memory.
 MAX_CHAINS, MAX_BOXES = 100, 1_000
+#: Most images of one draw, and the largest number of anything else that is only counted (steps, images of a pass).
+MAX_BATCH, MAX_COUNT = 2**20, 2**31 - 1
 #: How far a value of an image in [0, 1] may lie outside: half a level of 8 bits. Images that were normalised and back
 #: are off by 3e-8 in float32, by 2e-3 in bfloat16; such values are rounding and are clipped.
 RANGE_SLACK = 1 / 510
@@ -422,6 +427,24 @@ def in_unit_range(low: float, high: float) -> bool:
         (True, False, False)
     """
     return low >= -RANGE_SLACK and high <= 1.0 + RANGE_SLACK
+
+
+def clipped(name: str, images: Tensor, cure: str = "") -> Tensor:
+    """The images, with values outside [0, 1] by rounding clipped. Reads them.
+
+    Raises:
+        ValueError: a value is further outside, or NaN.
+
+    Example:
+        >>> clipped("images", torch.tensor([-3e-8, 0.5]))
+        tensor([0.0000, 0.5000])
+    """
+    if not images.numel():
+        return images
+    low, high = image_range(images)
+    if not in_unit_range(low, high):
+        raise ValueError(out_of_range(name, low, high, cure))
+    return images if low >= 0 and high <= 1 else images.detach().clamp(0, 1)
 
 
 def check_finite(name: str, value: Tensor) -> None:

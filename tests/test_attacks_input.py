@@ -16,34 +16,34 @@ from mixaug.attacks._state import training_attack
 #: Radii and steps that are too large in l-infinity and not in l2.
 LARGE = (8, 1.5, 300, 2.0)
 SETTINGS = [
-    ({"eps": -0.1}, ValueError, "eps must be 0 or more"),
+    ({"eps": -0.1}, ValueError, "eps must be (from 0 to 1|finite and at least 0), got -0.1"),
     ({"eps": float("nan")}, ValueError, "eps must be"),
-    ({"eps": 8}, ValueError, r"at most 1 \(images lie in \[0, 1\]\), got 8; did you mean 8/255\?$"),
-    ({"eps": 1.5}, ValueError, r"at most 1 \(images lie in \[0, 1\]\), got 1\.5$"),
+    ({"eps": 8}, ValueError, r"eps must be from 0 to 1, got 8; did you mean 8/255\?$"),
+    ({"eps": 1.5}, ValueError, r"eps must be from 0 to 1, got 1\.5$"),
     ({"eps": 300}, ValueError, r"got 300$"),
     ({"step_size": 2.0}, ValueError, r"got 2\.0; did you mean 2/255\?$"),
     ({"eps": "8/255"}, TypeError, "eps must be a number, got str"),
     ({"eps": True}, TypeError, "eps must be a number, got bool"),
-    ({"step_size": 0}, ValueError, "step_size must be above 0"),
-    ({"step_size": -1}, ValueError, "step_size must be above 0"),
-    ({"steps": -1}, ValueError, "steps must be 0 or more, got -1"),
+    ({"step_size": 0}, ValueError, "step_size must be (finite and )?above 0"),
+    ({"step_size": -1}, ValueError, "step_size must be (finite and )?above 0"),
+    ({"steps": -1}, ValueError, "steps must be from 0 to 2147483647, got -1"),
     ({"steps": 2.0}, TypeError, "steps must be an int, got float"),
     ({"targeted": 1}, TypeError, "targeted must be True or False"),
     ({"random_start": None}, TypeError, "random_start must be True or False"),
-    ({"generator": 3}, TypeError, "generator must be a torch.Generator or None, got int"),
-    ({"norm": "l1"}, ValueError, "norm must be 'linf' or 'l2', got 'l1'"),
+    ({"generator": 3}, TypeError, "generator must be a torch.Generator or None, got int: 3"),
+    ({"norm": "l1"}, ValueError, "norm must be one of linf, l2, got 'l1'"),
     ({"objective": "ce"}, TypeError, "objective must be a function"),
     ({"early_stop": 1}, TypeError, "early_stop must be True or False"),
-    ({"batch_size": 0}, ValueError, "batch_size must be 1 or more, got 0"),
-    ({"batch_norm": "frozen"}, ValueError, "batch_norm must be 'still' or 'moves', got 'frozen'"),
-    ({"samples": 0}, ValueError, "samples must be 1 or more, got 0"),
+    ({"batch_size": 0}, ValueError, "batch_size must be from 1 to 2147483647, got 0"),
+    ({"batch_norm": "frozen"}, ValueError, "batch_norm must be one of still, moves, got 'frozen'"),
+    ({"samples": 0}, ValueError, "samples must be from 1 to 2147483647, got 0"),
     ({"delta": 0}, ValueError, "delta must be above 0"),
-    ({"start": -1}, ValueError, "start must be 0 or more"),
-    ({"regularisation": 0.0}, ValueError, "regularisation must be above 0"),
-    ({"rounds": 0}, ValueError, "rounds must be 1 or more"),
-    ({"confidence": -1}, ValueError, "confidence must be 0 or more and finite, got -1"),
-    ({"search_steps": 0}, ValueError, "search_steps must be 1 or more"),
-    ({"initial_const": 0}, ValueError, "initial_const must be above 0 and finite"),
+    ({"start": -1}, ValueError, "start must be finite and at least 0"),
+    ({"regularisation": 0.0}, ValueError, "regularisation must be finite and above 0"),
+    ({"rounds": 0}, ValueError, "rounds must be from 1 to"),
+    ({"confidence": -1}, ValueError, "confidence must be finite and at least 0, got -1"),
+    ({"search_steps": 0}, ValueError, "search_steps must be from 1 to"),
+    ({"initial_const": 0}, ValueError, "initial_const must be finite and above 0"),
     ({"abort_early": 0}, TypeError, "abort_early must be True or False"),
 ]
 
@@ -64,11 +64,11 @@ def test_refuses_wrong_settings(kind):
 
 def test_limits_of_settings_that_depend_on_others():
     assert PGD(eps=3.0, step_size=2.0, norm="l2").eps == 3
-    with pytest.raises(ValueError, match="step_size must be at most 1"):
+    with pytest.raises(ValueError, match="step_size must be above 0 and at most 1"):
         PGD(eps=0.1, step_size=2.0)
     assert torch.equal(PGD(eps=0, step_size=0)(small_model(), *batch()), batch()[0])
     assert FGSM(eps=0).name == "fgsm"
-    with pytest.raises(ValueError, match="steps must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="steps must be from 1 to 2147483647, got 0"):
         CWL2(steps=0)
     with pytest.raises(TypeError, match="eps must be a number, got str"):
         CWL2(eps="big")
@@ -232,3 +232,24 @@ def test_a_model_that_is_cut_off_from_the_images_is_named(make):
     for function in (lambda x: model(x).detach(), lambda x: model(images)):
         with pytest.raises(ValueError, match="cut off from"):
             make()(Returns(function), images, labels)
+
+
+def test_images_off_by_rounding_are_clipped_before_the_attack():
+    images, labels = batch()
+    off = images.clone()
+    off[0, 0, 0, 0], off[1, 0, 0, 0] = -3e-8, 1 + 1e-3
+    adversarial = PGD(eps=0.1, steps=2, random_start=False)(small_model(), off, labels)
+    inside = PGD(eps=0.1, steps=2, random_start=False)(small_model(), off.clamp(0, 1), labels)
+    assert torch.equal(adversarial, inside)
+    assert adversarial.min() >= 0
+    assert adversarial.max() <= 1
+    off[1, 0, 0, 0] = 1.004
+    with pytest.raises(ValueError, match=r"images must lie in \[0, 1\], got values from .* to 1\.00399995; normalise"):
+        PGD()(small_model(), off, labels)
+
+
+def test_an_infinite_radius_is_refused():
+    for kind in (FGSM, PGD, KLPGD, FeatureScatter, CWL2):
+        given = {} if kind is CWL2 else {"norm": "l2"}
+        with pytest.raises(ValueError, match="eps must be finite and at least 0, got inf"):
+            kind(eps=float("inf"), **given)

@@ -299,16 +299,16 @@ def test_foreign_attacks_take_classes_only_and_square_images_in_l2():
 
 
 WRONG = [
-    (APGD, {"steps": 0}, ValueError, "steps must be 1 or more, got 0"),
-    (APGD, {"eps": -1}, ValueError, "eps must be 0 or more"),
-    (APGD, {"loss": "cw"}, ValueError, "loss must be 'ce' or 'dlr', got 'cw'"),
+    (APGD, {"steps": 0}, ValueError, "steps must be from 1 to 2147483647, got 0"),
+    (APGD, {"eps": -1}, ValueError, "eps must be from 0 to 1"),
+    (APGD, {"loss": "cw"}, ValueError, "loss must be one of ce, dlr, got 'cw'"),
     (APGD, {"rho": 0}, ValueError, "rho must be"),
     (Square, {"queries": 1.5}, TypeError, "queries must be an int, got float"),
     (Square, {"p_init": 2}, ValueError, "p_init must be"),
-    (Square, {"restarts": 0}, ValueError, "restarts must be 1 or more"),
-    (AutoAttack, {"version": "custom"}, ValueError, "version must be 'standard' or 'plus' or 'rand', got 'custom'"),
-    (AutoAttack, {"batch_size": 0}, ValueError, "batch_size must be 1 or more"),
-    (AutoAttack, {"norm": "l1"}, ValueError, "norm must be 'linf' or 'l2', got 'l1'"),
+    (Square, {"restarts": 0}, ValueError, "restarts must be from 1 to 2147483647"),
+    (AutoAttack, {"version": "custom"}, ValueError, "version must be one of standard, plus, rand, got 'custom'"),
+    (AutoAttack, {"batch_size": 0}, ValueError, "batch_size must be from 1 to 2147483647"),
+    (AutoAttack, {"norm": "l1"}, ValueError, "norm must be one of linf, l2, got 'l1'"),
 ]
 
 

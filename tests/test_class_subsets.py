@@ -137,7 +137,7 @@ def test_refuses_bad_classes_and_settings(root):
         ("n01", TypeError, "classes must be names in the order of the model's logits, or a mapping, got str"),
         (3, TypeError, "or a mapping, got int"),
         (["a", "b", "a"], ValueError, "classes must be different names, got 'a' twice"),
-        ({IDS[3]: -1}, ValueError, rf"classes\['{IDS[3]}'\] must be 0 or more, got -1"),
+        ({IDS[3]: -1}, ValueError, rf"classes\['{IDS[3]}'\] must be at least 0, got -1"),
         ({IDS[3]: "1"}, TypeError, rf"classes\['{IDS[3]}'\] must be an int, got str"),
         ({3: 1}, TypeError, "classes must map names of folders to indices, got 3"),
     ]:
@@ -145,7 +145,7 @@ def test_refuses_bad_classes_and_settings(root):
             ClassSubsetFolder(root, classes)
     with pytest.raises(ValueError, match="channels must be 1 or 3, got 4"):
         ClassSubsetFolder(root, IDS, channels=4)
-    with pytest.raises(ValueError, match="image_size must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="image_size must be from 1 to 16384, got 0"):
         ClassSubsetFolder(root, IDS, image_size=0)
     with pytest.raises(ValueError, match="image_size must be None where a transform is given"):
         ClassSubsetFolder(root, IDS, v2.ToImage(), image_size=8)

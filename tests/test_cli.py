@@ -184,7 +184,7 @@ def test_evaluate_leaves_out_what_it_is_told_to(runs, capsys):
         (["--attacks", "quick", "--eps", "0"], "eps must be above 0 for the attacks 'quick', got 0"),
         (["--attacks", "quick", "--n-attack", "0"], "n_attack must be 1 or more, got 0"),
         (["--flips", "-1"], "n_flips must be 0 or more, got -1"),
-        (["--batch-size", "0"], "batch_size must be 1 or more, got 0"),
+        (["--batch-size", "0"], "batch_size must be from 1 to, got 0"),
     ],
 )
 def test_evaluate_refuses_wrong_words_before_any_work(runs, capsys, monkeypatch, words, message):

@@ -301,14 +301,22 @@ def test_pieces_are_kept_and_found_and_progress_is_told():
 def test_refuses_bad_input():
     data = data_of(3)
     for arguments, error, message in [
-        ({"preset": "svhn"}, ValueError, "preset must be 'cifar' or 'imagenet', got 'svhn'"),
-        ({"names": "tilt"}, TypeError, "names must be a sequence of perturbations, got str"),
-        ({"names": ["tilt", "snow"]}, ValueError, "names must be of gaussian_noise.*; got 'snow'"),
-        ({"names": []}, ValueError, r"names must be one or more different perturbations, got \[\]"),
-        ({"names": ["tilt", "tilt"]}, ValueError, "one or more different"),
+        ({"preset": "svhn"}, ValueError, "preset must be one of cifar, imagenet, got 'svhn'"),
+        ({"names": "tilt"}, TypeError, "names must be a sequence of names, got str: 'tilt'"),
+        (
+            {"names": ["tilt", "snow"]},
+            ValueError,
+            r"names must be one of gaussian_noise, .*, got 'snow'",
+        ),
+        (
+            {"names": []},
+            ValueError,
+            r"names must be one or more of gaussian_noise, .*, got none",
+        ),
+        ({"names": ["tilt", "tilt"]}, ValueError, "names must be different names"),
         ({"n": 4}, ValueError, "n must be at most the 3 images of the data set, got 4"),
-        ({"batch_size": 0}, ValueError, "batch_size must be 1 or more, got 0"),
-        ({"seed": -1}, ValueError, "seed must be 0 or more, got -1"),
+        ({"batch_size": 0}, ValueError, "batch_size must be from 1 to, got 0"),
+        ({"seed": -1}, ValueError, "seed must be from 0 to, got -1"),
     ]:
         with pytest.raises(error, match=message):
             flip_rates(small_model(), data, **arguments)

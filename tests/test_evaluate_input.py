@@ -345,7 +345,7 @@ def test_a_radius_of_0_is_none_of_the_business_of_the_rest(data):
 def test_unknown_names_are_refused_with_those_that_there_are(data):
     model = Counting(net())
     for settings, message in [
-        ({"corruption_names": ["rain"]}, "corruption_names must be of gaussian_noise, .*saturate; got 'rain'"),
+        ({"corruption_names": ["rain"]}, r"corruption_names must be one of gaussian_noise, .*saturate, got 'rain'"),
         ({"corruptions": "cifar10"}, "corruptions must be 'cifar', 'imagenet', a CorruptedSet or None, got 'cifar10'"),
         ({"corruptions": "data/cifar-c"}, r"a folder is read by CorruptedSet\(folder\)"),
         ({"attacks": "fast"}, "attacks must be 'pgd', 'quick', 'standard', 'autoattack'"),
@@ -373,7 +373,7 @@ def test_a_corrupted_set_of_other_images_is_refused(data, tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             evaluate_model(model, dataset, corruptions=corruptions)
-    with pytest.raises(ValueError, match="corruption_names must be of fog, contrast; got 'snow'"):
+    with pytest.raises(ValueError, match="corruption_names must be one of fog, contrast, got 'snow'"):
         evaluate_model(model, data, corruptions=saved, corruption_names=["snow"])
     with pytest.raises(TypeError, match="corruptions must be 'cifar', 'imagenet', a CorruptedSet or None, got PosixPa"):
         evaluate_model(model, data, corruptions=tmp_path / "set")

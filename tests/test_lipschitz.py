@@ -147,15 +147,15 @@ def test_a_smoother_model_has_a_smaller_constant_and_the_figure_is_three_digits(
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"eps": 0}, ValueError, "eps must be above 0, got 0"),
-        ({"eps": 8}, ValueError, r"eps must be at most 1 .*, got 8; did you mean 8/255\?"),
+        ({"eps": 0}, ValueError, "eps must be above 0 and at most 1, got 0"),
+        ({"eps": 8}, ValueError, r"eps must be above 0 and at most 1, got 8; did you mean 8/255\?"),
         ({"eps": "8"}, TypeError, "eps must be a number"),
-        ({"steps": -1}, ValueError, "steps must be 0 or more"),
+        ({"steps": -1}, ValueError, "steps must be at least 0"),
         ({"step_size": -0.1}, ValueError, "step_size must be"),
-        ({"n": 0}, ValueError, "n must be 1 or more"),
+        ({"n": 0}, ValueError, "n must be at least 1"),
         ({"n": 4}, ValueError, "n must be at most the 3 images"),
-        ({"batch_size": 0}, ValueError, "batch_size must be 1 or more"),
-        ({"seed": -1}, ValueError, "seed must be 0 or more"),
+        ({"batch_size": 0}, ValueError, "batch_size must be from 1 to 2147483647"),
+        ({"seed": -1}, ValueError, "seed must be from 0 to 9223372036854775807"),
     ],
 )
 def test_refuses_bad_arguments(settings, error, message):

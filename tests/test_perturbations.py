@@ -438,9 +438,9 @@ def test_refuses_bad_input():
         ((images[:, :2], "tilt", 0, "cifar", params), ValueError, "with 1 or 3 channels"),
         ((images[..., :0], "tilt", 0, "cifar", params), ValueError, "got shape"),
         ((images, "snow", 0, "cifar", params), ValueError, "name must be one of gaussian_noise.*got 'snow'"),
-        ((images, "tilt", 0, "svhn", params), ValueError, "preset must be 'cifar' or 'imagenet', got 'svhn'"),
-        ((images, "tilt", 31, "cifar", params), ValueError, "t must be below the 31 frames of a sequence, got 31"),
-        ((images, "tilt", -1, "cifar", params), ValueError, "t must be 0 or more, got -1"),
+        ((images, "tilt", 0, "svhn", params), ValueError, "preset must be one of cifar, imagenet, got 'svhn'"),
+        ((images, "tilt", 31, "cifar", params), ValueError, "t must be from 0 to 30, got 31"),
+        ((images, "tilt", -1, "cifar", params), ValueError, "t must be from 0 to 30, got -1"),
         ((images, "tilt", 1.0, "cifar", params), TypeError, "t must be an int, got float"),
         ((images, "tilt", 0, "cifar", None), TypeError, "params must be PerturbationParams.*got NoneType"),
         ((images[:1], "tilt", 0, "cifar", params), ValueError, "params must be drawn for the 1 images, got 2 seeds"),
@@ -449,7 +449,7 @@ def test_refuses_bad_input():
             frame(*arguments)
     with pytest.raises(ValueError, match="name must be one of"):
         frames(images, "snow", "cifar", params)  # at once, not at the first frame
-    with pytest.raises(ValueError, match="batch_size must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="batch_size must be from 0 to 1048576, got -1"):
         sample_perturbation(-1)
     with pytest.raises(TypeError, match=r"generator must be a torch\.Generator or None, got int"):
         sample_perturbation(2, 3)

@@ -44,7 +44,7 @@ class Attack:
             Adversarial images of the same shape, dtype, device and memory format, detached.
         """
         first = not getattr(self, "_called", False)
-        check_batch(model, images, labels, values=first)
+        images = check_batch(model, images, labels, values=first)
         if targets is not None:
             if not self.targeted:
                 raise ValueError(f"targets need targeted=True, got them for {self.name}")

@@ -1,41 +1,22 @@
-"""Checks of the adversaries' arguments: the message names the argument, the rule and the value received."""
+"""Checks of what an adversary is given: models, batches, labels, logits and radii."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor, nn
 
+from mixaug._checks import (
+    ABOVE_ZERO,
+    check_choice,
+    check_field,
+    check_length,
+    check_number,
+    clipped,
+)
+
 NORMS = ("linf", "l2")
-
-
-def check_number(name: str, value: object, low: float, high: float) -> float:
-    """``value``; raises unless it is a real number with ``low <= value <= high``."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not (math.isfinite(value) and low <= value <= high):
-        bound = "0 or more" if low == 0 else "above 0"
-        above = "finite" if math.isinf(high) else f"at most {high:g}"
-        raise ValueError(f"{name} must be {bound} and {above}, got {value}")
-    return value
-
-
-def check_length(name: str, value: object, low: float = 0.0) -> None:
-    """Raises unless ``value`` is a number from ``low`` by which a pixel of images in [0, 1] can change."""
-    number = check_number(name, value, low, math.inf)
-    if number > 1:
-        raise ValueError(f"{name} must be at most 1 (images lie in [0, 1]), got {value}{bytes_hint(number)}")
-
-
-def bytes_hint(value: float) -> str:
-    """Asks whether a whole number above 1, given as a length in pixels of [0, 1], was meant in steps of 8-bit images.
-
-    Example:
-        >>> bytes_hint(8.0), bytes_hint(1.5)
-        ('; did you mean 8/255?', '')
-    """
-    return f"; did you mean {value:g}/255?" if 1 < value <= 255 and float(value).is_integer() else ""
+#: Whether an attack's passes leave the batch norms' running statistics as they are.
+BATCH_NORMS = ("still", "moves")
 
 
 def check_model(model: object) -> None:
@@ -45,61 +26,41 @@ def check_model(model: object) -> None:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}{hint}")
 
 
-def check_int(name: str, value: object, low: int) -> None:
-    """Raises unless ``value`` is an integer of at least ``low``."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < low:
-        raise ValueError(f"{name} must be {low} or more, got {value}")
+def check_radius(attack: object) -> None:
+    """Raises unless ``norm`` is known and ``eps`` a radius in it: at most 1 in l-infinity, any finite one in l2.
 
+    An attack without ``norm`` has l-infinity's.
 
-def check_flag(name: str, value: object) -> None:
-    """Raises unless ``value`` is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raises unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
-
-
-def check_radius(eps: object, norm: object) -> None:
-    """Raises unless ``norm`` is known and ``eps`` a radius in it: at most 1 in l-infinity, any in l2."""
-    check_choice("norm", norm, NORMS)
-    if norm == "linf":
-        check_length("eps", eps)
+    Args:
+        attack: while it is made; its fields become Python's own kinds.
+    """
+    if hasattr(attack, "norm"):
+        check_field(attack, "norm", check_choice, NORMS)
+    if getattr(attack, "norm", "linf") == "linf":
+        check_field(attack, "eps", check_length)
     else:
-        check_number("eps", eps, low=0.0, high=math.inf)
+        check_field(attack, "eps", check_number, 0.0)
 
 
-def check_step_size(step_size: object, eps: float, norm: str) -> None:
-    """Raises unless ``step_size`` is above 0 (0 is allowed with ``eps=0``), in l-infinity at most 1."""
-    low = 0.0 if eps == 0 else math.ulp(0.0)
-    if norm == "linf":
-        check_length("step_size", step_size, low)
-    else:
-        check_number("step_size", step_size, low, math.inf)
+def check_step_size(attack: object) -> None:
+    """Raises unless ``step_size`` is above 0 (0 is allowed with ``eps=0``), in l-infinity at most 1, or None."""
+    low = 0.0 if vars(attack)["eps"] == 0 else ABOVE_ZERO
+    check = check_length if getattr(attack, "norm", "linf") == "linf" else check_number
+    check_field(attack, "step_size", check, low, optional=True)
 
 
-def check_batch_size(batch_size: object) -> None:
-    """Raises unless ``batch_size`` is None or 1 or more."""
-    if batch_size is not None:
-        check_int("batch_size", batch_size, low=1)
+def check_objective(objective: object) -> None:
+    """Raises unless ``objective`` can be called."""
+    if not callable(objective):
+        raise TypeError(f"objective must be a function (logits, labels) -> (B,), got {objective!r}")
 
 
-def check_generator(generator: object) -> None:
-    """Raises unless ``generator`` is a torch.Generator or None."""
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
+def check_batch(model: nn.Module, images: Tensor, labels: Tensor, *, values: bool = True) -> Tensor:
+    """The images, if they are (B, C, H, W) floats in [0, 1] and ``labels`` fit them, on one device.
 
-
-def check_batch(model: nn.Module, images: Tensor, labels: Tensor, *, values: bool = True) -> None:
-    """Raises unless ``images`` are (B, C, H, W) floats in [0, 1] and ``labels`` fit them, on one device.
-
-    Labels are (B,) int64 from 0 or (B, K) floating point rows that sum to 1. Reading values makes a GPU wait, so those
-    of tensors that are not on the CPU are read only with ``values``.
+    Values outside by rounding (``RANGE_SLACK``) are clipped, so that the ball around them lies in [0, 1]. Labels are
+    (B,) int64 from 0 or (B, K) floating point rows that sum to 1. Reading values makes a GPU wait, so those of tensors
+    that are not on the CPU are read only with ``values``.
     """
     check_model(model)
     if not isinstance(images, Tensor):
@@ -109,15 +70,13 @@ def check_batch(model: nn.Module, images: Tensor, labels: Tensor, *, values: boo
     if images.ndim != 4:
         raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")
     _check_labels("labels", labels, images, probabilities=True)
-    if images.numel() == 0 or not (values or images.device.type == "cpu"):
-        return
-    low, high = (float(bound) for bound in images.detach().aminmax())
-    if not (low >= 0 and high <= 1):  # also false for NaN
-        raise ValueError(
-            f"images must lie in [0, 1], got values from {low:g} to {high:g}; "
-            "normalise inside the model, as its first layer"
-        )
+    if images.numel() == 0:
+        return images
+    if not (values or images.device.type == "cpu"):
+        return images.detach().clamp(0, 1)
+    images = clipped("images", images, "; normalise inside the model, as its first layer")
     _check_label_values("labels", labels)
+    return images
 
 
 def check_targets(targets: Tensor, images: Tensor, *, values: bool = True) -> None:

@@ -7,14 +7,8 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from mixaug.attacks._checks import (
-    check_batch_size,
-    check_choice,
-    check_generator,
-    check_int,
-    check_number,
-    check_radius,
-)
+from mixaug._checks import MAX_COUNT, check_choice, check_field, check_generator, check_int, check_number
+from mixaug.attacks._checks import check_radius
 from mixaug.attacks._foreign import LOG, NORM_NAMES, ForeignAttack, Logits, require_pyautoattack
 
 
@@ -74,13 +68,13 @@ class APGD(ForeignAttack):
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        check_radius(self.eps, self.norm)
-        check_int("steps", self.steps, low=1)
-        check_choice("loss", self.loss, ("ce", "dlr"))
-        check_int("restarts", self.restarts, low=1)
+        check_radius(self)
+        check_field(self, "steps", check_int, 1, MAX_COUNT)
+        check_field(self, "loss", check_choice, ("ce", "dlr"))
+        check_field(self, "restarts", check_int, 1, MAX_COUNT)
         check_generator(self.generator)
-        check_number("rho", self.rho, low=1e-9, high=1.0)
-        check_batch_size(self.batch_size)
+        check_field(self, "rho", check_number, 1e-9, 1.0)
+        check_field(self, "batch_size", check_int, 1, MAX_COUNT, optional=True)
         require_pyautoattack("APGD")
 
     @property

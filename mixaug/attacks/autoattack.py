@@ -7,7 +7,8 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from mixaug.attacks._checks import check_batch_size, check_choice, check_generator, check_radius
+from mixaug._checks import MAX_COUNT, check_choice, check_field, check_generator, check_int
+from mixaug.attacks._checks import check_radius
 from mixaug.attacks._foreign import NORM_NAMES, ForeignAttack, Logits, require_pyautoattack
 from mixaug.attacks.square import check_tiles
 
@@ -66,10 +67,10 @@ class AutoAttack(ForeignAttack):
     batch_size: int | None = 250
 
     def __post_init__(self) -> None:
-        check_radius(self.eps, self.norm)
-        check_choice("version", self.version, ("standard", "plus", "rand"))
+        check_radius(self)
+        check_field(self, "version", check_choice, ("standard", "plus", "rand"))
         check_generator(self.generator)
-        check_batch_size(self.batch_size)
+        check_field(self, "batch_size", check_int, 1, MAX_COUNT, optional=True)
         require_pyautoattack("AutoAttack")
 
     @property

@@ -8,9 +8,9 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor, nn
 
+from mixaug._checks import ABOVE_ZERO, MAX_COUNT, check_field, check_flag, check_generator, check_int, check_number
 from mixaug.attacks._adam import Adam
 from mixaug.attacks._attack import Attack, Goal, parts
-from mixaug.attacks._checks import check_batch_size, check_flag, check_generator, check_int, check_number
 from mixaug.attacks._engine import CUT_OFF, Health, Point, follow_gradient
 from mixaug.attacks.objectives import margin
 
@@ -80,17 +80,16 @@ class CWL2(Attack):
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        check_int("steps", self.steps, low=1)
-        check_number("step_size", self.step_size, low=math.ulp(0.0), high=math.inf)
-        check_int("search_steps", self.search_steps, low=1)
-        check_number("confidence", self.confidence, low=0.0, high=math.inf)
-        check_number("initial_const", self.initial_const, low=math.ulp(0.0), high=math.inf)
-        check_flag("targeted", self.targeted)
+        check_field(self, "steps", check_int, 1, MAX_COUNT)
+        check_field(self, "step_size", check_number, ABOVE_ZERO)
+        check_field(self, "search_steps", check_int, 1, MAX_COUNT)
+        check_field(self, "confidence", check_number, 0.0)
+        check_field(self, "initial_const", check_number, ABOVE_ZERO)
+        check_field(self, "targeted", check_flag)
         check_generator(self.generator)
-        if self.eps is not None:
-            check_number("eps", self.eps, low=0.0, high=math.inf)
-        check_flag("abort_early", self.abort_early)
-        check_batch_size(self.batch_size)
+        check_field(self, "eps", check_number, 0.0, optional=True)
+        check_field(self, "abort_early", check_flag)
+        check_field(self, "batch_size", check_int, 1, MAX_COUNT, optional=True)
 
     @property
     def name(self) -> str:

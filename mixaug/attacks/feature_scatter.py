@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from mixaug._checks import ABOVE_ZERO, MAX_COUNT, check_choice, check_field, check_generator, check_int, check_number
 from mixaug.attacks._attack import Attack, Goal
 from mixaug.attacks._ball import ball_around
-from mixaug.attacks._checks import check_choice, check_generator, check_int, check_number, check_radius, check_step_size
+from mixaug.attacks._checks import BATCH_NORMS, check_radius, check_step_size
 from mixaug.attacks._engine import Health, Point, follow_gradient
 from mixaug.attacks._random import start_in_ball
 from mixaug.attacks._state import gradients_off
@@ -74,14 +75,13 @@ class FeatureScatter(Attack):
     batch_norm: str = "still"
 
     def __post_init__(self) -> None:
-        check_radius(self.eps, self.norm)
-        if self.step_size is not None:
-            check_step_size(self.step_size, self.eps, self.norm)
-        check_int("steps", self.steps, low=0)
+        check_radius(self)
+        check_step_size(self)
+        check_field(self, "steps", check_int, 0, MAX_COUNT)
         check_generator(self.generator)
-        check_number("regularisation", self.regularisation, low=math.ulp(0.0), high=math.inf)
-        check_int("rounds", self.rounds, low=1)
-        check_choice("batch_norm", self.batch_norm, ("still", "moves"))
+        check_field(self, "regularisation", check_number, ABOVE_ZERO)
+        check_field(self, "rounds", check_int, 1, MAX_COUNT)
+        check_field(self, "batch_norm", check_choice, BATCH_NORMS)
 
     @property
     def name(self) -> str:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from mixaug._checks import MAX_COUNT, check_choice, check_field, check_generator, check_int, check_number
 from mixaug.attacks._attack import Attack, Goal, parts
 from mixaug.attacks._ball import climb
-from mixaug.attacks._checks import check_number
+from mixaug.attacks._checks import BATCH_NORMS, check_radius, check_step_size
 from mixaug.attacks._random import normal_like
 from mixaug.attacks._state import gradients_off
 from mixaug.attacks.objectives import kl
-from mixaug.attacks.pgd import PGD
 
 
 @dataclass(frozen=True)
@@ -71,16 +70,13 @@ class KLPGD(Attack):
     batch_norm: str = "still"
 
     def __post_init__(self) -> None:
-        PGD(
-            self.eps,
-            self.step_size,
-            self.steps,
-            generator=self.generator,
-            norm=self.norm,
-            batch_size=self.batch_size,
-            batch_norm=self.batch_norm,
-        )
-        check_number("start", self.start, low=0.0, high=math.inf)
+        check_radius(self)
+        check_step_size(self)
+        check_field(self, "steps", check_int, 0, MAX_COUNT)
+        check_generator(self.generator)
+        check_field(self, "batch_size", check_int, 1, MAX_COUNT, optional=True)
+        check_field(self, "batch_norm", check_choice, BATCH_NORMS)
+        check_field(self, "start", check_number, 0.0)
 
     @property
     def name(self) -> str:

@@ -7,17 +7,10 @@ from dataclasses import KW_ONLY, dataclass, field
 import torch
 from torch import Tensor, nn
 
+from mixaug._checks import MAX_COUNT, check_choice, check_field, check_flag, check_generator, check_int
 from mixaug.attacks._attack import Attack, Goal
 from mixaug.attacks._ball import Objective, climb
-from mixaug.attacks._checks import (
-    check_batch_size,
-    check_choice,
-    check_flag,
-    check_generator,
-    check_int,
-    check_radius,
-    check_step_size,
-)
+from mixaug.attacks._checks import BATCH_NORMS, check_objective, check_radius, check_step_size
 from mixaug.attacks._random import start_in_ball
 from mixaug.attacks.objectives import cross_entropy, margin
 
@@ -99,17 +92,16 @@ class PGD(Attack):
     batch_norm: str = "still"
 
     def __post_init__(self) -> None:
-        check_radius(self.eps, self.norm)
-        check_step_size(self.step_size, self.eps, self.norm)
-        check_int("steps", self.steps, low=0)
-        check_flag("targeted", self.targeted)
-        check_flag("random_start", self.random_start)
+        check_radius(self)
+        check_step_size(self)
+        check_field(self, "steps", check_int, 0, MAX_COUNT)
+        check_field(self, "targeted", check_flag)
+        check_field(self, "random_start", check_flag)
         check_generator(self.generator)
-        check_flag("early_stop", self.early_stop)
-        check_batch_size(self.batch_size)
-        check_choice("batch_norm", self.batch_norm, ("still", "moves"))
-        if not callable(self.objective):
-            raise TypeError(f"objective must be a function (logits, labels) -> (B,), got {self.objective!r}")
+        check_field(self, "early_stop", check_flag)
+        check_field(self, "batch_size", check_int, 1, MAX_COUNT, optional=True)
+        check_field(self, "batch_norm", check_choice, BATCH_NORMS)
+        check_objective(self.objective)
 
     @property
     def name(self) -> str:
@@ -225,7 +217,14 @@ class FGSM(Attack):
     batch_norm: str = "still"
 
     def __post_init__(self) -> None:
-        self._as_pgd()
+        check_radius(self)
+        check_step_size(self)
+        check_field(self, "batch_size", check_int, 1, MAX_COUNT, optional=True)
+        for name in ("targeted", "random_start"):
+            check_field(self, name, check_flag)
+        check_generator(self.generator)
+        check_objective(self.objective)
+        check_field(self, "batch_norm", check_choice, BATCH_NORMS)
 
     @property
     def name(self) -> str:

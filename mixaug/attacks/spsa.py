@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from mixaug._checks import ABOVE_ZERO, MAX_COUNT, check_field, check_flag, check_generator, check_int, check_length
 from mixaug.attacks._adam import Adam
 from mixaug.attacks._attack import Attack, Goal
 from mixaug.attacks._ball import Objective, ball_around
-from mixaug.attacks._checks import check_batch_size, check_flag, check_int, check_length
+from mixaug.attacks._checks import check_objective, check_radius, check_step_size
 from mixaug.attacks._engine import Health
 from mixaug.attacks._random import signs_like, start_in_ball
 from mixaug.attacks._state import gradients_off
 from mixaug.attacks.objectives import margin
-from mixaug.attacks.pgd import PGD
 
 
 @dataclass(frozen=True)
@@ -85,19 +84,17 @@ class SPSA(Attack):
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        PGD(
-            self.eps,
-            self.step_size,
-            self.steps,
-            self.targeted,
-            self.random_start,
-            self.generator,
-            objective=self.objective,
-        )
-        check_int("samples", self.samples, low=1)
-        check_length("delta", self.delta, low=math.ulp(0.0))
-        check_flag("early_stop", self.early_stop)
-        check_batch_size(self.batch_size)
+        check_radius(self)
+        check_step_size(self)
+        check_field(self, "steps", check_int, 0, MAX_COUNT)
+        check_field(self, "targeted", check_flag)
+        check_field(self, "random_start", check_flag)
+        check_generator(self.generator)
+        check_objective(self.objective)
+        check_field(self, "samples", check_int, 1, MAX_COUNT)
+        check_field(self, "delta", check_length, ABOVE_ZERO)
+        check_field(self, "early_stop", check_flag)
+        check_field(self, "batch_size", check_int, 1, MAX_COUNT, optional=True)
 
     @property
     def name(self) -> str:

@@ -7,7 +7,8 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from mixaug.attacks._checks import check_batch_size, check_flag, check_generator, check_int, check_number, check_radius
+from mixaug._checks import MAX_COUNT, check_field, check_flag, check_generator, check_int, check_number
+from mixaug.attacks._checks import check_radius
 from mixaug.attacks._foreign import NORM_NAMES, ForeignAttack, Logits, require_pyautoattack
 
 _TILES_OVERRUN = (12, 14, 18, 19, 24)  # sides of which the first tiles, a fifth each, need more than there are
@@ -66,13 +67,13 @@ class Square(ForeignAttack):
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        check_radius(self.eps, self.norm)
-        check_int("queries", self.queries, low=1)
-        check_int("restarts", self.restarts, low=1)
+        check_radius(self)
+        check_field(self, "queries", check_int, 1, MAX_COUNT)
+        check_field(self, "restarts", check_int, 1, MAX_COUNT)
         check_generator(self.generator)
-        check_number("p_init", self.p_init, low=1e-9, high=1.0)
-        check_flag("rescale", self.rescale)
-        check_batch_size(self.batch_size)
+        check_field(self, "p_init", check_number, 1e-9, 1.0)
+        check_field(self, "rescale", check_flag)
+        check_field(self, "batch_size", check_int, 1, MAX_COUNT, optional=True)
         require_pyautoattack("Square")
 
     @property

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mixaug._checks import check_choices, check_int, did_you_mean
 from mixaug.attacks._attack import Attack as OwnAttack
-from mixaug.attacks._checks import check_int
 from mixaug.evaluate.attack_presets import ATTACK_PRESETS, preset_attacks
 from mixaug.evaluate.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, PRESETS
 
@@ -41,9 +41,10 @@ def chosen_corruptions(
         return ()
     if isinstance(corruptions, str):
         if corruptions not in PRESETS:
+            folder = "; a folder is read by CorruptedSet(folder)" if "/" in corruptions else ""
             raise ValueError(
                 f"corruptions must be 'cifar', 'imagenet', a CorruptedSet or None, got {corruptions!r}"
-                + ("; a folder is read by CorruptedSet(folder)" if "/" in corruptions else "")
+                + (folder or did_you_mean(corruptions, PRESETS))
             )
         if channels not in (1, 3):
             raise ValueError(
@@ -58,12 +59,7 @@ def chosen_corruptions(
         raise TypeError(
             f"corruptions must be 'cifar', 'imagenet', a CorruptedSet or None, got {type(corruptions).__name__}"
         )
-    names = usual if names is None else tuple(names)
-    for name in names:
-        if name not in known:
-            raise ValueError(f"corruption_names must be of {', '.join(known)}; got {name!r}")
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"corruption_names must be one or more different names, got {list(names)}")
+    names = usual if names is None else check_choices("corruption_names", names, known)
     if "saturate" in names and channels == 1 and isinstance(corruptions, str):
         raise ValueError("corruption_names must not hold 'saturate' for grey images, which have no saturation")
     return tuple(names)
@@ -81,7 +77,7 @@ def chosen_attacks(attacks: Attacks, eps: float) -> dict[str, Attack]:
     wanted = f"{', '.join(map(repr, ATTACK_PRESETS))}, None, attacks or names to attacks"
     if isinstance(attacks, str):
         if attacks not in ATTACK_PRESETS:
-            raise ValueError(f"attacks must be {wanted}, got {attacks!r}")
+            raise ValueError(f"attacks must be {wanted}, got {attacks!r}{did_you_mean(attacks, ATTACK_PRESETS)}")
         if eps == 0:
             raise ValueError(f"eps must be above 0 for the attacks {attacks!r}, got 0; attacks=None attacks nothing")
         attacks = preset_attacks(attacks, eps)
@@ -115,7 +111,8 @@ def attack_indices(
         return dict.fromkeys(attacks, index)
     unknown = [name for name in counts if name not in attacks]
     if unknown:
-        raise ValueError(f"{argument} must name attacks of {', '.join(attacks) or 'none'}; got {unknown[0]!r}")
+        meant = did_you_mean(str(unknown[0]), attacks)
+        raise ValueError(f"{argument} must name attacks of {', '.join(attacks) or 'none'}; got {unknown[0]!r}{meant}")
     return {name: subset(f"{argument}[{name!r}]", counts.get(name), total, seed) for name in attacks}
 
 
@@ -128,7 +125,7 @@ def subset(argument: str, count: int | None, total: int, seed: int) -> Tensor:
     """
     if count is None:
         return torch.arange(total)
-    check_int(argument, count, low=1)
+    count = check_int(argument, count, 1)
     if count > total:
         raise ValueError(f"{argument} must be at most the {total} images of the data set, got {count}")
     # One permutation for all: the smaller subset is part of the larger one.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mixaug.attacks._checks import check_int
+from mixaug._checks import check_int
 from mixaug.evaluate import _costs
 from mixaug.evaluate._choices import Attack, AttackCounts, Attacks, attack_indices, chosen_attacks, subset
 from mixaug.evaluate.attack_presets import USUAL_COUNTS, black_box, least_classes, of_this_package
@@ -164,7 +164,7 @@ def planned(
         sizes["n_audit"] = min(USUAL_AUDIT, total)
     for name, size in sizes.items():
         if size is not None:
-            check_int(name, size, low=0)
+            sizes[name] = check_int(name, size, 0)
     if eps == 0:
         _check_radius(sizes)
     left_out = {}

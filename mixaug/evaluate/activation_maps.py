@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixaug.attacks._checks import check_int, check_logits, check_model
+from mixaug._checks import MAX_COUNT, check_int
+from mixaug.attacks._checks import check_logits, check_model
 from mixaug.attacks._state import bare, evaluation_mode, parameters_frozen
 from mixaug.evaluate._place import home_of
 from mixaug.evaluate.images import as_float
@@ -86,7 +87,7 @@ def class_activation_maps(
         torch.Size([2, 3, 8, 6])
     """
     check_model(model)
-    check_int("batch_size", batch_size, low=1)
+    batch_size = check_int("batch_size", batch_size, 1, MAX_COUNT)
     _check_images(images)
     plain = bare(model)
     wanted = None if targets is None else _checked_targets(targets, images)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixaug.attacks._checks import check_int, check_logits
+from mixaug._checks import MAX_COUNT, check_int, check_seed
+from mixaug.attacks._checks import check_logits
 from mixaug.attacks._state import bare, evaluation_mode
 from mixaug.evaluate._choices import subset
 from mixaug.evaluate._optional import optional_import
@@ -159,8 +160,8 @@ def anomaly(
         >>> len(scores.confidence_in), len(scores.confidence_out)
         (10, 2)
     """
-    check_int("batch_size", batch_size, low=1)
-    check_int("seed", seed, low=0)
+    batch_size = check_int("batch_size", batch_size, 1, MAX_COUNT)
+    seed = check_seed("seed", seed)
     module = subject_of(model, of_classes(dataset, "model_classes")).module
     inside, outside = _images(dataset), _images(out_of_distribution)
     index = subset("n", n, len(inside), seed)

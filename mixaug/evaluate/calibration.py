@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mixaug._checks import MAX_BATCH, MAX_COUNT, check_choice, check_int
 from mixaug.evaluate._optional import optional_import
 
 
@@ -111,10 +112,8 @@ def rms(confidence: Tensor, correct: Tensor, bin_size: int = 100, variant: str =
         >>> round(rms(confidence, correct, bin_size=2, variant="ipmix-papers"), 4)
         0.0707
     """
-    if bin_size < 1:
-        raise ValueError(f"bin_size must be 1 or more, got {bin_size}")
-    if variant not in ("all-bins", "ipmix-papers"):
-        raise ValueError(f"variant must be 'all-bins' or 'ipmix-papers', got {variant!r}")
+    bin_size = check_int("bin_size", bin_size, 1, MAX_COUNT)
+    variant = check_choice("variant", variant, ("all-bins", "ipmix-papers"))
     confidence, correct = _checked(confidence, correct)
     order = torch.argsort(confidence, stable=True)
     gap = confidence[order] - correct[order].to(torch.float64)
@@ -136,8 +135,7 @@ def reliability_curve(confidence: Tensor, correct: Tensor, bins: int = 15) -> Re
         >>> reliability_curve(torch.tensor([0.2, 0.8, 0.9]), torch.tensor([False, True, False]), bins=2).accuracy
         [0.0, 0.5]
     """
-    if bins < 1:
-        raise ValueError(f"bins must be 1 or more, got {bins}")
+    bins = check_int("bins", bins, 1, MAX_BATCH)
     confidence, correct = _checked(confidence, correct)
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
     bin_of = torch.bucketize(confidence, edges[1:-1].contiguous(), right=True)
@@ -148,8 +146,7 @@ def reliability_curve(confidence: Tensor, correct: Tensor, bins: int = 15) -> Re
 
 
 def _torchmetrics(confidence: Tensor, correct: Tensor, bins: int, norm: str) -> float:
-    if bins < 1:
-        raise ValueError(f"bins must be 1 or more, got {bins}")
+    bins = check_int("bins", bins, 1, MAX_BATCH)
     confidence, correct = _checked(confidence, correct)
     # torchmetrics gives a confidence of exactly 1, common in saturated models, a bin of its own beside the last one.
     confidence = confidence.float().clamp_max(1.0 - 2.0**-24)

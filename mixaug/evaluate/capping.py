@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixaug.attacks._checks import check_batch, check_class_range, check_int, check_logits, check_model
+from mixaug._checks import MAX_COUNT, check_int
+from mixaug.attacks._checks import check_batch, check_class_range, check_logits, check_model
 from mixaug.attacks._engine import CUT_OFF
 from mixaug.attacks._state import bare, evaluation_mode
 from mixaug.evaluate._place import home_of
@@ -136,7 +137,7 @@ def zero_gradient_share(model: nn.Module, images: Tensor, labels: Tensor, *, bat
         >>> zero_gradient_share(model, torch.rand(8, 1, 2, 2), torch.zeros(8, dtype=torch.int64)).value
         0.0
     """
-    check_int("batch_size", batch_size, low=1)
+    batch_size = check_int("batch_size", batch_size, 1, MAX_COUNT)
     images = _checked(model, images, labels)
     if len(images) == 0:
         raise ValueError("images must be 1 or more, got 0")
@@ -231,8 +232,7 @@ class _Counter:
 def _checked(model: Any, images: Any, labels: Any) -> Tensor:
     """The images as floats, if they and the labels are what an attack takes."""
     images = as_float(images) if isinstance(images, Tensor) else images
-    check_batch(model, images, labels)
-    return images  # type: ignore[no-any-return]
+    return check_batch(model, images, labels)
 
 
 def _quantiles(values: Tensor) -> list[float]:

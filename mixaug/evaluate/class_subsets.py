@@ -14,7 +14,7 @@ from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
-from mixaug.attacks._checks import check_int
+from mixaug._checks import MAX_SIDE, check_int
 
 __all__ = ["ClassSubsetFolder", "PictureFolder"]
 
@@ -36,10 +36,10 @@ class _Folder(DatasetFolder):  # type: ignore[misc]
             raise ValueError(f"root must be a folder, got {os.fspath(root)!r}")
         if transform is not None and image_size is not None:
             raise ValueError("image_size must be None where a transform is given: the transform sees to the size")
-        if channels not in _MODES:
-            raise ValueError(f"channels must be 1 or 3, got {channels!r}")
+        if check_int("channels", channels) not in _MODES:
+            raise ValueError(f"channels must be 1 or 3, got {channels}")
         if image_size is not None:
-            check_int("image_size", image_size, low=1)
+            image_size = check_int("image_size", image_size, 1, MAX_SIDE)
             # torchvision's for ImageNet: 256 for 224.
             transform = v2.Compose(
                 [v2.Resize(round(image_size * 256 / 224), antialias=True), v2.CenterCrop(image_size)]
@@ -186,7 +186,7 @@ def _class_indices(classes: Any) -> dict[str, int]:
         for name, index in classes.items():
             if not isinstance(name, str):
                 raise TypeError(f"classes must map names of folders to indices, got {name!r}")
-            check_int(f"classes[{name!r}]", index, low=0)
+            check_int(f"classes[{name!r}]", index, 0)
         return dict(classes)
     if isinstance(classes, str) or not isinstance(classes, Sequence):
         raise TypeError(

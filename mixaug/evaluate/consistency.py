@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
 
-from mixaug.attacks._checks import check_choice, check_class_range, check_int, check_logits
+from mixaug._checks import MAX_COUNT, check_choice, check_choices, check_int, check_seed
+from mixaug.attacks._checks import check_class_range, check_logits
 from mixaug.attacks._state import bare, evaluation_mode
 from mixaug.evaluate._choices import seed_of, subset
 from mixaug.evaluate._place import home_of, on_device
@@ -149,8 +150,7 @@ def pairs(name: str) -> tuple[tuple[int, int], ...]:
         >>> pairs("shot_noise")[:3], pairs("tilt")[:3]
         (((0, 1), (0, 2), (0, 3)), ((0, 1), (1, 2), (2, 3)))
     """
-    if name not in PERTURBATIONS:
-        raise ValueError(f"name must be one of {', '.join(PERTURBATIONS)}, got {name!r}")
+    check_choice("name", name, PERTURBATIONS)
     return tuple((0 if name.endswith("_noise") else later - 1, later) for later in range(1, FRAMES))
 
 
@@ -283,10 +283,10 @@ def flip_rates(
         >>> list(rates.rates), rates.mean.n
         (['rotate', 'scale'], 4)
     """
-    check_choice("preset", preset, PRESETS)
-    chosen = _names(names)
-    check_int("batch_size", batch_size, low=1)
-    check_int("seed", seed, low=0)
+    preset = check_choice("preset", preset, PRESETS)
+    chosen = check_choices("names", names, PERTURBATIONS)
+    batch_size = check_int("batch_size", batch_size, 1, MAX_COUNT)
+    seed = check_seed("seed", seed)
     module = subject_of(model, of_classes(dataset, "model_classes")).module
     data = LabelledImages(dataset)
     index = subset("n", n, len(data), seed)
@@ -351,14 +351,3 @@ def _example(
 
 def _params(positions: Tensor, name: str, seed: int) -> PerturbationParams:
     return PerturbationParams(torch.tensor([seed_of(seed, "flips", name, at) for at in positions.tolist()]))
-
-
-def _names(names: Any) -> tuple[str, ...]:
-    if isinstance(names, str) or not isinstance(names, Sequence):
-        raise TypeError(f"names must be a sequence of perturbations, got {type(names).__name__}")
-    for name in names:
-        if name not in PERTURBATIONS:
-            raise ValueError(f"names must be of {', '.join(PERTURBATIONS)}; got {name!r}")
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"names must be one or more different perturbations, got {list(names)}")
-    return tuple(names)

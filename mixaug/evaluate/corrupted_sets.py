@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import mixaug
+from mixaug._checks import check_choice, check_choices, check_seed
 from mixaug._files import atomic_path
 from mixaug.evaluate._choices import seed_of
 from mixaug.evaluate.corruptions import CORRUPTIONS, PRESETS, SEVERITIES, corrupt
@@ -69,10 +70,10 @@ def save_corrupted(
         >>> CorruptedSet(folder).names
         ('fog', 'contrast')
     """
-    names = _chosen("names", CORRUPTIONS if names is None else names, KNOWN)
+    chosen = check_choices("names", CORRUPTIONS if names is None else names, KNOWN)
+    names = tuple(name for name in KNOWN if name in chosen)
     severities = _chosen("severities", severities, SEVERITIES)
-    if preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    preset, seed = check_choice("preset", preset, PRESETS), check_seed("seed", seed)
     data = LabelledImages(dataset)
     index = torch.arange(len(data)) if index is None else checked_index(index, len(data))
     if len(index) == 0:
@@ -186,8 +187,7 @@ class CorruptedSet:
             ValueError: a corruption or severity that is not there; a file that cannot be read or has another size.
             IndexError: an index outside of the set.
         """
-        if name not in self.names:
-            raise ValueError(f"name must be one of {', '.join(self.names)} in {self.path}, got {name!r}")
+        name = check_choice(f"name (in {self.path})", name, self.names)
         if severity not in self.severities:
             raise ValueError(f"severity must be one of {list(self.severities)} in {self.path}, got {severity!r}")
         index = checked_index(index, len(self))

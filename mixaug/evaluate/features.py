@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixaug.attacks._checks import check_class_range, check_int, check_logits, check_number
+from mixaug._checks import MAX_COUNT, check_int, check_number, check_seed
+from mixaug.attacks._checks import check_class_range, check_logits
 from mixaug.attacks._state import bare, evaluation_mode
 from mixaug.evaluate._optional import optional_import
 from mixaug.evaluate._place import home_of, on_device
@@ -128,7 +129,7 @@ def penultimate_features(
     reason = why_no_features(model)
     if reason is not None:
         raise ValueError(f"model must have layers that can be looked into: {reason}")
-    check_int("batch_size", batch_size, low=1)
+    batch_size = check_int("batch_size", batch_size, 1, MAX_COUNT)
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a tensor, got {type(images).__name__}")
     data = LabelledImages((images, torch.zeros(images.shape[:1], dtype=torch.int64)))
@@ -202,8 +203,8 @@ def feature_map(
         >>> tuple(layout.points.shape), layout.dimensions, layout.layer
         ((12, 2), 5, '3')
     """
-    check_number("perplexity", perplexity, low=1e-6, high=1e6)
-    check_int("seed", seed, low=0)
+    perplexity = check_number("perplexity", perplexity, low=1e-6, high=1e6)
+    seed = check_seed("seed", seed)
     if isinstance(images, Tensor) and len(images) < _FEWEST:
         raise ValueError(f"images must be {_FEWEST} or more, got {len(images)}")
     features = penultimate_features(model, images, batch_size=batch_size, device=device)

@@ -24,7 +24,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from mixaug._checks import check_int, image_range, in_unit_range, kind_of
+from mixaug._checks import check_int, image_range, in_unit_range, kind_of, out_of_range
 from mixaug.train.images import ImageTensors
 
 IN_MEMORY_BYTES = 2 << 30  # a map-style data set up to this size is read once and kept
@@ -470,8 +470,7 @@ def _stored(images: Tensor, index: int) -> Tensor:
         at = next(at for at, found in enumerate(ranges) if not in_unit_range(*found))
         low, high = ranges[at]
         raise ValueError(
-            f"images must lie in [0, 1], got values from {low:.9g} to {high:.9g} at index {index + at}; "
-            "normalise inside the model, as its first layer"
+            out_of_range("images", low, high, f" at index {index + at}; normalise inside the model, as its first layer")
         )
     return images.clamp(0, 1) if low < 0 or high > 1 else images
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mixaug._checks import check_int
+
 _Z95 = 1.959963984540054  # the normal distribution's 97.5% point
 _CHUNK = 50  # bootstrap draws made at once: 20 MB at 50,000 images
 
@@ -106,10 +108,8 @@ def wilson(successes: int, n: int) -> Estimate:
         >>> round(wilson(0, 10).high, 3)
         0.278
     """
-    if n < 1:
-        raise ValueError(f"n must be 1 or more, got {n}")
-    if not 0 <= successes <= n:
-        raise ValueError(f"successes must lie between 0 and n={n}, got {successes}")
+    n = check_int("n", n, 1)
+    successes = check_int("successes", successes, 0, n)
     share = successes / n
     scale = 1 + _Z95**2 / n
     centre = (share + _Z95**2 / (2 * n)) / scale

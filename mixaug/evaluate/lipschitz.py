@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixaug._checks import ABOVE_ZERO, MAX_COUNT, check_int, check_length, check_seed
 from mixaug.attacks._ball import ball_around
-from mixaug.attacks._checks import check_int, check_length, check_logits, check_model
+from mixaug.attacks._checks import check_logits, check_model
 from mixaug.attacks._engine import Health, Point, follow_gradient
 from mixaug.attacks._random import uniform_like
 from mixaug.attacks._state import evaluation_mode
@@ -72,8 +73,8 @@ def local_lipschitz(
         (2.0, 3)
     """
     check_model(model)
-    check_int("batch_size", batch_size, low=1)
-    check_int("seed", seed, low=0)
+    batch_size = check_int("batch_size", batch_size, 1, MAX_COUNT)
+    seed = check_seed("seed", seed)
     data = LabelledImages(dataset)
     index = subset("n", n, len(data), seed)
     home = home_of(model)
@@ -124,12 +125,10 @@ def lipschitz_constants(
         >>> lipschitz_constants(model, torch.rand(4, 3, 2, 2), eps=0.1).shape
         torch.Size([4])
     """
-    check_length("eps", eps)
-    if eps == 0:
-        raise ValueError("eps must be above 0, got 0")
-    check_int("steps", steps, low=0)
+    eps = check_length("eps", eps, ABOVE_ZERO)
+    steps = check_int("steps", steps, 0)
     length = eps / 4 if step_size is None else step_size
-    check_length("step_size", length)
+    length = check_length("step_size", length)
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4:
         got = f"{images.dtype} of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images must be floating point of shape (B, C, H, W) in [0, 1], got {got}")

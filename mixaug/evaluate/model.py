@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mixaug.attacks._checks import check_flag, check_int, check_length, check_logits
+from mixaug._checks import MAX_COUNT, check_flag, check_int, check_length, check_seed
+from mixaug.attacks._checks import check_logits
 from mixaug.attacks._state import bare, evaluation_mode
 from mixaug.evaluate._choices import AttackCounts, Attacks, chosen_corruptions, describe
 from mixaug.evaluate._journal import check_writable
@@ -146,11 +147,11 @@ def evaluate_model(
         >>> report.clean_error.n, report.attacks["pgd-20"].accuracy.n
         (20, 5)
     """
-    check_int("batch_size", batch_size, low=1)
-    check_int("seed", seed, low=0)
-    check_length("eps", eps)
-    check_flag("audit", audit)
-    check_flag("everything", everything)
+    batch_size = check_int("batch_size", batch_size, 1, MAX_COUNT)
+    seed = check_seed("seed", seed)
+    eps = check_length("eps", eps)
+    audit = check_flag("audit", audit)
+    everything = check_flag("everything", everything)
     if not isinstance(thresholds, Thresholds | None):
         raise TypeError(f"thresholds must be Thresholds or None, got {type(thresholds).__name__}")
     model_classes = of_classes(dataset, "model_classes")

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixaug._checks import MAX_COUNT, check_int, check_seed
 from mixaug._files import atomic_path
-from mixaug.attacks._checks import check_class_range, check_int, check_logits, check_model
+from mixaug.attacks._checks import check_class_range, check_logits, check_model
 from mixaug.attacks._state import bare, evaluation_mode
 from mixaug.evaluate._choices import seed_of, subset
 from mixaug.evaluate._place import home_of, on_device
@@ -144,8 +145,8 @@ def occlusion_curve(
     """
     check_model(model)
     shares = _ratios(ratios)
-    check_int("batch_size", batch_size, low=1)
-    check_int("seed", seed, low=0)
+    batch_size = check_int("batch_size", batch_size, 1, MAX_COUNT)
+    seed = check_seed("seed", seed)
     data = LabelledImages(dataset)
     index = subset("n", n, len(data), seed)
     channels, height, width = data.take(index[:1])[0].shape[1:]

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixaug._checks import MAX_BATCH, MAX_SIDE, check_generator, check_int, check_number
 from mixaug._random import drawn_by
-from mixaug.attacks._checks import check_generator, check_int
 
 __all__ = ["check_fill", "check_ratio", "occlude", "patch_grid", "patch_size_of", "sample_patch_order"]
 
@@ -58,9 +58,9 @@ def sample_patch_order(
         >>> sample_patch_order(2, 4, 6, 2).sort(1).values.tolist()
         [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]]
     """
-    check_int("batch_size", batch_size, low=0)
-    check_int("height", height, low=1)
-    check_int("width", width, low=1)
+    batch_size = check_int("batch_size", batch_size, 0, MAX_BATCH)
+    height = check_int("height", height, 1, MAX_SIDE)
+    width = check_int("width", width, 1, MAX_SIDE)
     check_generator(generator)
     rows, columns = patch_grid(height, width, patch_size)
     device = "cpu" if generator is None else generator.device
@@ -136,7 +136,7 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
         >>> patch_grid(7, 10, 3)
         (3, 4)
     """
-    check_int("patch_size", patch_size, low=1)
+    patch_size = check_int("patch_size", patch_size, 1)
     if patch_size > max(height, width):
         raise ValueError(f"patch_size must be at most the longer side of the {height}x{width} images, got {patch_size}")
     return -(-height // patch_size), -(-width // patch_size)
@@ -144,10 +144,7 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
 
 def check_ratio(ratio: object) -> None:
     """Raises unless it is a number in [0, 1]."""
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float):
-        raise TypeError(f"ratio must be a number, got {type(ratio).__name__}")
-    if not 0 <= ratio <= 1:  # also false for NaN
-        raise ValueError(f"ratio must lie in [0, 1], got {ratio}")
+    check_number("ratio", ratio, 0.0, 1.0)
 
 
 def check_fill(fill: Any, images: Tensor) -> Tensor:
@@ -163,11 +160,9 @@ def check_fill(fill: Any, images: Tensor) -> Tensor:
     values = list(fill) if isinstance(fill, Sequence) and not isinstance(fill, str) else [fill]
     whole = images.dtype == torch.uint8
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"fill must be a number or one for each channel, got {type(value).__name__}")
-        if not 0 <= value <= (255 if whole else 1) or (whole and value != int(value)):  # the first is true for NaN
-            rule = "be a whole number in [0, 255]" if whole else "lie in [0, 1]"
-            raise ValueError(f"fill must {rule} for {images.dtype}, got {value}")
+        number = check_number("fill", value, 0.0, 255.0 if whole else 1.0)
+        if whole and not number.is_integer():
+            raise ValueError(f"fill must be a whole number for {images.dtype}, got {value}")
     if isinstance(fill, Sequence) and len(values) != images.shape[1]:
         raise ValueError(f"fill must have one value, or one for each of the {images.shape[1]} channels, got {fill}")
     tensor = torch.tensor(values, dtype=images.dtype, device=images.device)

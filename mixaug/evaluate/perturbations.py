@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixaug.attacks._checks import check_choice, check_generator, check_int
+from mixaug._checks import MAX_BATCH, check_choice, check_generator, check_int
 from mixaug.evaluate._choices import seed_of
 from mixaug.evaluate.corruptions import PRESETS
 from mixaug.evaluate.corruptions.filters import directional_blur, gaussian_blur
@@ -91,7 +91,7 @@ def sample_perturbation(batch_size: int, generator: torch.Generator | None = Non
         >>> sample_perturbation(5, torch.Generator().manual_seed(0)).seed.shape
         torch.Size([5])
     """
-    check_int("batch_size", batch_size, low=0)
+    batch_size = check_int("batch_size", batch_size, 0, MAX_BATCH)
     check_generator(generator)
     return PerturbationParams(torch.randint(2**62, (batch_size,), generator=generator))
 
@@ -143,9 +143,7 @@ def frame(images: Tensor, name: str, t: int, preset: str, params: PerturbationPa
         torch.Size([2, 3, 8, 8])
     """
     pixels = _checked(images, name, preset, params)
-    check_int("t", t, low=0)
-    if t >= FRAMES:
-        raise ValueError(f"t must be below the {FRAMES} frames of a sequence, got {t}")
+    t = check_int("t", t, 0, FRAMES - 1)
     return _frame(pixels, name, t, preset, params)
 
 
@@ -317,9 +315,8 @@ def _checked(images: Tensor, name: str, preset: str, params: PerturbationParams)
         raise TypeError(f"images must be uint8 or float in [0, 1], got {images.dtype}")
     if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
         raise ValueError(f"images must be (B, C, H, W) with 1 or 3 channels, got shape {tuple(images.shape)}")
-    if name not in PERTURBATIONS:
-        raise ValueError(f"name must be one of {', '.join(PERTURBATIONS)}, got {name!r}")
-    check_choice("preset", preset, PRESETS)
+    name = check_choice("name", name, PERTURBATIONS)
+    preset = check_choice("preset", preset, PRESETS)
     if not isinstance(params, PerturbationParams):
         raise TypeError(f"params must be PerturbationParams of sample_perturbation, got {type(params).__name__}")
     if len(params.seed) != len(images):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mixaug._checks import ABOVE_ZERO, MAX_COUNT, check_int, check_length, clipped
 from mixaug.attacks import PGD, cross_entropy
-from mixaug.attacks._checks import check_int, check_length, check_logits, check_model
+from mixaug.attacks._checks import check_logits, check_model
 from mixaug.attacks._random import signs_like
 from mixaug.attacks._state import evaluation_mode
 from mixaug.evaluate._place import gradients_kept
@@ -210,13 +211,9 @@ def _check(model: nn.Module, image: Tensor, radius: float, points: int, batch_si
         raise TypeError(f"image must be a floating point tensor in [0, 1], got {got}")
     if image.ndim != 3:
         raise ValueError(f"image must have shape (C, H, W), got {tuple(image.shape)}")
-    low, high = (float(bound) for bound in image.detach().aminmax())
-    if not (low >= 0 and high <= 1):  # also false for NaN
-        raise ValueError(f"image must lie in [0, 1], got values from {low:g} to {high:g}")
-    check_length("radius", radius)
-    if radius == 0:
-        raise ValueError("radius must be above 0, got 0")
-    check_int("points", points, low=3)
+    clipped("image", image)
+    check_length("radius", radius, ABOVE_ZERO)
+    points = check_int("points", points, 3)
     if points % 2 == 0:
         raise ValueError(f"points must be odd, so that the image itself is on the grid, got {points}")
-    check_int("batch_size", batch_size, low=1)
+    batch_size = check_int("batch_size", batch_size, 1, MAX_COUNT)

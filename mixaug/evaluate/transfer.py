@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from mixaug.attacks._checks import check_flag
+from mixaug._checks import check_flag
 from mixaug.evaluate._place import home_of
 from mixaug.evaluate.intervals import Estimate, wilson
 from mixaug.nn._trace import check_plain
@@ -133,7 +133,7 @@ def transfer(
     from mixaug.train.progress import Progress
     from mixaug.train.settings import TrainSettings
 
-    check_flag("probe", probe)
+    probe = check_flag("probe", probe)
     check_plain(model, "fine-tune it")
     parts = loaded(data)
     settings = TrainSettings(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from mixaug._checks import check_count_range
+from mixaug._checks import bytes_hint, check_count_range
 from mixaug._eps_schedule import SHAPES as EPS_SHAPES
-from mixaug.attacks._checks import bytes_hint
 from mixaug.train import learned_mixing
 from mixaug.train._checks import one_of, real, whole
 from mixaug.train.activation import ACTIVATIONS, GRANULARITIES, NEW_LAYERS, PLACEMENTS

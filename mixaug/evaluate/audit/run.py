@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixaug.attacks._checks import check_batch, check_int, check_length, check_model
+from mixaug._checks import MAX_COUNT, check_int, check_length, check_seed
+from mixaug.attacks._checks import check_batch, check_model
 from mixaug.evaluate._choices import subset
 from mixaug.evaluate._place import home_of, on_device
 from mixaug.evaluate._progress import Progress
@@ -103,10 +104,10 @@ def audit_model(
         (20, 12)
     """
     check_model(model)
-    check_int("seed", seed, low=0)
+    seed = check_seed("seed", seed)
     data = LabelledImages(dataset)
     if n is not None:
-        check_int("n", n, low=1)
+        n = check_int("n", n, 1)
         n = min(n, len(data))
     images, labels = data.take(subset("n", n, len(data), seed))
     home = home_of(model)
@@ -175,8 +176,8 @@ def audit_images(
         'No verdict'
     """
     _check_arguments(model, images, labels, eps, surrogate, thresholds, seed, batch_size)
-    check_int("square_queries", square_queries, low=1)
-    check_int("draws", draws, low=2)
+    square_queries = check_int("square_queries", square_queries, 1)
+    draws = check_int("draws", draws, 2)
     plan = Plan(float(eps), square_queries, draws, surrogate)
     with left_as_it_was(model):
         if surrogate is None:
@@ -201,12 +202,12 @@ def _check_arguments(
         raise TypeError(f"labels must be class indices of shape (n,), got {tuple(labels.shape)}")
     if len(images) == 0:
         raise ValueError("images must be 1 or more, got 0")
-    check_length("eps", eps)
+    eps = check_length("eps", eps)
     if eps == 0:
         raise ValueError("eps must be above 0 to look for masking, got 0")
     if surrogate is not None and not isinstance(surrogate, nn.Module):
         raise TypeError(f"surrogate must be a torch.nn.Module or None, got {type(surrogate).__name__}")
     if not isinstance(thresholds, Thresholds):
         raise TypeError(f"thresholds must be Thresholds, got {type(thresholds).__name__}")
-    check_int("seed", seed, low=0)
-    check_int("batch_size", batch_size, low=1)
+    seed = check_seed("seed", seed)
+    batch_size = check_int("batch_size", batch_size, 1, MAX_COUNT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from mixaug.attacks._checks import check_int, check_number
+from mixaug._checks import check_field, check_int, check_number
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Thresholds:
     def __post_init__(self) -> None:
         for field in fields(self):
             if field.name != "least_images":
-                check_number(field.name, getattr(self, field.name), low=0.0, high=1.0)
-        check_int("least_images", self.least_images, low=1)
+                check_field(self, field.name, check_number, 0.0, 1.0)
+        check_field(self, "least_images", check_int, 1)
         if self.far < self.margin:
             raise ValueError(f"far must be margin={self.margin} or more, got {self.far}")
 

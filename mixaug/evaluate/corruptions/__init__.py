@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixaug._checks import check_choice, check_generator, check_int
 from mixaug.evaluate.corruptions.blur import defocus_blur, gaussian_blur, glass_blur, motion_blur, zoom_blur
 from mixaug.evaluate.corruptions.digital import contrast, elastic_transform, pixelate
 from mixaug.evaluate.corruptions.frost import SCALES, frost, load_frost_textures, scaled_textures
@@ -106,12 +107,9 @@ def corrupt(
         raise TypeError(f"images must be uint8 or float, got {images.dtype}")
     if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
         raise ValueError(f"images must be (N, C, H, W) with 1 or 3 channels, got shape {tuple(images.shape)}")
-    if name not in _FUNCTIONS:
-        raise ValueError(f"name must be one of {', '.join(_FUNCTIONS)}, got {name!r}")
-    if preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    if severity not in SEVERITIES:
-        raise ValueError(f"severity must be one of 1 to 5, got {severity!r}")
+    name, preset = check_choice("name", name, _FUNCTIONS), check_choice("preset", preset, PRESETS)
+    severity = check_int("severity", severity, SEVERITIES[0], SEVERITIES[-1])
+    check_generator(generator)
     function, setting = _FUNCTIONS[name], TABLES[preset][name][severity - 1]
     if name == "frost" and frost_textures is not None:
         h, w = images.shape[-2:]

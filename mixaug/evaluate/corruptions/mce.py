@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from mixaug._checks import check_number
 from mixaug.evaluate.corruptions.tables import ALEXNET_ERRORS, CORRUPTIONS
 
 #: An error share, or one for each severity.
@@ -92,15 +93,18 @@ def corruption_errors(errors: Errors, reference: Mapping[str, float] = ALEXNET_E
     return {name: mce({name: errors[name]}, {name: reference[name]}) for name in reference if name in errors}
 
 
+def _percent(share: float) -> str:
+    """What to say of an error that is no share."""
+    return " (shares, not percent)" if share > 1 else ""
+
+
 def _shares(errors: Errors) -> dict[str, float]:
     if not errors:
         raise ValueError(f"errors must hold one corruption or more, such as the {len(CORRUPTIONS)} of the benchmark")
     shares = {}
     for name, value in errors.items():
-        values = [value] if isinstance(value, int | float) else [float(v) for v in value]
-        for share in values:
-            if not 0 <= share <= 1:  # also NaN
-                raise ValueError(f"errors[{name!r}] must be in [0, 1] (shares, not percent), got {share!r}")
+        given = list(value) if isinstance(value, Sequence) else [value]
+        values = [check_number(f"errors[{name!r}]", share, 0.0, 1.0, _percent) for share in given]
         if not values:
             raise ValueError(f"errors[{name!r}] must hold one severity or more, got none")
         shares[name] = math.fsum(values) / len(values)
