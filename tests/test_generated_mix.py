@@ -454,7 +454,7 @@ def test_bad_images():
         (images_of(4).double(), TypeError, "images must be uint8, float16, bfloat16 or float32, got torch.float64"),
         (images_of(4)[0], ValueError, "images must be (B, C, H, W) or clips (B, T, C, H, W), got shape (3, 12, 20)"),
         (images_of(4)[..., :0], ValueError, "images must have at least one pixel and channel"),
-        (np.zeros((4, 3, 8, 8)), TypeError, "images must be a tensor of shape (B, C, H, W) in the sample, got ndarray"),
+        (np.zeros((4, 3, 8, 8)), TypeError, "images must be a tensor of shape (B, C, H, W) in the sample, got sam"),
         (Image.new("RGB", (8, 8)), TypeError, "images must be a batch of tensors, got a PIL image: mix after the"),
         (images_of(4).to("meta"), ValueError, "images must be on the transform's device cpu, got meta: move one"),
         (images_of(4)[:, :2], ValueError, "images must be such as the generator's teacher takes, got shape (4, 2, 12"),
@@ -466,7 +466,8 @@ def test_bad_images():
     ):
         with pytest.raises(error, match="^" + re.escape(message)):
             mix_of(labels_getter=lambda sample: sample[1])(images, labels.to(getattr(images, "device", "cpu")))
-    with pytest.raises(TypeError, match="^" + re.escape("GeneratedMix mixes images but not their Mask; leave it out")):
+    message = "GeneratedMix mixes images but not their Mask (sample[2]); leave it out"
+    with pytest.raises(TypeError, match="^" + re.escape(message)):
         mix_of()(tv_tensors.Image(images_of(4)), labels, tv_tensors.Mask(torch.zeros(4, 12, 20)))
     with pytest.raises(ValueError, match=r"feature_layer must give a map of places for images of 1x1 pixels"):
         mix_of()(images_of(4, size=(1, 1)), labels)

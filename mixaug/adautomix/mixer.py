@@ -23,7 +23,7 @@ from mixaug.losses import soft_target_cross_entropy
 from mixaug.nn._trace import check_plain
 from mixaug.nn.feature_maps import default_layer, map_layers, resolve_layer
 from mixaug.nn.mix_generator import MixGenerator
-from mixaug.transforms import _labels
+from mixaug.transforms import _labels, _sample
 from mixaug.transforms._images import check_values
 
 if TYPE_CHECKING:
@@ -227,9 +227,11 @@ class AdAutoMix(Drawing):
 
         Args:
             images: the batch.
-            labels: of the images.
+            labels: of the images; also a list, tuple or NumPy array of numbers.
             draws: of :meth:`sample`, in place of new ones.
         """
+        check_images(images)
+        labels = _sample.as_labels(labels, images.device)
         self._check(images, labels, draws)
         turn = self._calls % self.generator_every == 0
         self._calls += 1
@@ -356,8 +358,7 @@ class AdAutoMix(Drawing):
         terms = {"clean": loss.detach()}
         return AdAutoMixOutput(loss, nothing(loss), images, masks, draw, logits.detach(), targets, terms, False)
 
-    def _check(self, images: Any, labels: Any, draws: Any) -> None:
-        check_images(images)
+    def _check(self, images: Tensor, labels: Tensor, draws: Any) -> None:
         classes = _labels.check_labels(labels, self.num_classes, images)
         if not self._checked and len(images) < self.law.n_mix:
             raise ValueError(

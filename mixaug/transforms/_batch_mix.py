@@ -1,36 +1,31 @@
-"""What the transforms share that mix the images of a batch and its labels: finding both in a sample, and checks."""
+"""What the transforms share that mix the images of a batch and its labels: the way through a sample, and checks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import PIL.Image
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from mixaug._checks import check_flag, check_number
 from mixaug._random import Drawing, GeneratorState
-from mixaug.transforms import _labels
+from mixaug.transforms import _labels, _sample
 from mixaug.transforms._images import DTYPES, check_values
 
-__all__ = ["KINDS", "BatchMix", "as_plain", "check_images", "check_one_size", "images_in"]
-
-#: torchvision's kinds of tensor that hold images.
-KINDS = (tv_tensors.Image, tv_tensors.Video)
+__all__ = ["BatchMix", "as_plain", "check_images", "check_one_size"]
 
 
 class BatchMix(Drawing, v2.Transform):
-    """Mixes the images of a batch and their labels, wherever both are in a sample.
+    """Mixes the images of a batch and their labels, wherever `_sample` finds both in a sample.
 
     A subclass has the hooks ``make_params`` (draws once for the images of a sample) and ``transform`` (carries the
     draw out on the labels, which it knows by ``inpt is params["labels"]``, or on a batch of images).
 
     Args:
-        num_classes, smoothing, labels_getter, generator, check_values: of the transforms.
+        num_classes, smoothing, images_getter, labels_getter, generator, check_values: of the transforms.
     """
 
     make_params: Callable[[list[Any]], dict[str, Any]]
@@ -40,7 +35,8 @@ class BatchMix(Drawing, v2.Transform):
         self,
         num_classes: int | None,
         smoothing: float,
-        labels_getter: str | _labels.LabelsGetter,
+        images_getter: str | _sample.Getter,
+        labels_getter: str | _sample.Getter,
         generator: torch.Generator | None,
         check_values: bool,
     ) -> None:
@@ -48,33 +44,23 @@ class BatchMix(Drawing, v2.Transform):
         self.num_classes = _labels.check_classes(num_classes)
         self.smoothing = check_number("smoothing", smoothing, 0.0, 1.0)
         self.check_values = check_flag("check_values", check_values)
-        self._labels_getter = _labels.parse_getter(labels_getter)
+        self._images_getter = _sample.parse_getter("images_getter", images_getter)
+        self._labels_getter = _sample.parse_getter("labels_getter", labels_getter)
         self._random = GeneratorState(generator)
         self._checked = False
-
-    def check_inputs(self, flat_inputs: list[Any]) -> None:
-        """torchvision's hook: refuses what cannot be mixed."""
-        for value in flat_inputs:
-            if isinstance(value, PIL.Image.Image):
-                raise TypeError(f"images must be a batch of tensors, got a PIL image{_labels.COLLATED}")
-            if isinstance(value, tv_tensors.TVTensor) and not isinstance(value, KINDS):
-                raise TypeError(
-                    f"{type(self).__name__} mixes images but not their {type(value).__name__}; leave it out"
-                )
 
     def _mix(self, inputs: tuple[Any, ...], **given: Any) -> Any:
         """The sample with its images and labels replaced; ``given`` goes to the checks and the hooks."""
         sample = inputs[0] if len(inputs) == 1 else inputs
-        flat, spec = tree_flatten(sample)
-        self.check_inputs(flat)
-        labels = self._labels_getter(sample)
-        at = _labels.place(labels, flat)
-        chosen = images_in(flat, at)
-        images = [flat[i] for i in chosen]
-        self._check_sample(images, labels, **given)
-        params = {"labels": labels, **given, **self.make_params(images)}
-        changed = {at, *chosen}
-        return tree_unflatten([self.transform(v, params) if i in changed else v for i, v in enumerate(flat)], spec)
+        found = _sample.find_batch(type(self).__name__, sample, self._images_getter, self._labels_getter)
+        images, labels = [entry.value for entry in found.images], found.labels.value
+        try:
+            self._check_sample(images, labels, **given)
+            params = {"labels": labels, **given, **self.make_params(images)}
+        except (TypeError, ValueError) as error:
+            raise _sample.named_entries(error, sample, found.images, found.labels) from error
+        mixed = {entry.path: self.transform(entry.value, params) for entry in (*found.images, found.labels)}
+        return _sample.replaced(sample, mixed)
 
     def _check_sample(self, images: Sequence[Any], labels: Any) -> None:
         """Raises unless all batches of images of a sample can be mixed with these labels."""
@@ -109,16 +95,6 @@ def check_one_size(images: Sequence[Tensor]) -> Tensor:
     return first
 
 
-def images_in(flat: list[Any], labels: int) -> list[int]:
-    """Which entries are images: all ``Image`` and ``Video`` tensors, else the first plain tensor besides the labels."""
-    explicit = [i for i, value in enumerate(flat) if isinstance(value, KINDS)]
-    plain = [i for i, value in enumerate(flat) if isinstance(value, Tensor) and i != labels]
-    if not (explicit or plain):
-        kinds = sorted({type(value).__name__ for i, value in enumerate(flat) if i != labels}) or ["nothing"]
-        raise TypeError(f"images must be a tensor of shape (B, C, H, W) in the sample, got {', '.join(kinds)}")
-    return explicit or plain[:1]
-
-
 def check_images(images: Any) -> None:
     """Raises unless ``images`` are a batch of images or clips of a dtype that can be mixed. Reads no value."""
     if not isinstance(images, Tensor):
@@ -126,7 +102,7 @@ def check_images(images: Any) -> None:
     if images.dtype not in DTYPES:
         raise TypeError(f"images must be uint8, float16, bfloat16 or float32, got {images.dtype}")
     if images.ndim not in (4, 5):
-        hint = _labels.COLLATED if images.ndim == 3 else ""
+        hint = _sample.COLLATED if images.ndim == 3 else ""
         raise ValueError(f"images must be (B, C, H, W) or clips (B, T, C, H, W), got shape {tuple(images.shape)}{hint}")
     if 0 in images.shape[1:]:
         raise ValueError(f"images must have at least one pixel and channel, got shape {tuple(images.shape)}")

@@ -1,23 +1,16 @@
-"""Labels: where they are in a sample, whether they fit, and what mixing and smoothing make of them."""
+"""Labels: whether they fit, and what mixing and smoothing make of them. Where they are, `_sample` knows."""
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 
 from mixaug._checks import check_int, check_number
 
-LabelsGetter = Callable[[Any], Any]
-
 #: How far a row of probabilities may be from 1: float32 rounding over many classes; float16 and bfloat16 values.
 _TOLERANCE, _HALF_TOLERANCE = 1e-3, 1e-2
-#: What helps against a sample where a batch is wanted.
-COLLATED = ": mix after the batch is collated"
 
 
 def smooth_labels(labels: Tensor, num_classes: int | None, smoothing: float) -> Tensor:
@@ -183,26 +176,6 @@ def check_label_values(labels: Tensor, num_classes: int) -> None:
         raise ValueError(f"labels of probabilities must be at least 0, got {float(wide.amin()):.4g}")
 
 
-def parse_getter(labels_getter: Any) -> LabelsGetter:
-    """The function that finds the labels of a sample.
-
-    Args:
-        labels_getter: ``"default"`` or a function of the sample.
-
-    Raises:
-        TypeError: neither.
-
-    Example:
-        >>> parse_getter("default")((torch.rand(1, 3, 8, 8), torch.tensor([7])))
-        tensor([7])
-    """
-    if isinstance(labels_getter, str) and labels_getter == "default":
-        return find_labels
-    if not callable(labels_getter):
-        raise TypeError(f"labels_getter must be 'default' or a function of the sample, got {labels_getter!r}")
-    return labels_getter
-
-
 def check_classes(num_classes: Any) -> int | None:
     """``num_classes`` as an int of at least 1, or None.
 
@@ -214,72 +187,3 @@ def check_classes(num_classes: Any) -> int | None:
         10
     """
     return None if num_classes is None else check_int("num_classes", num_classes, 1)
-
-
-def find_labels(sample: Any) -> Any:
-    """The labels of a sample, where torchvision's ``CutMix`` finds them.
-
-    The second entry of a tuple or list, if that is a plain tensor; else, in the second entry or in the sample itself,
-    a mapping, the entry of the first key that is ``labels`` in any case, or else of the first that contains ``label``.
-
-    Args:
-        sample: a batch as the loader gives it.
-
-    Raises:
-        ValueError: there is no such entry.
-
-    Example:
-        >>> find_labels({"image": torch.rand(2, 3, 8, 8), "Fine_Label": torch.tensor([4, 2])})
-        tensor([4, 2])
-    """
-    if isinstance(sample, Tensor):
-        raise ValueError("labels must be given with the images, as (images, labels), got a tensor alone")
-    entry = sample
-    if isinstance(sample, (tuple, list)):
-        if len(sample) < 2:
-            raise ValueError(
-                f"labels must be the second entry of the sample, got a {type(sample).__name__} of {len(sample)}"
-            )
-        entry = sample[1]
-    if isinstance(entry, Tensor) and not isinstance(entry, tv_tensors.TVTensor):
-        return entry
-    if isinstance(entry, Mapping):
-        lowered = {key: key.lower() for key in entry if isinstance(key, str)}
-        named = [key for key, lower in lowered.items() if lower == "labels"]
-        named += [key for key, lower in lowered.items() if "label" in lower]
-        if named:
-            return entry[named[0]]
-        raise ValueError(f"labels must be under a key with 'label' in it, got the keys {list(entry)}; or labels_getter")
-    raise ValueError(
-        "labels must be the second entry of a tuple, or under a key of a mapping (other places: labels_getter), got "
-        f"{type(entry).__name__}{_hint(entry)}"
-    )
-
-
-def place(labels: Any, flat: list[Any]) -> int:
-    """Where the labels that were found are among the entries of the flattened sample.
-
-    Args:
-        labels: of the labels getter.
-        flat: entries of the sample.
-
-    Raises:
-        TypeError: the labels are not a tensor.
-        ValueError: they are a tensor from elsewhere.
-
-    Example:
-        >>> labels = torch.tensor([1])
-        >>> place(labels, ["name", labels])
-        1
-    """
-    for position, value in enumerate(flat):
-        if value is labels:
-            return position
-    if isinstance(labels, Tensor):
-        raise ValueError("labels_getter must return an entry of the sample, got another tensor")
-    raise TypeError(f"labels must be a tensor, got {type(labels).__name__}{_hint(labels)}")
-
-
-def _hint(labels: Any) -> str:
-    """A number is the label of one image."""
-    return COLLATED if isinstance(labels, numbers.Number) else ""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import PIL.Image
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import default_collate, get_worker_info
 
-from mixaug._checks import check_number
-from mixaug.transforms import _labels
+from mixaug._checks import check_number, kind_of
+from mixaug.transforms import _labels, _sample
 from mixaug.transforms.dynamic_mixcut import DynamicMixCut
 
 
@@ -36,19 +35,21 @@ class DynamicMixCutCollate:
         p: probability in ``[0, 1]`` that an image is mixed. Default 1.
         area: None (default): CutMix's law; else the range ``(low, high)`` in ``[0, 1]`` of a box's share.
         square: height and width are the same share of the image's. Default True.
-        labels_getter: ``"default"``, or a function of the collated batch that returns its labels.
+        images_getter, labels_getter: where images and labels of the collated batch are, ``"default"`` or a function of
+            it, see :class:`~mixaug.DynamicMixCut`.
         generator: of torch; its seed is combined with the worker's, so that workers and epochs differ.
 
     Shape:
-        samples: tuples ``(image, label)`` or mappings with a key that has ``label`` in it, images ``(C, H, W)`` of one
-        size, uint8, float16, bfloat16 or float32.
+        samples: a list of tuples ``(image, label)`` or of mappings, images ``(C, H, W)`` of one size, uint8, float16,
+        bfloat16 or float32.
 
     Returns:
         what ``default_collate`` gives, with images ``(B, C, H, W)`` mixed and labels ``(B, K)`` float32.
 
     Raises:
-        TypeError: PIL images (convert them in the dataset's transform), boxes, masks, key points.
-        ValueError: a CUDA tensor in a loader worker; labels that do not fit.
+        TypeError: one sample or batch in place of a list of samples; PIL images (convert them in the dataset's
+            transform), torchvision's boxes, masks or key points.
+        ValueError: no samples; a CUDA tensor in a loader worker; labels that do not fit.
 
     Example:
         >>> dataset = [(torch.rand(3, 32, 32), i % 10) for i in range(8)]
@@ -67,7 +68,8 @@ class DynamicMixCutCollate:
         *,
         area: tuple[float, float] | None = None,
         square: bool = True,
-        labels_getter: str | _labels.LabelsGetter = "default",
+        images_getter: str | _sample.Getter = "default",
+        labels_getter: str | _sample.Getter = "default",
         generator: torch.Generator | None = None,
     ) -> None:
         #: The transform that mixes the collated batch.
@@ -78,6 +80,7 @@ class DynamicMixCutCollate:
             p,
             area=area,
             square=square,
+            images_getter=images_getter,
             labels_getter=labels_getter,
             generator=generator,
         )
@@ -99,17 +102,18 @@ class LabelSmoothingCollate:
     Args:
         num_classes: ``K``; needed when labels are class indices.
         smoothing: ``alpha`` in ``[0, 1]``. Default 0.1.
-        labels_getter: ``"default"``, or a function of the collated batch that returns its labels.
+        labels_getter: where the labels of the collated batch are, see :class:`~mixaug.DynamicMixCut`.
 
     Shape:
-        samples: tuples ``(image, label)`` or mappings with a key that has ``label`` in it.
+        samples: a list of tuples ``(image, label)`` or of mappings.
 
     Returns:
         what ``default_collate`` gives, with labels ``(B, K)`` float32.
 
     Raises:
-        TypeError: PIL images (convert them in the dataset's transform); labels that are none.
-        ValueError: labels that do not fit; a CUDA tensor in a loader worker.
+        TypeError: one sample or batch in place of a list of samples; PIL images (convert them in the dataset's
+            transform); labels that are none.
+        ValueError: no samples; labels that do not fit; a CUDA tensor in a loader worker.
 
     Example:
         >>> collate = LabelSmoothingCollate(num_classes=4)
@@ -122,40 +126,61 @@ class LabelSmoothingCollate:
         num_classes: int | None = None,
         smoothing: float = 0.1,
         *,
-        labels_getter: str | _labels.LabelsGetter = "default",
+        labels_getter: str | _sample.Getter = "default",
     ) -> None:
         self.num_classes = _labels.check_classes(num_classes)
         self.smoothing = check_number("smoothing", smoothing, 0.0, 1.0)
-        self._labels_getter = _labels.parse_getter(labels_getter)
+        self._labels_getter = _sample.parse_getter("labels_getter", labels_getter)
 
     def __call__(self, samples: Sequence[Any]) -> Any:
         """The batch of ``samples`` with smoothed labels."""
         batch = _collated(samples, "smooth_labels")
-        flat, spec = tree_flatten(batch)
-        labels = self._labels_getter(batch)
-        at = _labels.place(labels, flat)
-        flat[at] = _labels.smooth_labels(labels, self.num_classes, self.smoothing)
-        return tree_unflatten(flat, spec)
+        found = _sample.find_labels(batch, self._labels_getter)
+        try:
+            labels = _labels.smooth_labels(_sample.as_labels(found.value), self.num_classes, self.smoothing)
+        except (TypeError, ValueError) as error:
+            raise _sample.named_entries(error, batch, [], found) from error
+        return _sample.replaced(batch, {found.path: labels})
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_classes={self.num_classes}, smoothing={self.smoothing})"
 
 
-def _collated(samples: Sequence[Any], later: str) -> Any:
+def _collated(samples: Any, later: str) -> Any:
     """``default_collate``; refuses PIL images, and in a worker CUDA tensors, which would start CUDA in each process."""
+    samples = _checked(samples, later)
     if get_worker_info() is not None:
-        for value in tree_flatten(list(samples))[0]:
-            if isinstance(value, Tensor) and value.device.type != "cpu":
+        for entry in _sample.entries_of(samples, Tensor):
+            if entry.value.device.type != "cpu":
                 raise ValueError(
-                    f"samples must be on the CPU in a loader worker, got a tensor on {value.device}: keep the dataset "
-                    f"on the CPU, or mix after the loader with {later}"
+                    f"samples must be on the CPU in a loader worker, got a tensor on {entry.value.device}: keep the "
+                    f"dataset on the CPU, or mix after the loader with {later}"
                 )
     try:
-        return default_collate(list(samples))
+        return default_collate(samples)
     except TypeError as error:
-        if any(isinstance(value, PIL.Image.Image) for value in tree_flatten(list(samples))[0]):
+        if _sample.entries_of(samples, PIL.Image.Image):
             raise TypeError(
                 "images must be tensors in the samples, got a PIL image: convert them in the dataset's transform, "
                 "such as v2.PILToTensor() or v2.ToImage()"
             ) from error
         raise
+
+
+def _checked(samples: Any, later: str) -> list[Any]:
+    """The samples as a list, if they are what a loader gives a collate function."""
+    what = "samples must be a list of samples such as (image, label)"
+    # A loader with batch_size=None hands over what the data set gives: one sample, or a batch that is whole already.
+    whole = f": with batch_size=None there is nothing to collate; mix whole batches after the loader with {later}"
+    if isinstance(samples, Mapping):
+        raise TypeError(f"{what}, got one {type(samples).__name__} with the keys {list(samples)}{whole}")
+    if isinstance(samples, (Tensor, str)) or not isinstance(samples, Iterable):
+        raise TypeError(f"{what}, got {kind_of(samples)}{whole}")
+    listed = list(samples)
+    if not listed:
+        raise ValueError(f"{what}, at least one, got none")
+    for i, sample in enumerate(listed):
+        if not isinstance(sample, (tuple, list, Mapping)):
+            alone = isinstance(samples, (tuple, list)) and len(listed) == 2 and isinstance(listed[0], Tensor)
+            raise TypeError(f"{what}, got {kind_of(sample)} as samples[{i}]{whole if alone else ''}")
+    return listed

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixaug.transforms import _labels
+from mixaug.transforms import _sample
 from mixaug.transforms._batch_mix import BatchMix, check_images, check_one_size
 from mixaug.transforms._mixcut_checks import check_views, fitting_record
 from mixaug.transforms.dynamic_mixcut_params import DynamicMixCutParams, DynamicMixCutSettings, sample_dynamic_mixcut
@@ -44,8 +44,13 @@ class DynamicMixCut(BatchMix):
         area: None (default): CutMix's law, the share of a box is ``U(0, 1)`` before clipping; else the range ``(low,
             high)`` in ``[0, 1]`` that it is drawn from, for boxes that lie inside the image.
         square: height and width are the same share of the image's. False: aspect ratios from 1/3 to 3. Default True.
-        labels_getter: ``"default"``: labels are found as torchvision's ``CutMix`` finds them (the second entry of a
-            tuple, or a key with ``label`` in it); or a function of the sample that returns them.
+        images_getter: where the images of a sample are. ``"default"``: all ``tv_tensors.Image`` and ``Video``; if there
+            are none, the first plain tensor that can be a batch of images, an entry under ``image`` or ``pixel_values``
+            before others, and never one under a key that names something else (``mask``, ``depth``, ``id``). Or a
+            function of the sample that returns the entry, or several.
+        labels_getter: where the labels are. ``"default"``: the second entry of a tuple; in a mapping the entry under
+            ``labels``, ``label``, ``targets`` or ``target``, else under a key with ``label`` in it. Or a function of
+            the sample that returns them.
         generator: of torch. In loader workers its seed is combined with the worker's, so that workers and epochs
             differ (and with ``RANK``); the same run repeats under the same ``torch.manual_seed``.
         check_values: read every batch and its labels, not just the first, also on a GPU (which waits for the device).
@@ -56,10 +61,10 @@ class DynamicMixCut(BatchMix):
         Out: images of the same kind, dtype, device and memory format; labels ``(B, K)`` float32, always.
 
     Raises:
-        TypeError: an argument, image or label of another kind or dtype; a sample with PIL images, boxes, masks or key
-            points.
-        ValueError: an argument out of range; views, labels or shapes that do not fit; labels out of range or
-            probabilities that do not sum to 1; images that are not finite.
+        TypeError: an argument, image or label of another kind or dtype; a sample without images, or with PIL images or
+            torchvision's boxes, masks or key points.
+        ValueError: an argument out of range; labels that are not found; views, labels or shapes that do not fit; labels
+            out of range or probabilities that do not sum to 1; images that are not finite.
 
     Note:
         Algorithm 1 as printed overwrites the result with each box; the paper's text and its Table 2 mean the union,
@@ -82,18 +87,20 @@ class DynamicMixCut(BatchMix):
         *,
         area: tuple[float, float] | None = None,
         square: bool = True,
-        labels_getter: str | _labels.LabelsGetter = "default",
+        images_getter: str | _sample.Getter = "default",
+        labels_getter: str | _sample.Getter = "default",
         generator: torch.Generator | None = None,
         check_values: bool = False,
     ) -> None:
-        super().__init__(num_classes, smoothing, labels_getter, generator, check_values)
+        super().__init__(num_classes, smoothing, images_getter, labels_getter, generator, check_values)
         self.settings = DynamicMixCutSettings(boxes, p, area, square)
 
     def forward(self, *inputs: Any, views: Views | None = None) -> Any:
         """Mixes a batch: ``mix(images, labels)``, or any sample that holds one.
 
         Args:
-            inputs: images and labels, or one sample (tuple, list, mapping, nested) with both.
+            inputs: images and labels, or one sample (tuple, list, mapping, nested) with both. Labels may be a list,
+                tuple or NumPy array of numbers.
             views: two views of the images, of their shape, dtype and device; the label is then kept (and smoothed).
 
         Returns:

@@ -22,7 +22,7 @@ from mixaug.adautomix.draws import MixDraw, MixLaw, sample_mix
 from mixaug.adautomix.mixing import mix_images, mix_targets, plain_masks
 from mixaug.adautomix.teacher import Teacher
 from mixaug.nn.mix_generator import MixGenerator
-from mixaug.transforms import _labels
+from mixaug.transforms import _labels, _sample
 from mixaug.transforms._batch_mix import BatchMix, as_plain, check_images, check_one_size
 from mixaug.transforms._generated_checks import fitting_draw, per_frame, teacher_takes
 
@@ -52,7 +52,7 @@ class GeneratedMix(BatchMix):
         law: of partners and ratios. Default: three images, one draw for the batch.
         p: probability in ``[0, 1]`` that an image is mixed. Default 1.
         smoothing: ``alpha`` of the label smoothing, in ``[0, 1]``. Default 0.
-        labels_getter: ``"default"`` or a function of the sample, see :class:`mixaug.DynamicMixCut`.
+        images_getter, labels_getter: ``"default"`` or a function of the sample, see :class:`mixaug.DynamicMixCut`.
         generator: of torch, for the draws; in loader workers and on several ranks as in :class:`mixaug.DynamicMixCut`.
         check_values: read every batch and its labels, not just the first, also on a GPU (which waits for the device).
 
@@ -90,11 +90,12 @@ class GeneratedMix(BatchMix):
         p: float = 1.0,
         smoothing: float = 0.0,
         *,
-        labels_getter: str | _labels.LabelsGetter = "default",
+        images_getter: str | _sample.Getter = "default",
+        labels_getter: str | _sample.Getter = "default",
         generator: torch.Generator | None = None,
         check_values: bool = False,
     ) -> None:
-        super().__init__(num_classes, smoothing, labels_getter, generator, check_values)
+        super().__init__(num_classes, smoothing, images_getter, labels_getter, generator, check_values)
         kinds = {"mask_generator": (mask_generator, MixGenerator), "teacher": (teacher, Teacher)}
         for name, (value, kind) in {**kinds, "law": (law or MixLaw(), MixLaw)}.items():
             if not isinstance(value, kind):
@@ -118,7 +119,8 @@ class GeneratedMix(BatchMix):
         per_image: bool | None = None,
         dirichlet: bool | None = None,
         concentration: float | None = None,
-        labels_getter: str | _labels.LabelsGetter = "default",
+        images_getter: str | _sample.Getter = "default",
+        labels_getter: str | _sample.Getter = "default",
         generator: torch.Generator | None = None,
         check_values: bool = False,
     ) -> GeneratedMix:
@@ -131,7 +133,7 @@ class GeneratedMix(BatchMix):
             n_mix, per_image, dirichlet, concentration: of the law, see :class:`~mixaug.adautomix.MixLaw`; None: as in
                 the training.
             num_classes: of the labels; None: as in the training.
-            p, smoothing, labels_getter, generator, check_values: of the class.
+            p, smoothing, images_getter, labels_getter, generator, check_values: of the class.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -156,6 +158,7 @@ class GeneratedMix(BatchMix):
             dataclasses.replace(saved.law, **changed),
             p,
             smoothing,
+            images_getter=images_getter,
             labels_getter=labels_getter,
             generator=generator,
             check_values=check_values,
@@ -169,7 +172,8 @@ class GeneratedMix(BatchMix):
         """Mixes a batch: ``mix(images, labels)``, or any sample that holds one.
 
         Args:
-            inputs: images and labels, or one sample (tuple, list, mapping, nested) with both.
+            inputs: images and labels, or one sample (tuple, list, mapping, nested) with both. Labels may be a list,
+                tuple or NumPy array of numbers.
 
         Returns:
             the sample with images and labels replaced; everything else as it was.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from mixaug._checks import (
@@ -26,7 +25,8 @@ from mixaug._checks import (
 from mixaug._random import Drawing, GeneratorState
 from mixaug.ops.ipmix import replay_ipmix
 from mixaug.ops.ipmix_record import IPMixParams
-from mixaug.transforms._images import ImageBatch, check_values, is_image, to_batch
+from mixaug.transforms import _sample
+from mixaug.transforms._images import DTYPES, ImageBatch, check_values, is_image, to_batch
 from mixaug.transforms.ipmix_params import LEVELS, LOWEST, STRUCTURES, IPMixSettings, sample_ipmix
 
 if TYPE_CHECKING:
@@ -71,6 +71,10 @@ class IPMix(Drawing, v2.Transform):
         generator: of torch. In loader workers its seed is combined with the worker's, so that workers and epochs
             differ (and with ``RANK``); the same run repeats under the same ``torch.manual_seed``.
         check_values: check every batch for NaN and range, not just the first (on a GPU this waits for the device).
+        images_getter: where the images of a sample are. ``"default"``: all PIL images, ``tv_tensors.Image`` and
+            ``Video``; if there are none, the first plain tensor that can be an image or a batch, an entry under
+            ``image`` or ``pixel_values`` before others, and never one under a key that names something else (``mask``,
+            ``depth``, ``label``, ``id``). Or a function of the sample that returns the entry, or several.
 
     Shape:
         In: PIL image (RGB or L; P becomes RGB), ``(C, H, W)``, ``(B, C, H, W)``, or clips ``(..., T, C, H, W)``; C 1 or
@@ -78,8 +82,8 @@ class IPMix(Drawing, v2.Transform):
         Out: the same kind, shape, dtype, device and memory format.
 
     Raises:
-        TypeError: an argument or input of another kind or dtype; a sample with boxes, masks or key points while
-            ``"image"`` is in ``levels`` (its geometric operations would make them wrong).
+        TypeError: an argument or input of another kind or dtype; a sample without images, or with torchvision's boxes,
+            masks or key points while ``"image"`` is in ``levels`` (its geometric operations would make them wrong).
         ValueError: an argument out of range, a wrong shape, a patch larger than the image, images that are not finite.
 
     Note:
@@ -110,6 +114,7 @@ class IPMix(Drawing, v2.Transform):
         generator: torch.Generator | None = None,
         *,
         check_values: bool = False,
+        images_getter: str | _sample.Getter = "default",
     ) -> None:
         super().__init__()
         self.k = check_int("k", k, 1, MAX_CHAINS)
@@ -128,6 +133,7 @@ class IPMix(Drawing, v2.Transform):
         self._mixing_set = mixing_set
         self._random = GeneratorState(generator)
         self.check_values = check_flag("check_values", check_values)
+        self._images_getter = _sample.parse_getter("images_getter", images_getter)
         self._checked = False
 
     @property
@@ -212,18 +218,31 @@ class IPMix(Drawing, v2.Transform):
         """
         return self._carry_out(to_batch(images), params)
 
-    def check_inputs(self, flat_inputs: list[Any]) -> None:
-        """torchvision's hook: refuses samples without an image, and with targets that geometry would make wrong."""
-        if not any(is_image(value) for value in flat_inputs):
-            kinds = sorted({type(value).__name__ for value in flat_inputs}) or ["an empty sample"]
-            raise TypeError(f"images must be a PIL image or a tensor, got {', '.join(kinds)}")
+    def forward(self, *inputs: Any) -> Any:
+        """Augments an image, a batch, or the images of a sample.
+
+        Args:
+            inputs: the images, or one sample (tuple, list, mapping, nested) with what belongs to them.
+
+        Returns:
+            the sample with the images replaced; everything else as it was.
+        """
+        sample = inputs[0] if len(inputs) == 1 else inputs
+        entries = _sample.entries_of(sample, _sample.PICTURES)
         if "image" in self.levels:
-            placed = [v for v in flat_inputs if isinstance(v, tv_tensors.TVTensor) and not is_image(v)]
-            if placed:
-                raise TypeError(
-                    f"IPMix moves the image but not its {type(placed[0]).__name__}, which would no longer fit. Leave "
-                    "it out of the sample, or use levels=('patch', 'pixel'), which move nothing."
-                )
+            _sample.check_fixed(
+                entries,
+                "IPMix moves the image",
+                ", which would no longer fit. Leave it out of the sample, or use levels=('patch', 'pixel'), which move "
+                "nothing.",
+            )
+        found = _sample.find_images(sample, entries, self._images_getter, _can_be_images, "a PIL image or a tensor")
+        try:
+            params = self.make_params([entry.value for entry in found])
+            out = {entry.path: self.transform(entry.value, params) for entry in found}
+        except (TypeError, ValueError) as error:
+            raise _sample.named_entries(error, sample, found) from error
+        return _sample.replaced(sample, out)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """torchvision's hook: draws once for the images of a sample (several images of one sample share the draw)."""
@@ -289,3 +308,7 @@ class IPMix(Drawing, v2.Transform):
         if not self._needs_pictures:
             return torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device=device)
         return self.mixing_set.resized(min(params.side, self.mixing_set.size), device)
+
+
+def _can_be_images(value: Tensor) -> bool:
+    return value.dtype in DTYPES and 3 <= value.ndim <= 6 and value.shape[-3] in (1, 3)
