@@ -158,7 +158,7 @@ def test_a_picture_that_cannot_be_read_is_named(root, damage):
     path.write_bytes(content)
     folder = ClassSubsetFolder(root, IDS, image_size=8)
     assert folder[0][1] == 0
-    with pytest.raises(ValueError, match=f"{path} is not a picture that can be read"):
+    with pytest.raises(ValueError, match=f"{path} cannot be read as a picture"):
         folder[3]
 
 

@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
+from mixaug._pictures import read_tensor
 from mixaug.cli import main
 from mixaug.commands.mixing_set import SOURCES
 from mixaug.mixing_sets import MixingSet, _making, _sources, _workers, make_pictures
 from mixaug.mixing_sets._making import Job
-from mixaug.mixing_sets._recipes import SyntheticRecipe, read_picture
+from mixaug.mixing_sets._recipes import SyntheticRecipe
 from mixaug.mixing_sets._workers import Workers, worker_count
 
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
@@ -58,7 +59,7 @@ def pictures_in(folder="pics") -> list[Path]:
 
 
 def read_all(folder="pics", size=SIZE) -> torch.Tensor:
-    return torch.stack([read_picture(path, size) for path in pictures_in(folder)])
+    return torch.stack([read_tensor(path, side=size) for path in pictures_in(folder)])
 
 
 def nodes(folder="pics") -> dict[str, tuple[int, int]]:
@@ -162,7 +163,7 @@ def test_contact_sheet_shows_64_and_is_not_a_picture(makes, capsys):
         for place in (0, 13, 63):
             left, top = place % 8 * 128, place // 8 * 128
             tile = image.crop((left, top, left + 128, top + 128)).resize((SIZE, SIZE), Image.Resampling.BOX)
-            wanted = read_picture(pictures_in()[place], SIZE).permute(1, 2, 0).double()
+            wanted = read_tensor(pictures_in()[place], side=SIZE).permute(1, 2, 0).double()
             shown = torch.frombuffer(bytearray(tile.tobytes()), dtype=torch.uint8).reshape(SIZE, SIZE, 3).double()
             assert torch.corrcoef(torch.stack([wanted.flatten(), shown.flatten()]))[0, 1] > 0.8
     assert len(MixingSet.from_folder("pics", size=SIZE)) == 70

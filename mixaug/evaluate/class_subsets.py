@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets import DatasetFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from mixaug._checks import MAX_SIDE, check_int
+from mixaug._pictures import EXTENSIONS, FolderWalk, read_picture
 
 __all__ = ["ClassSubsetFolder", "PictureFolder"]
 
@@ -48,11 +48,31 @@ class _Folder(DatasetFolder):  # type: ignore[misc]
         super().__init__(os.fspath(root), self._open, extensions=tuple(extensions), transform=transform)
 
     def _open(self, path: str) -> Image.Image:
-        try:
-            with Image.open(path) as picture:
-                return picture.convert(self._mode)
-        except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for damaged files of one kind or another
-            raise ValueError(f"{path} is not a picture that can be read: {error}") from error
+        return read_picture(path, self._mode)
+
+    @staticmethod
+    def make_dataset(
+        directory: str | Path,
+        class_to_idx: dict[str, int],
+        extensions: tuple[str, ...] | None = None,
+        is_valid_file: Callable[[str], bool] | None = None,
+        allow_empty: bool = False,
+    ) -> list[tuple[str, int]]:
+        """Paths and labels, in torchvision's order; torchvision's hook."""
+        walk = FolderWalk(EXTENSIONS if extensions is None else extensions)
+        samples: list[tuple[str, int]] = []
+        for name in sorted(class_to_idx):
+            label = class_to_idx[name]
+            paths = walk.pictures(os.path.join(directory, name), owner=label)
+            samples += [(path, label) for path in sorted(paths, key=os.path.split)]
+        walk.warn_of_links()
+        present = {label for _, label in samples}
+        if empty := [name for name in sorted(class_to_idx) if class_to_idx[name] not in present]:
+            raise FileNotFoundError(
+                f"root must hold pictures ({', '.join(extensions or EXTENSIONS)}) in the folder of each class, "
+                f"got none in {', '.join(empty)}"
+            )
+        return samples
 
 
 class ClassSubsetFolder(_Folder):
@@ -71,7 +91,7 @@ class ClassSubsetFolder(_Folder):
         classes: the model's classes: names of folders in the order of its logits (WordNet ids for ImageNet), or a
             mapping from names of folders to the model's class indices.
         transform: of a PIL image; default none: pictures as they are, then all must have one size.
-        extensions: file names' ends that are pictures; default torchvision's.
+        extensions: file names' ends that are pictures; default those of every folder of pictures.
         image_size: side in pixels: pictures are resized to 256/224 of it on the shorter side and cropped in the centre,
             as is usual for ImageNet; default None, as they are.
         channels: 3 for colour (default), 1 for grey.
@@ -85,7 +105,7 @@ class ClassSubsetFolder(_Folder):
     Raises:
         TypeError: an argument of the wrong kind.
         ValueError: ``root`` is no folder; a folder that is no class of the model; no folder; class names given twice;
-            on access, a picture that cannot be read, named.
+            a folder or file that two classes share, by links; on access, a picture that cannot be read, named.
         FileNotFoundError: a class folder without pictures, named.
 
     Example:
@@ -106,7 +126,7 @@ class ClassSubsetFolder(_Folder):
         root: str | os.PathLike[str],
         classes: Sequence[str] | Mapping[str, int],
         transform: Callable[[Any], Any] | None = None,
-        extensions: Sequence[str] = IMG_EXTENSIONS,
+        extensions: Sequence[str] = EXTENSIONS,
         *,
         image_size: int | None = None,
         channels: int = 3,
@@ -116,7 +136,7 @@ class ClassSubsetFolder(_Folder):
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """The folders and their labels; torchvision's hook."""
-        folders = sorted(entry.name for entry in os.scandir(directory) if entry.is_dir())
+        folders = FolderWalk().subfolders(directory)
         if not folders:
             raise ValueError(f"root must hold a folder for each class, got none in {os.fspath(directory)}")
         unknown = [folder for folder in folders if folder not in self._indices]
@@ -139,7 +159,7 @@ class PictureFolder(_Folder):
     Args:
         root: the folder.
         transform: of a PIL image; default none.
-        extensions: file names' ends that are pictures; default torchvision's.
+        extensions: file names' ends that are pictures; default those of every folder of pictures.
         image_size: as for :class:`ClassSubsetFolder`.
         channels: 3 for colour (default), 1 for grey.
 
@@ -165,7 +185,7 @@ class PictureFolder(_Folder):
         self,
         root: str | os.PathLike[str],
         transform: Callable[[Any], Any] | None = None,
-        extensions: Sequence[str] = IMG_EXTENSIONS,
+        extensions: Sequence[str] = EXTENSIONS,
         *,
         image_size: int | None = None,
         channels: int = 3,

@@ -25,6 +25,7 @@ from torch.utils.data import (
 )
 
 from mixaug._checks import check_int, image_range, in_unit_range, kind_of, out_of_range
+from mixaug._pictures import from_pil
 from mixaug.train.images import ImageTensors
 
 IN_MEMORY_BYTES = 2 << 30  # a map-style data set up to this size is read once and kept
@@ -57,8 +58,9 @@ class LabelledImages:
             - a ``DataLoader``, an ``IterableDataset``, or another iterable of items or batches.
 
             Images are PIL images, uint8, or floating point in [0, 1], all of one size and dtype; values up to half
-            a level of 8 bits outside are rounding and are clipped. Labels are whole numbers from 0: Python's, NumPy's,
-            or tensors and arrays without dimensions.
+            a level of 8 bits outside are rounding and are clipped. PIL images become upright 8-bit grey or RGB by the
+            rules for files: palettes and transparency by ``convert``, of 16 bits the upper 8. Labels are whole numbers
+            from 0: Python's, NumPy's, or tensors and arrays without dimensions.
 
     Shape:
         images: tensors (N, C, H, W), one image (C, H, W). NumPy arrays also (N, H, W, C) and (N, H, W), one image
@@ -422,9 +424,7 @@ def _tensor_of(images: Any, index: int, batch: bool) -> Tensor:
     """(C, H, W) of one image, (N, C, H, W) of a batch, in its own dtype."""
     shape, what = ("(N, C, H, W)", "images") if batch else ("(C, H, W)", f"dataset image at index {index}")
     if isinstance(images, Image):
-        from torchvision.transforms.v2.functional import pil_to_tensor
-
-        return pil_to_tensor(images)
+        return from_pil(images, name=what)
     if isinstance(images, np.ndarray):
         return _from_array(images, what, batch)
     if not isinstance(images, Tensor):

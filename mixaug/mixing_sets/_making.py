@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from mixaug._files import atomic_path
-from mixaug.mixing_sets._recipes import SHEET, SyntheticRecipe, read_picture
+from mixaug._pictures import read_tensor
+from mixaug.mixing_sets._recipes import SHEET, SyntheticRecipe
 from mixaug.mixing_sets._saving import picture_name, png_bytes, size_of, write_file, write_pictures
 from mixaug.mixing_sets._serving import contact_sheet
 from mixaug.mixing_sets._sources import CHUNK, iter_pictures
@@ -86,7 +87,7 @@ class Job:
     def write_sheet(self) -> None:
         """Writes the contact sheet from the first files, each reduced when it is read."""
         count = min(_SHOWN, self.recipe.count)
-        shown = [read_picture(self.folder / picture_name(self.stem, index), _SIDE) for index in range(count)]
+        shown = [read_tensor(self.folder / picture_name(self.stem, index), side=_SIDE) for index in range(count)]
         sheet = contact_sheet(torch.stack(shown))
         with atomic_path(self.sheet) as temporary:
             sheet.save(temporary, format="PNG")

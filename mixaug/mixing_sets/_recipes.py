@@ -7,20 +7,17 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
+from mixaug._pictures import FolderWalk, read_tensor
 from mixaug.mixing_sets._cache import load_or_make
 from mixaug.mixing_sets._mixture import interleaved
 from mixaug.mixing_sets._sources import iter_pictures, source_of
 
-if TYPE_CHECKING:
-    import numpy as np
-
 _CHUNK = 32
-# Documents, videos and measurements that PIL opens a page or frame of.
-_NOT_PICTURES = {".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".fits", ".fit", ".h5", ".hdf", ".grib", ".bufr"}
+# Counts the changes of how files become pictures; part of a folder's digest, so that no cache outlives one.
+_READER = 2
 #: Beginning of the names of contact sheets of `mixaug mixing-set`, which stand beside the pictures but are none.
 SHEET = "contact-sheet-"
 
@@ -85,12 +82,12 @@ class FolderRecipe:
         return f"{self.count} pictures of {self.folder} at {self.size} px"
 
     def chunks(self) -> Iterator[torch.Tensor]:
-        names, digest = list_pictures(Path(self.folder))
+        names, digest = list_pictures(Path(self.folder), warn=False)  # has been, when the recipe was made
         if digest != self.digest:
             raise ValueError(f"path must not change while it is used, but the pictures of {self.folder} did")
         for start in range(0, len(names), _CHUNK):
             part = names[start : start + _CHUNK]
-            yield torch.stack([read_picture(Path(self.folder) / name, self.size) for name in part])
+            yield torch.stack([read_tensor(Path(self.folder) / name, side=self.size) for name in part])
 
 
 @dataclass(frozen=True)
@@ -166,36 +163,6 @@ def resize(pictures: torch.Tensor, side: int) -> torch.Tensor:
     return scaled.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def read_picture(path: Path, size: int) -> torch.Tensor:
-    """One file as uint8 RGB (3, size, size): the largest centred square, resized.
-
-    Raises:
-        ValueError: the file cannot be decoded; the message names it.
-    """
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode[0] in "IF":  # 16 bits, in some formats as 32 or as floats: PIL would clip them to white
-                image = Image.fromarray(_to_eight_bits(np.asarray(image), image.mode.startswith("I;16")))
-            image = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
-            return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-    except Exception as error:  # decoders raise SyntaxError, struct.error, EOFError... besides OSError
-        raise ValueError(f"picture {path} cannot be read ({type(error).__name__}: {error})") from error
-
-
-def _to_eight_bits(grey: np.ndarray, sixteen: bool) -> np.ndarray:
-    """Upper 8 of 16 bits. Levels of 32 bits or floats count as 16-bit ones where one of them is above 255."""
-    import numpy as np
-
-    levels = np.nan_to_num(grey.astype(np.float64), posinf=65535.0)
-    if sixteen or levels.max(initial=0.0) > 255.0:
-        levels = np.floor(levels / 256.0)
-    return np.clip(levels, 0.0, 255.0).astype(np.uint8)
-
-
 def scan_folder(path: str | os.PathLike[str], size: int) -> FolderRecipe:
     """The recipe of a folder.
 
@@ -215,26 +182,16 @@ def scan_folder(path: str | os.PathLike[str], size: int) -> FolderRecipe:
     return FolderRecipe(str(folder), len(names), size, digest)
 
 
-def list_pictures(folder: Path) -> tuple[list[str], str]:
+def list_pictures(folder: Path, warn: bool = True) -> tuple[list[str], str]:
     """Names of the pictures in a folder and its sub-folders, sorted, and a digest of names, lengths and times."""
-    from PIL import Image
-
-    Image.init()
-    endings = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN} - _NOT_PICTURES
     found: list[tuple[str, int, int]] = []
-
-    def refuse(error: OSError) -> None:
-        raise ValueError(
-            f"path must be a readable folder of pictures, but {error.filename}: {error.strerror}"
-        ) from error
-
-    for root, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            full = Path(root) / name
-            if not name.startswith((".", SHEET)) and full.suffix.lower() in endings and full.is_file():
-                status = full.stat()
-                found.append((full.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
+    walk = FolderWalk()
+    for path in walk.pictures(folder):
+        if not os.path.basename(path).startswith(SHEET):
+            status = os.stat(path)
+            found.append((Path(path).relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
+    if warn:
+        walk.warn_of_links()
     found.sort()
-    digest = hashlib.sha256(repr((str(folder), found)).encode()).hexdigest()[:20]
+    digest = hashlib.sha256(repr((_READER, str(folder), found)).encode()).hexdigest()[:20]
     return [name for name, _, _ in found], digest

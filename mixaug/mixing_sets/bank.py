@@ -207,9 +207,10 @@ class MixingSet(KeptPictures):
     def from_folder(cls, path: str | os.PathLike[str], size: int = 256, progress: bool | None = None) -> MixingSet:
         """The pictures of a folder and its sub-folders, in the order of their names.
 
-        Convention: each picture is turned upright, converted to RGB, cut to its largest centred square and resized.
-        Other files and names that begin with a dot are passed over. The decoded pictures are cached; a file that is
-        added, removed or changed makes the cache be made again.
+        Convention: each picture is turned upright, converted to RGB (of 16 bits the upper 8 are taken; floats are
+        refused), cut to its largest centred square and resized. Other files and names that begin with a dot are passed
+        over; links are followed, and each file counts once. The decoded pictures are cached; a file that is added,
+        removed or changed makes the cache be made again.
 
         Args:
             path: the folder.

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mixaug._pictures import EXTENSIONS, FolderWalk, read_tensor
 from mixaug.train import images as _images
 from mixaug.train.images import ImageTensors, Part
 
 __all__ = ["FileSource", "FolderImages", "decode", "scan"]
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".gif"})
 _LARGE_SIDE = 224  # images of mixed sizes get the side of ImageNet's recipes
 _LOOKED_AT = 64  # files whose sizes are read to find the natural side
 
@@ -27,9 +25,9 @@ _LOOKED_AT = 64  # files whose sizes are read to find the natural side
 def decode(path: str | os.PathLike[str], side: int | None = None) -> Tensor:
     """One picture as a uint8 RGB tensor.
 
-    Convention: turned upright by its EXIF tag and converted to RGB (grey becomes three equal channels, transparency is
-    dropped, of an animation the first frame). With ``side`` and another size: the largest centred square, resized
-    (bilinear with antialiasing, whose filter reads a little beyond the cut).
+    Convention: read by the rules of every folder of pictures (`mixaug._pictures`): upright, 8 bits, transparency
+    dropped, of an animation the first frame; grey becomes three equal channels. With ``side`` and another size: the
+    largest centred square, resized (bilinear with antialiasing, whose filter reads a little beyond the cut).
 
     Args:
         path: the file.
@@ -39,22 +37,9 @@ def decode(path: str | os.PathLike[str], side: int | None = None) -> Tensor:
         Tensor: (3, H, W) uint8.
 
     Raises:
-        ValueError: the file cannot be read as a picture, or has more than 8 bits per channel. The message names it.
+        ValueError: the file cannot be read as a picture, or is of a depth that has no rule. The message names it.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # EXIF that is odd but harmless
-            with Image.open(path) as opened:
-                if opened.mode.startswith(("I", "F")):
-                    raise ValueError(f"more than 8 bits per channel (mode {opened.mode}); convert it to 8 bits first")
-                picture = ImageOps.exif_transpose(opened).convert("RGB")
-        if side is not None and picture.size != (side, side):
-            picture = ImageOps.fit(picture, (side, side), Image.Resampling.BILINEAR)
-    # Pillow's readers raise OSError, SyntaxError, struct.error and more for damaged files: each must name the file.
-    except Exception as error:
-        raise ValueError(f"{os.fspath(path)} cannot be read as an image: {error}") from error
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return read_tensor(path, "RGB", side)
 
 
 class FolderImages(Dataset[tuple[Tensor, int]]):
@@ -75,7 +60,7 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return decode(os.fsdecode(self._paths[index]), self.side).contiguous(), int(self.labels[index])
+        return decode(os.fsdecode(self._paths[index]), self.side), int(self.labels[index])
 
 
 class FileSource:
@@ -128,90 +113,81 @@ def scan(root: Path) -> tuple[FileSource, FileSource | None, FileSource | None, 
 
     Convention: a tree either has ``train/`` (and possibly ``val/`` or ``validation/``, and ``test/``) with one folder
     per class in each, or is itself one folder per class. Classes are train's folders in alphabetical order, pictures
-    are found at any depth and ordered by path. A ``test/`` without train's class folders has no labels and is left out
-    (ImageNet, Tiny-ImageNet). Where there is no labelled ``test/``, ``val/`` *is* the test part, as papers report it,
-    and the validation part has to come off train. Tiny-ImageNet's ``val_annotations.txt`` is understood.
+    are found at any depth and ordered by path; hidden names are passed over, links are followed (`mixaug._pictures`).
+    A ``test/`` without train's class folders has no labels and is left out (ImageNet, Tiny-ImageNet). Where there is no
+    labelled ``test/``, ``val/`` *is* the test part, as papers report it, and the validation part has to come off train.
+    Tiny-ImageNet's ``val_annotations.txt`` is understood.
 
     Args:
         root: the tree.
 
     Raises:
         FileNotFoundError: there is no such folder. NotADirectoryError: it is a file.
-        ValueError: no pictures, fewer than two classes, an empty class, or classes that train does not have.
+        ValueError: no pictures, fewer than two classes, an empty class, or classes that train does not have; a folder
+            that cannot be read; a folder or file that two classes or parts share, by links.
     """
     if not root.exists():
         raise FileNotFoundError(f"the image folder {root} does not exist")
     if not root.is_dir():
         raise NotADirectoryError(f"the image folder {root} is a file, not a folder")
+    walk = FolderWalk()
     if not (root / "train").is_dir():
-        classes = _class_folders(root)
-        return _labelled(root, classes, complete=True), None, None, classes
-    classes = _class_folders(root / "train")
-    train = _labelled(root / "train", classes, complete=True)
+        classes = _class_folders(walk, root)
+        everything = _labelled(walk, root, classes, complete=True)
+        walk.warn_of_links()
+        return everything, None, None, classes
+    classes = _class_folders(walk, root / "train")
+    train = _labelled(walk, root / "train", classes, complete=True)
     named = [root / name for name in ("val", "validation") if (root / name).is_dir()]
     if len(named) > 1:
         raise ValueError(f"{root} must have one validation folder, got both val and validation")
-    validation = _optional(named[0], classes) if named else None
-    test = _optional(root / "test", classes) if (root / "test").is_dir() else None
+    validation = _optional(walk, named[0], classes) if named else None
+    test = _optional(walk, root / "test", classes) if (root / "test").is_dir() else None
+    walk.warn_of_links()
     if test is None:
         validation, test = None, validation
     return train, validation, test, classes
 
 
-def _folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _class_folders(folder: Path) -> tuple[str, ...]:
-    classes = tuple(_folders(folder))
+def _class_folders(walk: FolderWalk, folder: Path) -> tuple[str, ...]:
+    classes = tuple(walk.subfolders(folder))
     if len(classes) < 2:
         found = f"only {classes[0]!r}" if classes else "none"
         raise ValueError(f"{folder} must have a folder of pictures for each of at least 2 classes, got {found}")
     return classes
 
 
-def _pictures(folder: Path) -> list[str]:
-    found = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            os.path.join(place, name)
-            for name in sorted(names)
-            if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")
-        ]
-    return found
-
-
-def _labelled(folder: Path, classes: tuple[str, ...], complete: bool) -> FileSource:
+def _labelled(walk: FolderWalk, folder: Path, classes: tuple[str, ...], complete: bool) -> FileSource:
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = _pictures(folder / name)
+        place = folder / name
+        found = walk.pictures(place, owner=str(place)) if place.is_dir() else []
         if complete and not found:
-            raise ValueError(f"the class folder {folder / name} has no pictures ({', '.join(sorted(EXTENSIONS))})")
+            raise ValueError(f"the class folder {folder / name} has no pictures (endings: {', '.join(EXTENSIONS)})")
         paths += found
         labels += [label] * len(found)
     return FileSource(paths, torch.tensor(labels, dtype=torch.int64))
 
 
-def _optional(folder: Path, classes: tuple[str, ...]) -> FileSource | None:
+def _optional(walk: FolderWalk, folder: Path, classes: tuple[str, ...]) -> FileSource | None:
     """A validation or test folder; None when it has no labels."""
     annotations = folder / "val_annotations.txt"
     if annotations.is_file():
-        return _annotated(folder / "images", annotations, classes)
-    present = _folders(folder)
+        return _annotated(walk, folder / "images", annotations, classes)
+    present = walk.subfolders(folder)
     if not set(present) & set(classes):
         return None
     unknown = [name for name in present if name not in classes]
     if unknown:
         raise ValueError(f"{folder} must have train's classes only, got {', '.join(unknown[:5])}")
-    source = _labelled(folder, classes, complete=False)
+    source = _labelled(walk, folder, classes, complete=False)
     if not source.paths:
         raise ValueError(f"{folder} has no pictures")
     return source
 
 
-def _annotated(folder: Path, annotations: Path, classes: tuple[str, ...]) -> FileSource:
+def _annotated(walk: FolderWalk, folder: Path, annotations: Path, classes: tuple[str, ...]) -> FileSource:
     """Tiny-ImageNet's validation part: one folder, and a table of file name and class."""
     numbers = {name: label for label, name in enumerate(classes)}
     paths, labels = [], []
@@ -220,5 +196,6 @@ def _annotated(folder: Path, annotations: Path, classes: tuple[str, ...]) -> Fil
         if label not in numbers:
             raise ValueError(f"{annotations} must name train's classes, got {label!r} in the line {line!r}")
         paths.append(str(folder / name))
+        walk.claim(paths[-1], owner=str(folder))
         labels.append(numbers[label])
     return FileSource(paths, torch.tensor(labels, dtype=torch.int64))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixaug._pictures import FolderWalk, read_tensor
 from mixaug.evaluate.corruptions.filters import normal, uniform
 from mixaug.evaluate.corruptions.weather import grey
 
@@ -33,7 +34,7 @@ def load_frost_textures(folder: str | Path) -> list[Tensor]:
     """The pictures of a folder, for ``frost_textures`` of :func:`~mixaug.evaluate.corruptions.corrupt`.
 
     Args:
-        folder: with PNG or JPEG files, such as the frost photographs of the original code.
+        folder: with pictures, such as the frost photographs of the original code.
 
     Returns:
         uint8 ``(3, h, w)`` each, in the order of their names.
@@ -48,20 +49,12 @@ def load_frost_textures(folder: str | Path) -> list[Tensor]:
         >>> [tuple(texture.shape) for texture in load_frost_textures(folder)]
         [(3, 30, 40)]
     """
-    import PIL.Image
-
-    folder = Path(folder)
-    files = sorted(p for p in folder.glob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    walk = FolderWalk()
+    files = walk.pictures(folder) if Path(folder).is_dir() else []
+    walk.warn_of_links()
     if not files:
-        raise ValueError(f"folder must hold PNG or JPEG pictures of frost, found none in {folder}")
-    textures = []
-    for file in files:
-        try:
-            with PIL.Image.open(file) as picture:
-                textures.append(torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1))
-        except OSError as error:
-            raise ValueError(f"{file} cannot be read as a picture: {error}") from error
-    return textures
+        raise ValueError(f"folder must hold pictures of frost, such as PNG or JPEG, found none in {folder}")
+    return [read_tensor(file) for file in files]
 
 
 def scaled_textures(textures: Sequence[Tensor], scale: float, h: int, w: int, device: torch.device) -> list[Tensor]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixaug._pictures import FolderWalk, read_tensor
 from mixaug.evaluate.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
 
 #: What a set of ours says about itself, and the format of that.
@@ -19,7 +20,6 @@ ABOUT = "corrupted_set.json"
 FORMAT = 1
 #: The corruptions that a set may hold, in the benchmark's order.
 KNOWN = (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
-_PICTURES = (".jpeg", ".jpg", ".png")
 
 
 class ArrayLayout:
@@ -73,7 +73,9 @@ class TreeLayout:
     def __init__(self, path: Path, classes: Mapping[str, int] | None) -> None:
         self.about: dict[str, Any] = {}
         self._folders: dict[str, Path] = {}
-        for folder in [*_subfolders(path), *(inner for group in _subfolders(path) for inner in _subfolders(group))]:
+        walk = FolderWalk()
+        groups = [path / name for name in walk.subfolders(path)]
+        for folder in [*groups, *(group / name for group in groups for name in walk.subfolders(group))]:
             if folder.name in KNOWN and (folder / "1").is_dir():
                 self._folders.setdefault(folder.name, folder)
         if not self._folders:
@@ -84,16 +86,17 @@ class TreeLayout:
         self.names = tuple(name for name in KNOWN if name in self._folders)
         self.severities = tuple(s for s in SEVERITIES if (self._folders[self.names[0]] / str(s)).is_dir())
         first = self._folders[self.names[0]] / str(self.severities[0])
-        self._classes = [folder.name for folder in _subfolders(first)]
+        self._classes = walk.subfolders(first)
         for name in self.names:
             for severity in self.severities:
                 folder = self._folders[name] / str(severity)
                 if not folder.is_dir():
                     raise ValueError(f"{folder} is missing: {self.names[0]} has severity {severity}")
-                if (found := [inner.name for inner in _subfolders(folder)]) != self._classes:
+                if (found := walk.subfolders(folder)) != self._classes:
                     raise ValueError(
                         f"{folder} must have the {len(self._classes)} classes of {first}, got {len(found)}"
                     )
+        walk.warn_of_links()
         if classes is not None and (unknown := [name for name in self._classes if name not in classes]):
             raise ValueError(f"classes must give a label for each of {first}, missing {unknown[0]!r}")
         self._lists: dict[tuple[str, int], list[str]] = {}
@@ -103,19 +106,20 @@ class TreeLayout:
             raise ValueError(f"{first} must hold images in folders of classes, got none")
         number = classes if classes is not None else {name: label for label, name in enumerate(self._classes)}
         self.labels = torch.tensor([number[file.partition("/")[0]] for file in files])
-        channels, height, width = _picture(first / files[0]).shape
+        channels, height, width = read_tensor(first / files[0]).shape
         self.image_shape: tuple[int, int, int] = (channels, height, width)
 
     def _files(self, name: str, severity: int) -> list[str]:
         """CLASS/FILE of each image; listed at the first use, a whole tree has some millions."""
         if (name, severity) not in self._lists:
             folder = self._folders[name] / str(severity)
+            walk = FolderWalk()
             found = [
-                f"{label}/{file}"
+                Path(file).relative_to(folder).as_posix()
                 for label in self._classes
-                for file in sorted(file.name for file in (folder / label).iterdir())
-                if Path(file).suffix.lower() in _PICTURES
+                for file in walk.pictures(folder / label, owner=label)
             ]
+            walk.warn_of_links()
             if (expected := self._lists.get(self._first)) not in (None, found):
                 raise ValueError(
                     f"{folder} must hold the {len(expected or [])} images of {'/'.join(map(str, self._first))} "
@@ -128,23 +132,13 @@ class TreeLayout:
         folder, files = self._folders[name] / str(severity), self._files(name, severity)
         paths = [folder / files[i] for i in index.tolist()]
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            images = list(pool.map(_picture, paths))
+            images = list(pool.map(read_tensor, paths))
         for path, image in zip(paths, images, strict=True):
             if image.shape != self.image_shape:
                 raise ValueError(
                     f"images must have one size, got {tuple(image.shape)} in {path} and {self.image_shape} before"
                 )
         return torch.stack(images) if images else torch.empty(0, *self.image_shape, dtype=torch.uint8)
-
-
-def _picture(path: Path) -> Tensor:
-    import PIL.Image
-
-    try:
-        with PIL.Image.open(path) as picture:
-            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 
 def checked_index(index: Tensor, count: int) -> Tensor:
@@ -206,7 +200,3 @@ def _open(path: Path) -> np.ndarray:
     if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)) or 0 in array.shape:
         raise ValueError(f"{path} must have shape (S N, H, W, 3) or (S N, H, W), got {array.shape}")
     return array
-
-
-def _subfolders(path: Path) -> list[Path]:
-    return sorted(inner for inner in path.iterdir() if inner.is_dir())
