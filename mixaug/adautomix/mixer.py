@@ -315,7 +315,7 @@ class AdAutoMix(Drawing):
     def set_extra_state(self, state: Tensor | Mapping[str, Any]) -> None:
         """Restores :meth:`get_extra_state`; earlier versions kept a dict."""
         if isinstance(state, Mapping):
-            state = torch.tensor([state["calls"], state["skipped"], state["in_a_row"]])
+            state = torch.tensor([state["calls"], state["skipped"], state["in_a_row"]], dtype=torch.int64)
         self._calls, self.skipped, self.skipped_in_a_row = state.tolist()
 
     def extra_repr(self) -> str:

@@ -409,7 +409,7 @@ def _block(images: Any, labels: Any, index: int, batch: bool) -> _Block:
         made = [_stored(_tensor_of(each, index + at, batch=False)[None], index + at) for at, each in enumerate(images)]
         for at, each in enumerate(made):
             _check_alike(each, made[0], index + at)
-        found = torch.cat(made) if made else torch.empty(0, 0, 0, 0)
+        found = torch.cat(made) if made else torch.empty(0, 0, 0, 0, dtype=torch.float32)
     else:
         found = _tensor_of(images, index, batch=True)
         found = _stored(found.detach().cpu(), index) if len(found) else found.float()

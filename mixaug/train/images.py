@@ -106,7 +106,7 @@ class MixedPart(Dataset[tuple[Tensor, int]]):
         mine, others = in_memory(own), in_memory(extra)
         if mine is not None and others is not None:
             images = torch.cat([mine[0], _like(others[0], mine[0])])
-            self.memory = images, torch.cat([mine[1], torch.tensor(labels)[others[1]]])
+            self.memory = images, torch.cat([mine[1], torch.tensor(labels, dtype=torch.int64)[others[1]]])
 
     def __len__(self) -> int:
         return len(self.own)  # type: ignore[arg-type]
