@@ -7,7 +7,6 @@ matplotlib and torchmetrics are loaded only by what needs them.
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +15,8 @@ if TYPE_CHECKING:
     from mixaug.nn import DReLU, SReLU, add_drelu_head, drelu_penalty, replace_relu
     from mixaug.transforms import DynamicMixCut, DynamicMixCutCollate, GeneratedMix, IPMix, LabelSmoothingCollate
 
-__version__ = version("mixaug")
+    __version__: str
+
 __all__ = [
     "AdAutoMix",
     "DReLU",
@@ -50,9 +50,12 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name == "__version__":  # importlib.metadata takes longer than all the rest here
+        value = importlib.import_module("importlib.metadata").version("mixaug")
+    elif name not in _WHERE:
         raise AttributeError(f"module 'mixaug' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_WHERE[name]), name)
+    else:
+        value = getattr(importlib.import_module(_WHERE[name]), name)
     globals()[name] = value
     return value
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mixaug._terminal import printable, tell
 
 #: Subcommand, module, one line of help. The modules have ``arguments(parser)`` and ``run(options) -> int``.
 COMMANDS = (
@@ -17,18 +21,21 @@ COMMANDS = (
     ("info", "info", "versions, devices, which compiled parts are active and why not"),
 )
 
-#: Exit codes: 0 done, 2 wrong input, 130 interrupted (as shells do for Ctrl-C).
+#: Exit codes: 0 done, 2 not done, for the reason in one line; 130 interrupted (as shells do for Ctrl-C).
 WRONG_INPUT, INTERRUPTED = 2, 130
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, at_start: Callable[[int, Any], None] | None = None) -> int:
     """Runs one command.
 
     Args:
         argv: arguments without the program's name; None: those of the process.
+        at_start: what Ctrl-C is handled with, in the place of its own handler, until the command and the libraries it
+            needs are imported; the program gives one that ends it at once. None: nothing is changed.
 
     Returns:
-        the exit code: 0 done, 2 wrong input (the reason in one line on stderr), 130 interrupted by Ctrl-C.
+        the exit code: 0 done, 2 wrong input, a full disk or a worker that died (the reason in one line on stderr), 130
+        interrupted by Ctrl-C or SIGTERM.
 
     Example:
         >>> main(["evaluate", "/nowhere.pt"])
@@ -58,15 +65,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command = importlib.import_module(f"mixaug.commands.{modules[options.command]}")
     try:
+        for needed in getattr(command, "NEEDS", ()):
+            importlib.import_module(needed)
+        if at_start is not None and signal.getsignal(signal.SIGINT) is at_start:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return int(command.run(options))
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         # Wrong input in one line; a traceback would hide it. A bug in mixaug is another kind of error and shows whole.
-        sys.stderr.write(f"mixaug {options.command}: {error}\n")
+        tell(f"mixaug {options.command}: {printable(str(error))}\n")
         return WRONG_INPUT
     except KeyboardInterrupt:
-        sys.stderr.write(f"mixaug {options.command}: interrupted\n")
+        tell(f"mixaug {options.command}: interrupted\n")
         return INTERRUPTED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

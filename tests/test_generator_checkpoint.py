@@ -101,7 +101,7 @@ def test_written_whole_or_not_at_all(saved, monkeypatch):
     before = path.read_bytes()
 
     def broken(content, file):
-        Path(file).write_bytes(b"half")
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", broken)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mixaug._files import atomic_path
-from mixaug._tensor_files import read_tensors
+from mixaug._checks import check_int
+from mixaug._tensor_files import part, read_tensors, state_of_tensors, write_tensors
 from mixaug.adautomix.draws import MixLaw
 from mixaug.adautomix.teacher import Teacher, bare_model
 from mixaug.nn.mix_generator import MixGenerator
@@ -157,8 +157,7 @@ def save_generator(
         "classes": _names(classes, mixer.num_classes),
         "versions": {"mixaug": version("mixaug"), "torch": str(torch.__version__)},
     }
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    write_tensors(path, content)
 
 
 def read_generator(path: str | os.PathLike[str]) -> SavedGenerator:
@@ -195,20 +194,43 @@ def read_generator(path: str | os.PathLike[str]) -> SavedGenerator:
         raise ValueError(f"the generator {path} was not written by mixaug: it must have {', '.join(_PARTS)}")
     try:
         return _parse(content, str(path))
-    except (TypeError, KeyError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"the generator {path} is damaged or was not written by mixaug: {error}") from error
 
 
 def _parse(content: dict[str, Any], path: str) -> SavedGenerator:
     from mixaug.train.checkpoint import ModelSpec
 
-    spec, classes = content["spec"], content["classes"]
+    spec, classes, versions = content["spec"], content["classes"], content.get("versions", {})
+    for name in ("generator", "teacher"):
+        with part(name):
+            state_of_tensors(name, content[name])
+    with part("channels"):
+        check_int("channels", content["channels"], 1, 10**5)
+    with part("num_classes"):
+        count = check_int("num_classes", content["num_classes"], 2, 10**7)
+    with part("feature_layer"):
+        if not isinstance(content["feature_layer"], str):
+            raise TypeError(f"it must be a name, got {type(content['feature_layer']).__name__}")
+    with part("law"):
+        law = MixLaw(**content["law"])
+    with part("spec"):
+        built = None if spec is None else ModelSpec.from_dict(spec).checked()
+        if built is not None and built.num_classes != count:
+            raise ValueError(f"it must be of {count} classes, got {built.num_classes}")
+    with part("classes"):
+        if classes is not None and not isinstance(classes, list | tuple):
+            raise TypeError(f"classes must be names, got {type(classes).__name__}")
+        names = _names(classes, count)
+    with part("versions"):
+        if not isinstance(versions, dict):
+            raise TypeError(f"it must be names with versions, got {type(versions).__name__}")
     return SavedGenerator(
         **{name: content[name] for name in ("generator", "channels", "teacher", "feature_layer", "num_classes")},
-        law=MixLaw(**content["law"]),
-        spec=None if spec is None else ModelSpec.from_dict(spec),
-        classes=None if classes is None else tuple(classes),
-        versions=content.get("versions", {}),
+        law=law,
+        spec=built,
+        classes=None if names is None else tuple(names),
+        versions=versions,
         path=path,
     )
 

@@ -1,4 +1,4 @@
-"""``mixaug train``: one run of one method; Ctrl-C ends it cleanly and ``--resume`` goes on."""
+"""``mixaug train``: one run of one method; Ctrl-C or SIGTERM ends it cleanly and ``--resume`` goes on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mixaug._eps_schedule import SHAPES
+from mixaug._terminal import printable, quiet, tell
 from mixaug.cli import INTERRUPTED
 from mixaug.commands._arguments import fraction, names, number_or_range
 from mixaug.mixing_sets._named import named_parts
@@ -21,6 +22,8 @@ from mixaug.train.schedules import SCHEDULES
 from mixaug.train.settings import AMP, METHOD_NAMES, TrainSettings
 from mixaug.transforms.ipmix_params import STRUCTURES
 
+#: Imported before the command runs, see :func:`mixaug.cli.main`.
+NEEDS = ("mixaug.train.loop", "mixaug.train.data")
 _DEFAULTS = {field.name: field.default for field in fields(TrainSettings)}
 
 
@@ -170,11 +173,14 @@ def run(options: argparse.Namespace) -> int:
         again = " ".join([*_without_resume(sys.argv[1:]), "--resume"])
         command = "mixaug" if processes.count == 1 else "torchrun (as before) -m mixaug"
         if processes.leads:
-            sys.stderr.write(f"Stopped; everything is saved in {result.folder}. Go on with: {command} {again}\n")
+            tell(printable(f"Stopped; everything is saved in {result.folder}. Go on with: {command} {again}") + "\n")
         return INTERRUPTED
     if not processes.leads:
         return 0
-    sys.stdout.write(f"{result.best}\nEvaluate with: mixaug evaluate {result.best}\n")
+    best = printable(str(result.best))
+    stream = quiet(sys.stdout)  # the run is done and saved, whoever reads that
+    stream.write(f"{best}\nEvaluate with: mixaug evaluate {best}\n")
+    stream.flush()
     return 0
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mixaug._files import atomic_path
-from mixaug._tensor_files import read_tensors
+from mixaug._files import remove_stale
+from mixaug._tensor_files import read_tensors, write_tensors
 
 __all__ = ["Journal", "Keep", "check_writable", "clear_state"]
 
@@ -21,6 +21,7 @@ __all__ = ["Journal", "Keep", "check_writable", "clear_state"]
 Keep = Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
 _SUFFIX = ".piece"
 _SECONDS = "seconds it took"  # kept beside a piece's own tensors
+_NAME = "name of its file"  # so that a file that was renamed is not taken for another piece
 
 
 class Journal:
@@ -54,6 +55,8 @@ class Journal:
         self._folder = None if folder is None else Path(folder)
         self._key = key
         self._before = before
+        if self._folder is not None:
+            remove_stale(self._folder, f"*{_SUFFIX}")
         self.found = 0
         self.spent = 0.0
 
@@ -79,8 +82,7 @@ class Journal:
         start = time.perf_counter()
         piece = self._computed(name, compute)
         seconds = torch.tensor(time.perf_counter() - start, dtype=torch.float64)
-        with atomic_path(path) as temporary:
-            torch.save(piece | {_SECONDS: seconds}, temporary)
+        write_tensors(path, piece | {_SECONDS: seconds, _NAME: _name_of(path)})
         return piece
 
     def keeping(self, *depends: object) -> Keep:
@@ -109,8 +111,8 @@ def clear_state(folder: str | os.PathLike[str]) -> None:
     folder = Path(folder)
     if not folder.is_dir():
         return
-    # The second are files that a killed process was writing.
-    for path in [*folder.glob(f"*{_SUFFIX}"), *folder.glob(f".*{_SUFFIX}.*.tmp")]:
+    remove_stale(folder, f"*{_SUFFIX}")
+    for path in folder.glob(f"*{_SUFFIX}"):
         path.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
@@ -149,7 +151,18 @@ def _read(path: Path) -> dict[str, Tensor] | None:
         piece = read_tensors(path, "piece of an evaluation", f"name{_SUFFIX}")
     except (ValueError, OSError):  # the second where a damaged file names a place outside of itself
         return None
-    return piece if isinstance(piece, dict) and _SECONDS in piece else None
+    if not isinstance(piece, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in piece.items()
+    ):
+        return None
+    seconds, name = piece.get(_SECONDS), piece.pop(_NAME, None)
+    if seconds is None or seconds.shape != () or not 0 <= float(seconds) < float("inf"):
+        return None
+    return piece if name is not None and torch.equal(name, _name_of(path)) else None
+
+
+def _name_of(path: Path) -> Tensor:
+    return torch.tensor(list(os.fsencode(path.name)), dtype=torch.uint8)
 
 
 def _digest(*parts: object) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixaug._checks import ABOVE_ZERO, check_choice, check_int, check_number
 from mixaug.train.batches import batches
 
 __all__ = ["ACTIVATIONS", "CAP_COLUMNS", "PLACEMENTS", "Activation", "cap_columns", "start_caps"]
@@ -50,6 +51,27 @@ class Activation:
     features: int | None = None
     granularity: str | None = None
     init: float = 100.0
+
+    def checked(self) -> Activation:
+        """This change, if its values are possible.
+
+        Raises:
+            TypeError: a value of another kind.
+            ValueError: a value out of range or an unknown name.
+
+        Example:
+            >>> Activation("drelu", "tail").checked()
+            Traceback (most recent call last):
+            ValueError: placement must be one of head, stem, last-block, all, got 'tail'
+        """
+        check_choice("name", self.name, ACTIVATIONS)
+        check_choice("placement", self.placement, PLACEMENTS)
+        if self.features is not None:
+            check_int("features", self.features, 1, 10**6)
+        if self.granularity is not None:
+            check_choice("granularity", self.granularity, GRANULARITIES)
+        check_number("init", self.init, ABOVE_ZERO)
+        return self
 
     def put_into(self, model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
         """The model with it; new weights come from torch's default generator.

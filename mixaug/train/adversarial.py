@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mixaug._checks import check_number
 from mixaug.attacks import FGSM, KLPGD, PGD, FeatureScatter, two_views
 from mixaug.attacks._attack import call_in_training
 from mixaug.losses import AdaptiveLoss, EpsSchedule, soft_target_cross_entropy, trades_loss
@@ -192,7 +193,7 @@ class _Hybrid(AdversarialStep):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores it."""
-        self._criterion.alpha = float(state["alpha"])
+        self._criterion.alpha = check_number("alpha", state["alpha"], 0.0, 1.0)
         self._told = bool(state.get("told", False))  # runs of earlier versions kept alpha alone
 
 

@@ -10,7 +10,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mixaug._tensor_files import finite_tensor
 from mixaug.adautomix import AdAutoMix, AdAutoMixOutput
+from mixaug.train.descent import load_optimiser
 from mixaug.train.step import Setup, Step, StepResult
 
 __all__ = ["MIXING_COLUMNS", "AutoMixStep", "adautomix"]
@@ -140,9 +142,14 @@ class AutoMixStep(Step):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores it."""
+        for name, value in state["mixer"].items():
+            if isinstance(value, Tensor):
+                finite_tensor(f"mixer[{name!r}]", value)
         self.mixer.load_state_dict(state["mixer"])
-        self.optimiser.load_state_dict(state["generator_optimiser"])
+        load_optimiser(self.optimiser, state["generator_optimiser"])
         # The sums are of all processes: the first one goes on from them.
+        if finite_tensor("sums", state["sums"]).shape != self._sums.shape:
+            raise ValueError(f"sums must have the shape {tuple(self._sums.shape)}, got {tuple(state['sums'].shape)}")
         sums = state["sums"].to(self._sums.device)
         self._sums = sums if self._setup.processes.leads else torch.zeros_like(sums)
 

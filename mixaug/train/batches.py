@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -85,8 +85,36 @@ def batches(part: Any, order: Tensor, batch_size: int, workers: int = 0) -> Iter
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the run ends after its current step and stops its workers itself.
+    # Ctrl-C reaches every process of the terminal, a scheduler's SIGTERM every process of the job; the run ends after
+    # its current step and stops its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextmanager
+def dead_worker_named() -> Iterator[None]:
+    """The error of a loader worker that died in the block says so, how, and what to do.
+
+    Raises:
+        ChildProcessError: a worker was killed or ended by itself.
+
+    Example:
+        >>> with dead_worker_named():
+        ...     raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        Traceback (most recent call last):
+        ChildProcessError: a loader worker died: DataLoader worker (pid 7) is killed by signal: Killed. (the system \
+kills processes when memory runs out: try fewer --workers); what was saved is kept, --resume goes on from there
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[-1] if "DataLoader worker (pid" in str(error) else ""
+        if not reason:
+            raise
+        raise ChildProcessError(
+            f"a loader worker died: {reason.strip()} (the system kills processes when memory runs out: try fewer "
+            "--workers); what was saved is kept, --resume goes on from there"
+        ) from error
 
 
 @torch.no_grad()

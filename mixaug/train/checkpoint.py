@@ -5,6 +5,7 @@ A checkpoint holds what is needed to build its model again: ``mixaug evaluate`` 
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mixaug._files import atomic_path
-from mixaug._tensor_files import read_tensors
+from mixaug._checks import ABOVE_ZERO, check_int, check_number, kind_of
+from mixaug._tensor_files import part, read_tensors, state_of_tensors, write_tensors
 from mixaug.adautomix.checkpoint import KIND as GENERATOR
 from mixaug.train.activation import Activation
 
@@ -22,6 +23,7 @@ __all__ = ["ModelSpec", "load_checkpoint", "read_checkpoint", "write_checkpoint"
 
 #: Raised when the content changes so that older versions cannot read it.
 FORMAT = 1
+_MOST_STEPS, _MOST_PIXELS = 10**12, 10**5
 _PARTS = ("format", "spec", "model", "data", "settings", "epoch", "step")
 
 
@@ -50,6 +52,33 @@ class ModelSpec:
         model: nn.Module = build_model(self.name, self.num_classes, self.in_channels, side, self.mean, self.std)
         return model if self.activation is None else self.activation.put_into(model, (2, self.in_channels, side, side))
 
+    def checked(self) -> ModelSpec:
+        """This specification, if its values are possible; :meth:`build` asks the model for the rest.
+
+        Raises:
+            TypeError: a value of another kind.
+            ValueError: a value out of range.
+
+        Example:
+            >>> ModelSpec("lenet5", 10**12, 1, 28, (0.5,), (0.25,)).checked()
+            Traceback (most recent call last):
+            ValueError: num_classes must be from 2 to 10000000, got 1000000000000
+        """
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a string, got {kind_of(self.name)}")
+        check_int("num_classes", self.num_classes, 2, 10**7)
+        channels = check_int("in_channels", self.in_channels, 1, 10**4)
+        check_int("image_size", self.image_size, 1, _MOST_PIXELS)
+        for name, low in (("mean", -math.inf), ("std", ABOVE_ZERO)):
+            values = getattr(self, name)
+            for value in values:
+                check_number(name, value, low)
+            if len(values) != channels:
+                raise ValueError(f"{name} must have a value for each of the {channels} channels, got {len(values)}")
+        if self.activation is not None:
+            self.activation.checked()
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON and checkpoints, read by :meth:`from_dict`."""
         values = {**vars(self), "mean": list(self.mean), "std": list(self.std)}
@@ -60,6 +89,8 @@ class ModelSpec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
         """Reads :meth:`to_dict`."""
+        if not isinstance(values, dict):
+            raise TypeError(f"it must be names with values, got {kind_of(values)}")
         changed = values.get("activation")
         return cls(
             **{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])}
@@ -74,6 +105,9 @@ def write_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> N
         path: file; its folder is made if it is missing.
         content: tensors, numbers, strings, lists and dicts.
 
+    Raises:
+        OSError: the disk is full; the message names the file and the free space, and the file before it is kept.
+
     Example:
         >>> import tempfile
         >>> from pathlib import Path
@@ -82,8 +116,7 @@ def write_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> N
         >>> path.exists()
         True
     """
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    write_tensors(path, content)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -113,7 +146,61 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"the checkpoint {path} was not written by mixaug: it must have {', '.join(_PARTS)}")
     if content["format"] != FORMAT:
         raise ValueError(f"the checkpoint {path} has format {content['format']}, this version of mixaug reads {FORMAT}")
+    try:
+        _check_content(content)
+    except ValueError as error:
+        raise ValueError(f"the checkpoint {path} is damaged or was not written by mixaug: {error}") from error
     return content
+
+
+def _check_content(content: dict[str, Any]) -> None:
+    """Raises a ValueError that names the field unless each has the kind and range that a run writes."""
+    with part("model"):
+        model = state_of_tensors("model", content["model"])
+    with part("spec"):
+        spec = ModelSpec.from_dict(content["spec"]).checked()
+        # Before a model is built: absurd numbers would allocate terabytes.
+        if not any(value.shape[:1] == (spec.num_classes,) for value in model.values()):
+            raise ValueError(f"num_classes must be that of the weights, got {spec.num_classes}")
+    for name in ("data", "settings", "metrics", "versions"):
+        with part(name):
+            _check_names(content.get(name, {}))
+    with part("data"):
+        _check_data(content["data"], spec)
+    with part("metrics"):
+        for name, value in content.get("metrics", {}).items():
+            _check_figure(name, value)
+    for name in ("epoch", "step"):
+        with part(name):
+            check_int(name, content[name], 0, _MOST_STEPS)
+
+
+def _check_data(data: dict[str, Any], spec: ModelSpec) -> None:
+    for name in ("name", "root"):
+        value = data.get(name)
+        if not isinstance(value, str) and (name == "name" or value is not None):
+            raise TypeError(f"{name} must be a string, got {kind_of(value)}")
+    if "classes" in data:
+        classes = data["classes"]
+        if not isinstance(classes, list) or not all(isinstance(each, str) for each in classes):
+            raise TypeError(f"classes must be a list of names, got {kind_of(classes)}")
+        if len(classes) != spec.num_classes:
+            raise ValueError(f"classes must be the {spec.num_classes} of the model, got {len(classes)}")
+    if data.get("image_size") is not None:
+        check_int("image_size", data["image_size"], 1, _MOST_PIXELS)
+    if data.get("validation") is not None:
+        check_number("validation", data["validation"], 0.0, 1.0)
+
+
+def _check_names(values: Any) -> None:
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise TypeError(f"it must be names with values, got {kind_of(values)}")
+
+
+def _check_figure(name: str, value: Any) -> None:
+    # Not finite is possible: the loss of a validation part, of a model that has just broken.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {kind_of(value)}")
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
@@ -149,7 +236,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, 
         with torch.random.fork_rng(devices=[]):
             model = spec.build()
         model.load_state_dict(content["model"])
-    except (TypeError, KeyError, RuntimeError) as error:
+    except (TypeError, KeyError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"the weights of the checkpoint {path} do not fit its model: {reason}") from error
     known = {name: content[name] for name in ("data", "settings", "epoch", "step")}

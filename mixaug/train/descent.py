@@ -10,11 +10,13 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from mixaug._checks import check_int, check_number
+from mixaug._tensor_files import finite_tensor
 from mixaug.nn import caps, drelu_penalty, param_groups, shrink_caps
 from mixaug.train.schedules import RateSchedule
 from mixaug.train.settings import TrainSettings
 
-__all__ = ["HALVE_AFTER", "STOP_AFTER", "Descent"]
+__all__ = ["HALVE_AFTER", "STOP_AFTER", "Descent", "load_optimiser"]
 
 #: Epochs without a lower validation loss after which ``plateau`` halves the rate, and after which it ends the run.
 HALVE_AFTER, STOP_AFTER = 5, 10
@@ -130,4 +132,42 @@ class Descent:
         """Restores :meth:`state_dict`."""
         if self._plateau is not None and state["plateau"] is not None:
             self._plateau.load_state_dict(state["plateau"])
-        self._lowest, self._waited = float(state["lowest"]), int(state["waited"])
+        lowest = state["lowest"]
+        if isinstance(lowest, bool) or not isinstance(lowest, int | float) or math.isnan(lowest):
+            raise TypeError(f"lowest must be a number, got {lowest!r}")
+        self._lowest, self._waited = float(lowest), check_int("waited", state["waited"], 0)
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """``optimiser.load_state_dict``, which itself takes buffers of any shape and number.
+
+    Args:
+        optimiser: that goes on.
+        state: of a file.
+
+    Raises:
+        ValueError: a buffer of another shape than its weight or that is not finite, or another setting.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.zeros(2))
+        >>> sgd = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+        >>> state = {**sgd.state_dict(), "state": {0: {"momentum_buffer": torch.zeros(1)}}}
+        >>> load_optimiser(sgd, state)
+        Traceback (most recent call last):
+        ValueError: state[0]['momentum_buffer'] must have the shape of its weight, (2,), got (1,)
+    """
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    for index, values in state["state"].items():
+        shape = tuple(weights[check_int("the weight's number", index, 0, len(weights) - 1)].shape)
+        for name, value in values.items():
+            if value is None:  # the momentum of a weight that had no gradient yet
+                continue
+            found = tuple(finite_tensor(f"state[{index}][{name!r}]", value).shape)
+            if found not in (shape, ()) or (name != "step" and found != shape):
+                raise ValueError(f"state[{index}][{name!r}] must have the shape of its weight, {shape}, got {found}")
+    for own, group in zip(optimiser.param_groups, state["param_groups"], strict=True):
+        check_number("lr", group["lr"], 0.0)
+        for name, value in group.items():
+            if name in own and name not in ("params", "lr", "initial_lr") and value != own[name]:
+                raise ValueError(f"{name} must be that of the settings, {own[name]}, got {value}")
+    optimiser.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Ctrl-C that lets the current step finish."""
+"""Ctrl-C and SIGTERM that let the current step finish."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ __all__ = ["StopRequest"]
 
 
 class StopRequest:
-    """While it is entered, the first Ctrl-C sets ``asked`` and the second interrupts at once.
+    """While it is entered, the first Ctrl-C or SIGTERM sets ``asked``; the second Ctrl-C interrupts at once.
 
-    Signals belong to the main thread; in any other, nothing is changed and ``asked`` stays False.
+    Signals belong to the main thread; in any other, nothing is changed and ``asked`` stays False. A handler of SIGTERM
+    that the program has set itself stays.
 
     Example:
         >>> with StopRequest() as stop:
@@ -23,21 +24,22 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.asked = False
-        self._before: Any = None
-        self._installed = False
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._handle)
-            self._installed = True
+            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._handle)
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._handle)
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._installed:
+        for number, before in self._before.items():
             # None: the handler before was not set from Python and cannot be put back by it.
-            signal.signal(signal.SIGINT, signal.SIG_DFL if self._before is None else self._before)
+            signal.signal(number, signal.SIG_DFL if before is None else before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        # A second SIGTERM comes from schedulers that are in a hurry: the step that is saved is worth more.
+        if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True

@@ -7,13 +7,16 @@ attack). Each file is whole or absent.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from mixaug._files import remove_stale, sole_use
 from mixaug.attacks._state import float32_default
 from mixaug.train.activation import start_caps
+from mixaug.train.batches import dead_worker_named
 from mixaug.train.devices import run_device
 from mixaug.train.extra import with_extra
 from mixaug.train.interrupt import StopRequest
@@ -55,15 +58,17 @@ def train(
         download: let ``load_data`` fetch data that are not there.
 
     Returns:
-        the paths of the run's files, its log, and whether Ctrl-C ended it early. ``best.pt`` exists from the end of the
-        first epoch on.
+        the paths of the run's files, its log, and whether Ctrl-C or SIGTERM ended it early. ``best.pt`` exists from the
+        end of the first epoch on.
 
     Raises:
+        BlockingIOError: another training is at work in the folder.
         FileExistsError: the folder holds a run and ``resume`` is False.
         FileNotFoundError: there is nothing to resume.
         ValueError: the settings do not fit the device, the number of processes or the run that is resumed; a damaged
             checkpoint.
         FloatingPointError: the loss is not finite.
+        OSError: a full disk (named, with its free space; the last checkpoint is kept); a loader worker that died.
 
     Example:
         >>> settings = TrainSettings(data="digits", model="lenet5", method="standard", epochs=1, limit=256, out="run")
@@ -73,11 +78,37 @@ def train(
     """
     processes = this_process()
     processes.check(settings)
+    if resume and not settings.folder.is_dir():
+        open_run(settings, processes)  # there is nothing to lock: it says so
+    with _alone_in(settings.folder) if processes.leads else nullcontext():
+        return _train(settings, data, processes, resume=resume, progress=progress, download=download)
+
+
+def _alone_in(folder: Path) -> AbstractContextManager[None]:
+    return sole_use(
+        folder / ".lock",
+        f"another training is at work in {folder}: wait for its end, stop it, or choose another folder (--out)",
+    )
+
+
+def _train(
+    settings: TrainSettings,
+    data: DataParts | None,
+    processes: Processes,
+    *,
+    resume: bool,
+    progress: bool,
+    download: bool,
+) -> RunResult:
+    # Read under the lock: nobody writes to the folder now.
     stored = open_run(settings, processes) if resume else None
     if not resume:
         refuse_existing(settings)
     device = run_device(settings, processes)
-    with processes.connected(device):
+    if processes.leads:
+        for place in (settings.folder, settings.folder / "mixtures"):
+            remove_stale(place)
+    with processes.connected(device), dead_worker_named():
         if data is None:
             data = _load(settings, download, processes)
         if settings.extra_data is not None:

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any, TextIO
 
+from mixaug._terminal import printable, quiet
+
 __all__ = ["Progress", "duration"]
 
 
@@ -31,7 +33,8 @@ class Progress:
         done: steps that an earlier process made.
         epochs: of the whole run.
         show: False shows nothing.
-        stream: where to; None: standard error. A live bar where it is a terminal and rich is installed.
+        stream: where to; None: standard error. A live bar where it is a terminal and rich is installed. Nothing more is
+            shown once it is closed or full.
 
     Example:
         >>> import io
@@ -53,7 +56,7 @@ class Progress:
         self.first = done
         self.epochs = epochs
         self.show = show
-        self.stream = stream if stream is not None else sys.stderr
+        self.stream = quiet(stream if stream is not None else sys.stderr)
         self.started = time.perf_counter()
         self.shown = self.started
         self._bar: Any = None
@@ -126,6 +129,7 @@ class Progress:
         """Prints a line above the bar."""
         if not self.show:
             return
+        line = printable(line)
         if self._bar is not None:
             self._bar.console.print(line, highlight=False, markup=False)
         else:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mixaug._checks import check_int, check_number, kind_of
+from mixaug._tensor_files import finite_tensor, part
 from mixaug.train.checkpoint import describe_model, read_checkpoint
+from mixaug.train.descent import load_optimiser
 from mixaug.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -14,6 +18,12 @@ if TYPE_CHECKING:
     from mixaug.train.run import Run
 
 __all__ = ["model_content", "open_run", "refuse_existing", "restore", "training_state"]
+
+#: Fields of the training state that all versions wrote.
+_FIELDS = (
+    "optimiser", "scaler", "method", "generators", "default_generator", "cuda_generator", "images", "history", "best",
+    "totals", "seconds",
+)  # fmt: skip
 
 
 def refuse_existing(settings: TrainSettings) -> None:
@@ -58,10 +68,20 @@ def open_run(settings: TrainSettings, processes: Processes) -> dict[str, Any]:
     stored = read_checkpoint(last)
     if "training" not in stored:
         raise ValueError(f"{last} holds a model but no training state: it cannot be resumed")
-    different = settings.differences(TrainSettings.from_dict(stored["settings"]))
+    try:
+        with part("settings"):
+            before_settings = TrainSettings.from_dict(stored["settings"])
+        with part("training"):
+            missing = [name for name in _FIELDS if name not in stored["training"]]
+            if missing:
+                raise ValueError(f"it must have {', '.join(missing)}")
+            others = list(stored["training"].get("others", ()))
+    except ValueError as error:
+        raise ValueError(f"{last} is damaged: its training state does not fit the run: {error}") from error
+    different = settings.differences(before_settings)
     if different:
         raise ValueError(f"the run in {settings.folder} was started with other settings: {', '.join(different)}")
-    before = 1 + len(stored["training"].get("others", ()))
+    before = 1 + len(others)
     if before != processes.count:
         # Each has random numbers of its own, and its own part of every batch.
         raise ValueError(
@@ -136,23 +156,26 @@ def restore(run: Run, stored: dict[str, Any]) -> None:
     Raises:
         ValueError: the stored run was of other images or another model, or its state is damaged.
     """
-    try:
-        _same_data(run, stored)
-        _load(run, stored)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"{run.settings.folder / 'last.pt'} is damaged: its training state does not fit the run ({reason})"
-        ) from error
-
-
-def _same_data(run: Run, stored: dict[str, Any]) -> None:
+    last = run.settings.folder / "last.pt"
     here = model_content(run)
-    pairs = {
-        "model was": (stored["spec"], here["spec"]),
-        "classes were": (stored["data"]["classes"], here["data"]["classes"]),
-        "numbers of images were": (stored["training"]["images"], run.counts),
-    }
+    try:
+        with part("data"):
+            classes = stored["data"]["classes"]
+        pairs = {
+            "model was": (stored["spec"], here["spec"]),
+            "classes were": (classes, here["data"]["classes"]),
+            "numbers of images were": (stored["training"]["images"], run.counts),
+        }
+        _same_data(run, pairs)
+        _check_progress(run, stored)
+        _load(run, stored)
+    except ValueError as error:
+        if str(error).startswith("its '"):
+            raise ValueError(f"{last} is damaged: its training state does not fit the run: {error}") from error
+        raise
+
+
+def _same_data(run: Run, pairs: dict[str, tuple[Any, Any]]) -> None:
     for name, (before, now) in pairs.items():
         if before != now:
             raise ValueError(
@@ -160,22 +183,63 @@ def _same_data(run: Run, stored: dict[str, Any]) -> None:
             )
 
 
+def _check_progress(run: Run, stored: dict[str, Any]) -> None:
+    """Raises unless the numbers of what was done are possible together."""
+    training, step = stored["training"], stored["step"]
+    with part("step"):
+        check_int("step", step, 0, run.total_steps)
+    with part("history"):
+        for row in training["history"]:
+            for name, value in row.items():
+                if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, int | float):
+                    raise TypeError(f"{name} must be a number, got {kind_of(value)}")
+            check_number("epoch_seconds", row.get("epoch_seconds", 0.0), 0.0)
+        done = -(-step // run.steps_per_epoch) if step == run.total_steps else step // run.steps_per_epoch
+        if len(training["history"]) != done or stored["epoch"] != done:
+            raise ValueError(
+                f"step {step} must be in epoch {done}, got {len(training['history'])} rows and epoch {stored['epoch']}"
+            )
+    with part("best"):
+        if set(training["best"]) - set(run.best):
+            raise ValueError(f"it must have {', '.join(run.best)}, got {', '.join(map(str, training['best']))}")
+        for name, value in training["best"].items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+    with part("seconds"):
+        check_number("seconds", training["seconds"], 0.0)
+    with part("totals"):
+        totals = finite_tensor("totals", training["totals"])
+        if totals.shape != run.totals.shape or totals.dtype != run.totals.dtype or (totals < 0).any():
+            raise ValueError(f"it must be 3 float64 numbers of at least 0, got {totals.tolist()}")
+
+
 def _load(run: Run, stored: dict[str, Any]) -> None:
     training = stored["training"]
-    run.model.load_state_dict(stored["model"])
-    run.descent.optimiser.load_state_dict(training["optimiser"])
-    if "descent" in training:  # runs of before there was a plateau to follow have none
-        run.descent.load_state_dict(training["descent"])
-    run.scaler.load_state_dict(training["scaler"])
-    run.take_step.load_state_dict(training["method"])
+    with part("model"):
+        run.model.load_state_dict(stored["model"])
+    with part("optimiser"):
+        load_optimiser(run.descent.optimiser, training["optimiser"])
+    with part("descent"):
+        if "descent" in training:  # runs of before there was a plateau to follow have none
+            run.descent.load_state_dict(training["descent"])
+    with part("scaler"):
+        for name, value in training["scaler"].items():
+            check_number(name, value, 0.0)
+        run.scaler.load_state_dict(training["scaler"])
+    with part("method"):
+        run.take_step.load_state_dict(training["method"])
     # After the method, whose state has the first process's generator.
-    own = training if run.processes.leads else training["others"][run.processes.rank - 1]
-    for name, generator in run.generators.items():
-        generator.set_state(own["generators"][name])
-    torch.set_rng_state(own["default_generator"])
-    # None: the run was on a CPU so far. It goes on, with other numbers than it would have had there.
-    if run.device.type == "cuda" and own["cuda_generator"] is not None:
-        torch.cuda.set_rng_state(own["cuda_generator"], run.device)
+    with part("others"):
+        own = training if run.processes.leads else training["others"][run.processes.rank - 1]
+    with part("generators"):
+        for name, generator in run.generators.items():
+            generator.set_state(own["generators"][name])
+    with part("default_generator"):
+        torch.set_rng_state(own["default_generator"])
+    with part("cuda_generator"):
+        # None: the run was on a CPU so far. It goes on, with other numbers than it would have had there.
+        if run.device.type == "cuda" and own["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(own["cuda_generator"], run.device)
     run.step, run.seconds = stored["step"], training["seconds"]
     run.history, run.totals = training["history"], training["totals"]
     if not run.processes.leads:  # the totals are of all processes: the first one goes on from them

@@ -1,0 +1,90 @@
+"""Files whole or absent, temporaries of killed writers, locks that die with their holder, and full disks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+from mixaug._files import atomic_path, remove_stale, sole_use
+from mixaug._terminal import QuietStream, printable
+
+HOLDS = """
+import os, signal, sys
+from mixaug._files import atomic_path, sole_use
+with sole_use(sys.argv[1] + "/.lock", "busy"), atomic_path(sys.argv[1] + "/last.pt") as temporary:
+    temporary.write_text("half")
+    if not os.fork():
+        signal.pause()
+    print("ready", flush=True)
+    signal.pause()
+"""
+
+
+def test_a_live_writer_keeps_its_file_and_lock_and_a_killed_one_neither_although_its_child_lives(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+            assert remove_stale(tmp_path) == []
+            with pytest.raises(BlockingIOError, match="busy"), sole_use(tmp_path / ".lock", "busy"):
+                pass
+            process.kill()
+            process.wait()
+            with sole_use(tmp_path / ".lock", "busy"):
+                assert [path.name[:9] for path in remove_stale(tmp_path, "*.pt")] == [".last.pt."]
+            assert list(tmp_path.iterdir()) == []
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_the_own_temporary_is_no_stale_one_and_other_files_stay(tmp_path):
+    (tmp_path / ".mine.tmp").write_text("mine")
+    (tmp_path / ".last.pt.abcd1234.tmp").write_text("half")
+    with atomic_path(tmp_path / "last.pt") as temporary:
+        assert [path.name for path in remove_stale(tmp_path)] == [".last.pt.abcd1234.tmp"]
+        temporary.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "last.pt"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_named_and_keeps_the_file(tmp_path, number):
+    target = tmp_path / "last.pt"
+    target.write_text("before")
+    message = rf"last\.pt cannot be written: .* free on the disk of {tmp_path}\); the file that was there is kept"
+    with pytest.raises(OSError, match=message), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise OSError(number, "full")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"] and target.read_text() == "before"
+
+
+def test_a_folder_made_for_a_lock_goes_with_it_unless_something_is_in_it(tmp_path):
+    with sole_use(tmp_path / "a" / "b" / ".lock", "busy"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with sole_use(tmp_path / "a" / "b" / ".lock", "busy"):
+        (tmp_path / "a" / "x").write_text("kept")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
+
+
+def test_a_full_or_closed_stream_falls_silent():
+    full = open("/dev/full", "w")  # noqa: SIM115
+    stream = QuietStream(full)
+    stream.write("lost")
+    stream.flush()
+    assert stream.write("lost") == 4
+    with suppress(OSError):
+        full.close()
+    assert QuietStream(None).write("abc") == 3 and not QuietStream(None).isatty()
+
+
+def test_names_change_no_terminal():
+    assert printable("a\x1b[31m\r\nb\u202e\x9b\udc80\u2028") == "a\\x1b[31m\\r\\nb\\u202e\\x9b\\udc80\\u2028"
+    for fine in ("café", "نمی\u200cخواهم", "日本 🙂", "a b"):
+        assert printable(fine) == fine
