@@ -96,8 +96,9 @@ def test_clear_state_removes_pieces_and_what_a_killed_process_was_writing_and_no
     journal = Journal(state, "model")
     for name in "abc":
         journal.keep(name, piece)
-    stopped = atomic_path(state / "d.piece")
-    stopped.__enter__()  # as a killed process leaves it
+    with atomic_path(state / "d.piece") as temporary:
+        left = temporary.name
+    (state / "d.piece").rename(state / left)  # as a killed process leaves it, and with it the lock
     assert len(list(state.iterdir())) == 4
     clear_state(state)
     assert not state.exists()
@@ -107,7 +108,9 @@ def test_clear_state_removes_pieces_and_what_a_killed_process_was_writing_and_no
     (state / ".hidden").write_text("mine too")
     clear_state(state)
     assert sorted(path.name for path in state.iterdir()) == [".hidden", "notes.txt"]
-    stopped.gen.close()
+    with atomic_path(state / "e.piece") as temporary:  # of a writer that lives
+        clear_state(state)
+        assert temporary.exists()
 
 
 @pytest.mark.parametrize("place", ["/proc/state", "/proc/1/state/deep"])
