@@ -67,7 +67,7 @@ SHARED = [
     ({"num_classes": True}, TypeError, "num_classes must be an int, got bool: True"),
     ({"labels_getter": "auto"}, TypeError, "labels_getter must be 'default' or a function of the sample, got 'auto'"),
     ({"labels_getter": None}, TypeError, "labels_getter must be 'default' or a function of the sample, got None"),
-    ({"generator": 0}, TypeError, "generator must be a torch.Generator or None, got int"),
+    ({"generator": 0}, TypeError, "generator must be a torch.Generator or None, got int: 0"),
 ]
 
 
