@@ -7,6 +7,7 @@ import glob
 import os
 import re
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ except ImportError:  # Windows
 _umask_lock = threading.Lock()
 #: Errors of a disk, a quota or a limit that has no room for what is written.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.tmp")
 #: Descriptors of locks: a forked child (a loader worker) must not keep one that its killed parent held.
 _held: set[int] = set()
@@ -134,6 +136,42 @@ def remove_stale(folder: str | os.PathLike[str], name: str = "*") -> list[Path]:
             finally:
                 os.close(handle)
     return removed
+
+
+def only_ours(folder: str | os.PathLike[str]) -> bool:
+    """Whether nobody but this user and root can have put what is in a folder there.
+
+    The folder, what lies in it and the folders above must belong to this user or root, and no one else may write to
+    them; a folder above that others can write to must be sticky, as ``/tmp`` is, so that nothing in it can be replaced.
+    On Windows, where there are no such owners, every folder counts as ours.
+
+    Args:
+        folder: links in its path are followed.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> only_ours(folder)
+        True
+        >>> folder.chmod(0o777)
+        >>> only_ours(folder)
+        False
+    """
+    if not hasattr(os, "getuid"):
+        return True
+    place = Path(os.path.realpath(folder))
+    trusted = (0, os.getuid())
+    try:
+        for path in (place, *place.iterdir()):
+            entry = path.lstat()
+            if entry.st_uid not in trusted or (entry.st_mode & _BY_OTHERS and not stat.S_ISLNK(entry.st_mode)):
+                return False
+        for path in place.parents:
+            entry = path.stat()
+            if entry.st_uid not in trusted or (entry.st_mode & _BY_OTHERS and not entry.st_mode & stat.S_ISVTX):
+                return False
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

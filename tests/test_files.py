@@ -11,8 +11,9 @@ from contextlib import suppress
 
 import pytest
 
-from mixaug._files import atomic_path, remove_stale, sole_use
+from mixaug._files import atomic_path, only_ours, remove_stale, sole_use
 from mixaug._terminal import QuietStream, printable
+from mixaug.evaluate.tables import cut, text_table, wrapped
 
 HOLDS = """
 import os, signal, sys
@@ -88,3 +89,47 @@ def test_names_change_no_terminal():
     assert printable("a\x1b[31m\r\nb\u202e\x9b\udc80\u2028") == "a\\x1b[31m\\r\\nb\\u202e\\x9b\\udc80\\u2028"
     for fine in ("café", "نمی\u200cخواهم", "日本 🙂", "a b"):
         assert printable(fine) == fine
+
+
+def test_a_folder_that_others_can_write_to_is_not_ours(tmp_path):
+    inner = tmp_path / "outer" / "cache"
+    inner.mkdir(parents=True)
+    assert only_ours(inner) and not only_ours(tmp_path / "none")
+    for mode in (0o777, 0o775, 0o1777):  # sticky keeps the files of others, and takes new ones of theirs
+        inner.chmod(mode)
+        assert not only_ours(inner)
+    inner.chmod(0o755)
+    inner.parent.chmod(0o777)  # somebody could put another folder in its place
+    assert not only_ours(inner)
+    inner.parent.chmod(0o1777)
+    assert only_ours(inner)
+    (inner / "kernel.nbi").write_bytes(b"")
+    (inner / "kernel.nbi").chmod(0o666)
+    assert not only_ours(inner)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [0o777, 0o700])
+def test_the_numba_cache_is_used_only_where_nobody_else_can_write(tmp_path, mode):
+    shared, home = tmp_path / "shared", tmp_path / "home"
+    shared.mkdir()
+    home.mkdir()
+    program = (
+        "import os, sys\n"
+        "from mixaug._numba import jit\n"
+        "import mixaug.mixing_sets._ifs_kernels as kernels\n"
+        "made = [f for f in vars(kernels).values() if hasattr(f, 'stats')]\n"
+        "print({f.stats.cache_path for f in made})\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(shared), "XDG_CACHE_HOME": str(home)}
+    # numba makes a folder of its own in it: others can write there if the umask lets them.
+    code = f"import os; os.umask({0o777 - mode})\n" + program
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ((home / "mixaug" / "numba").is_dir(), str(home) in ran.stdout) == (mode == 0o777, mode == 0o777)
+    assert (str(shared) in ran.stdout) == (mode == 0o700)
+
+
+def test_tables_and_titles_write_control_characters_out():
+    assert "\x1b" not in text_table(["name"], [["a\x1b[2J"]])
+    assert cut("\x1b[2J" + "x" * 50).isprintable()
+    assert wrapped("class \x1b[31m\nred") == "class \\x1b[31m red"

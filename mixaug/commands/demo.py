@@ -10,6 +10,8 @@ from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from mixaug._files import sole_use
+
 if TYPE_CHECKING:
     from mixaug.evaluate import Report
     from mixaug.evaluate.comparison import Comparison
@@ -28,6 +30,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains twice from the same weights with the same number of steps, measures both, writes the report."""
+    out: Path = options.out
+    # Beside the folder, which is emptied: what another demo is writing there would be lost.
+    busy = f"another demo is at work in {out}: wait for its end, stop it, or choose another folder (--out)"
+    with sole_use(out.parent / f".{out.name}.lock", busy):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     from mixaug.evaluate import compare, evaluate_model
     from mixaug.train.checkpoint import load_checkpoint
     from mixaug.train.data import load_data

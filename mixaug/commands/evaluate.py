@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixaug._files import sole_use
+from mixaug._terminal import tell
 from mixaug.commands._arguments import fraction
 
 if TYPE_CHECKING:
@@ -103,14 +105,17 @@ def run(options: argparse.Namespace) -> int:
     check_comparable(candidates, options.part)
     check_writable("--out", target.parent)
     state = target.with_suffix(".partial")
-    try:
-        reports = [measure(each, options, extras, state) for each in candidates]
-    except KeyboardInterrupt:
-        sys.stderr.write("mixaug evaluate: interrupted; the same command goes on where it was\n")
-        return 130
-    shown: Any = reports[0] if len(reports) == 1 else compare(reports)
-    sys.stdout.write(f"{shown.to_table()}\n\nReport: {shown.save(target)}\n")
-    clear_state(state)
+    busy = f"another evaluation is writing {target}: wait for its end, stop it, or choose another file (--out)"
+    with sole_use(target.parent / f".{target.stem}.lock", busy):
+        try:
+            reports = [measure(each, options, extras, state) for each in candidates]
+        except KeyboardInterrupt:
+            tell("mixaug evaluate: interrupted; the same command goes on where it was\n")
+            return 130
+        shown: Any = reports[0] if len(reports) == 1 else compare(reports)
+        page = shown.save(target)
+        sys.stdout.write(f"{shown.to_table()}\n\nReport: {page}\n")
+        clear_state(state)
     return 0
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 from typing import Any
 
+from mixaug._terminal import printable, quiet
 from mixaug.evaluate._optional import optional_import
 
 
@@ -29,15 +31,15 @@ class Progress:
     def __init__(self, total: float, title: str, shown: bool) -> None:
         self.total = total
         self.done = 0.0
-        self._title = title
+        self._title = printable(title)
         self._worked = 0.0
         self._start = time.perf_counter()
         self._bar: Any = None
         if shown:
             rich = optional_import("rich.progress")
-            console = optional_import("rich.console").Console(stderr=True)
+            console = optional_import("rich.console").Console(file=quiet(sys.stderr))
             self._bar = rich.Progress(
-                rich.TextColumn("{task.description}"),
+                rich.TextColumn("{task.description}", markup=False),
                 rich.BarColumn(bar_width=24),
                 rich.TaskProgressColumn(),
                 rich.TimeElapsedColumn(),
@@ -46,7 +48,7 @@ class Progress:
                 transient=True,
                 disable=not (console.is_terminal or console.is_jupyter),
             )
-            self._task = self._bar.add_task(f"evaluating {title}", total=total, left="")
+            self._task = self._bar.add_task(f"evaluating {self._title}", total=total, left="")
 
     def __enter__(self) -> Progress:
         self._start = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mixaug._terminal import printable
 from mixaug.evaluate.corruptions import OURS
 from mixaug.evaluate.headline import HIGHER, summary
 from mixaug.evaluate.intervals import Estimate
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def report_text(report: Report) -> str:
     """The verdict, the figures, the attacks, the corruptions, the flip rates and the notes; lines of 110 columns."""
     blocks = [
-        report.name,
+        printable(report.name),
         _verdict(report),
         *(wrapped(f"Note: {text}") for text in report.notices),
         *(wrapped(f"Left out, {part.replace('_', ' ')}: {why}") for part, why in report.left_out.items()),

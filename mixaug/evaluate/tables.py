@@ -5,12 +5,16 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from mixaug._terminal import printable
+
 #: Columns of a terminal that lines are kept to.
 WIDTH = 110
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Columns padded to their widest cell: the first ``left`` to the left, the others to the right.
+
+    Names may come from files and folders: what would move a terminal's cursor is written out.
 
     Example:
         >>> print(text_table(["name", "error"], [["a", "1.0"], ["bcdef", "10.0"]]))
@@ -19,6 +23,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int =
         a        1.0
         bcdef   10.0
     """
+    header, rows = [printable(cell) for cell in header], [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -56,16 +61,18 @@ def fitted_tables(header: Sequence[str], rows: Sequence[Sequence[str]], width: i
 
 def wrapped(text: str, width: int = WIDTH) -> str:
     """A sentence in lines of the terminal."""
+    text = printable(" ".join(text.split("\n")))
     return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def cut(text: str, length: int = 36) -> str:
-    """A long name without its middle.
+    """A long name without its middle, and without control characters.
 
     Example:
         >>> cut("a-rather-long-name", 10)
         'a-rat…name'
     """
+    text = printable(text)
     return text if len(text) <= length else text[: length // 2] + "…" + text[-(length - length // 2 - 1) :]
 
 

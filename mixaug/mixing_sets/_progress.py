@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import torch
 
+from mixaug._terminal import quiet, tell
+
 P = TypeVar("P", bound=Sized)
 
 
@@ -16,7 +18,7 @@ def wanted(progress: bool | None) -> bool:
     """Whether to show a bar: as told, else only on a terminal; never in a loader worker or another child process."""
     if torch.utils.data.get_worker_info() is not None or multiprocessing.parent_process() is not None:
         return False
-    return sys.stderr.isatty() if progress is None else progress
+    return quiet(sys.stderr).isatty() if progress is None else progress
 
 
 def with_progress(pieces: Iterator[P], total: int, title: str, progress: bool | None) -> Iterator[P]:
@@ -30,8 +32,8 @@ def with_progress(pieces: Iterator[P], total: int, title: str, progress: bool | 
     except ImportError:
         yield from _plain(pieces, total, title)
         return
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(file=quiet(sys.stderr))) as bar:
         task = bar.add_task(title, total=total)
         for piece in pieces:
             yield piece
@@ -43,6 +45,5 @@ def _plain(pieces: Iterator[P], total: int, title: str) -> Iterator[P]:
     for piece in pieces:
         yield piece
         done += len(piece)
-        sys.stderr.write(f"\r{title} {done}/{total}")
-        sys.stderr.flush()
-    sys.stderr.write("\n")
+        tell(f"\r{title} {done}/{total}")
+    tell("\n")
