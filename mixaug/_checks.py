@@ -23,8 +23,10 @@ __all__ = [
     "MAX_BOXES",
     "MAX_CHAINS",
     "MAX_COUNT",
+    "MAX_PICTURES",
     "MAX_SEED",
     "MAX_SIDE",
+    "MAX_THREADS",
     "RANGE_SLACK",
     "bytes_hint",
     "check_choice",
@@ -37,6 +39,7 @@ __all__ = [
     "check_generator",
     "check_int",
     "check_ints",
+    "check_label_values",
     "check_length",
     "check_number",
     "check_range",
@@ -60,9 +63,14 @@ MAX_SIDE = 16_384
 MAX_CHAINS, MAX_BOXES = 100, 1_000
 #: Most images of one draw, and the largest number of anything else that is only counted (steps, images of a pass).
 MAX_BATCH, MAX_COUNT = 2**20, 2**31 - 1
+#: Most pictures of a mixing set, and most threads or processes that one call may ask for.
+MAX_PICTURES, MAX_THREADS = 10_000_000, 1_024
 #: How far a value of an image in [0, 1] may lie outside: half a level of 8 bits. Images that were normalised and back
 #: are off by 3e-8 in float32, by 2e-3 in bfloat16; such values are rounding and are clipped.
 RANGE_SLACK = 1 / 510
+
+#: How far a row of probabilities may be from 1: float32 rounding over many classes; float16 and bfloat16 values.
+_TOLERANCE, _HALF_TOLERANCE = 1e-3, 1e-2
 
 
 def kind_of(value: object) -> str:
@@ -452,6 +460,37 @@ def check_finite(name: str, value: Tensor) -> None:
     if value.is_floating_point() and value.numel() and not bool(value.detach().isfinite().all()):
         count = int((~value.detach().isfinite()).sum())
         raise ValueError(f"{name} must be finite, got {count} of {value.numel()} values that are NaN or infinite")
+
+
+def check_label_values(labels: Tensor, num_classes: int, name: str = "labels") -> None:
+    """Reads the labels: class indices in range, rows of probabilities that sum to 1.
+
+    Args:
+        labels: class indices (B,) or probabilities (B, K).
+        num_classes: K.
+        name: of the argument, for messages.
+
+    Raises:
+        ValueError: they are not.
+
+    Example:
+        >>> check_label_values(torch.tensor([0, 9]), 10)
+    """
+    if labels.numel() == 0:
+        return
+    if labels.ndim == 1:
+        low, high = (int(value) for value in labels.long().aminmax())
+        if low < 0 or high >= num_classes:
+            raise ValueError(f"{name} must be in [0, {num_classes}), got {low if low < 0 else high}")
+        return
+    wide = labels.detach().to(torch.float32)
+    tolerance = _HALF_TOLERANCE if labels.dtype in (torch.float16, torch.bfloat16) else _TOLERANCE
+    least, most = (float(value) for value in wide.sum(1).aminmax())
+    if not (abs(least - 1.0) <= tolerance and abs(most - 1.0) <= tolerance):
+        wrong = most if abs(most - 1.0) > tolerance else least
+        raise ValueError(f"{name} of probabilities must sum to 1 in each row, got a sum of {wrong:.4g}")
+    if float(wide.amin()) < 0.0:
+        raise ValueError(f"{name} of probabilities must be at least 0, got {float(wide.amin()):.4g}")
 
 
 def _scalar(value: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from mixaug._checks import MAX_COUNT, check_choice, check_field, check_int, check_number
+
 __all__ = ["SHAPES", "EpsSchedule"]
 
 #: How the radius rises; ``constant`` is the full radius from the first epoch on.
@@ -52,27 +54,14 @@ class EpsSchedule:
     shape: str = "linear"
 
     def __post_init__(self) -> None:
-        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int):
-            raise TypeError(f"epochs must be an int, got {type(self.epochs).__name__}")
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
-        for name, value, high in (("eps", self.eps, math.inf), ("start", self.start, self.eps)):
-            if value is None and name == "start":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-            if not 0 <= value <= high or math.isinf(value):
-                bound = "0 or more" if math.isinf(high) else f"in [0, eps] with eps {high:g}"
-                raise ValueError(f"{name} must be {bound}, got {value}")
-        if self.shape not in SHAPES:
-            raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {self.shape!r}")
+        check_field(self, "epochs", check_int, 1, MAX_COUNT)
+        check_field(self, "eps", check_number, 0.0)
+        check_field(self, "start", check_number, 0.0, self.eps, optional=True)
+        check_field(self, "shape", check_choice, SHAPES)
 
     def __call__(self, epoch: int) -> float:
         """The radius of an epoch, from 0."""
-        if isinstance(epoch, bool) or not isinstance(epoch, int):
-            raise TypeError(f"epoch must be an int, got {type(epoch).__name__}")
-        if epoch < 0:
-            raise ValueError(f"epoch must be 0 or more, got {epoch}")
+        epoch = check_int("epoch", epoch, 0)
         if self.shape == "constant" or epoch >= self.epochs - 1:
             return float(self.eps)
         if self.shape == "linear":

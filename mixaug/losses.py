@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixaug._checks import check_choice, check_finite, check_flag, check_label_values, check_number
 from mixaug._eps_schedule import EpsSchedule
 
 __all__ = ["AdaptiveLoss", "EpsSchedule", "jensen_shannon", "soft_target_cross_entropy", "trades_loss"]
@@ -18,7 +18,9 @@ __all__ = ["AdaptiveLoss", "EpsSchedule", "jensen_shannon", "soft_target_cross_e
 _SMALLEST_PROBABILITY = 1e-7
 
 
-def soft_target_cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+def soft_target_cross_entropy(
+    logits: Tensor, targets: Tensor, reduction: str = "mean", *, check_values: bool | None = None
+) -> Tensor:
     r"""Cross-entropy against probabilities, the loss of labels that were mixed or smoothed.
 
     .. math:: L = -\frac{1}{B} \sum_{b} \sum_{k} t_{bk} \log \mathrm{softmax}(z_b)_k
@@ -34,6 +36,8 @@ def soft_target_cross_entropy(logits: Tensor, targets: Tensor, reduction: str = 
         targets: probabilities whose rows sum to one (not checked here: that would make the device wait for the host),
             or class indices.
         reduction: "mean" (default), "sum" or "none".
+        check_values: whether NaN and infinite logits and targets out of range are refused; None (default): those of
+            tensors on the CPU, where reading them waits for nothing. Never in a compiled graph.
 
     Shape: logits (B, K) float16, bfloat16, float32 or float64; targets (B, K) of a floating dtype in [0, 1], or (B,)
         int64 in [0, K).
@@ -44,7 +48,8 @@ def soft_target_cross_entropy(logits: Tensor, targets: Tensor, reduction: str = 
 
     Raises:
         TypeError: an argument is not a tensor, logits are not floating, or targets are of neither kind.
-        ValueError: the shapes do not fit together, or the reduction is unknown.
+        ValueError: the shapes do not fit together, the reduction is unknown; values that ``check_values`` reads are
+            not finite, no classes or no probabilities.
 
     Note:
         ``torch.nn.functional.cross_entropy`` gives the same for matching dtypes; this one also takes float32 labels
@@ -58,20 +63,26 @@ def soft_target_cross_entropy(logits: Tensor, targets: Tensor, reduction: str = 
     _check_logits("logits", logits)
     if not isinstance(targets, Tensor):
         raise TypeError(f"targets must be a tensor, got {type(targets).__name__}")
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    reduction = check_choice("reduction", reduction, ("mean", "sum", "none"))
+    check = _reads(check_values, logits)
+    if check:
+        check_finite("logits", logits)
     log_probabilities = F.log_softmax(_at_least_float32(logits), dim=1)
     if targets.is_floating_point():
         if targets.shape != logits.shape:
             raise ValueError(
                 f"targets of probabilities must have logits' shape {tuple(logits.shape)}, got {tuple(targets.shape)}"
             )
+        if check:
+            check_label_values(targets, logits.shape[1], "targets")
         rows = -(targets.to(log_probabilities.dtype) * log_probabilities).sum(dim=1)
     elif targets.dtype == torch.int64:
         if targets.shape != logits.shape[:1]:
             raise ValueError(
                 f"targets of class indices must have the shape ({len(logits)},), got {tuple(targets.shape)}"
             )
+        if check:
+            check_label_values(targets, logits.shape[1], "targets")
         rows = -log_probabilities.gather(1, targets.unsqueeze(1)).squeeze(1)
     else:
         raise TypeError(f"targets must be floating probabilities or int64 class indices, got {targets.dtype}")
@@ -81,7 +92,9 @@ def soft_target_cross_entropy(logits: Tensor, targets: Tensor, reduction: str = 
     return total if reduction == "sum" else total / max(len(rows), 1)
 
 
-def jensen_shannon(logits_clean: Tensor, logits_one: Tensor, logits_two: Tensor) -> Tensor:
+def jensen_shannon(
+    logits_clean: Tensor, logits_one: Tensor, logits_two: Tensor, *, check_values: bool | None = None
+) -> Tensor:
     r"""Jensen-Shannon consistency of the predictions for a clean image and two augmented views of it.
 
     .. math::
@@ -98,6 +111,7 @@ def jensen_shannon(logits_clean: Tensor, logits_one: Tensor, logits_two: Tensor)
         logits_clean: unnormalised scores for the clean images.
         logits_one: scores for the first augmented view, row by row of the same images.
         logits_two: scores for the second augmented view.
+        check_values: as :func:`soft_target_cross_entropy`'s.
 
     Shape: each (B, K), float16, bfloat16, float32 or float64, on one device.
 
@@ -124,6 +138,8 @@ def jensen_shannon(logits_clean: Tensor, logits_one: Tensor, logits_two: Tensor)
             raise ValueError(
                 f"{name} must have the shape of logits_clean {tuple(logits_clean.shape)}, got {tuple(logits.shape)}"
             )
+        if _reads(check_values, logits):
+            check_finite(name, logits)
     logs = [F.log_softmax(_at_least_float32(logits), dim=1) for logits in views.values()]
     mixture = sum((log.exp() for log in logs[1:]), start=logs[0].exp()) / 3
     log_mixture = mixture.clamp(_SMALLEST_PROBABILITY, 1.0).log()
@@ -134,7 +150,9 @@ def jensen_shannon(logits_clean: Tensor, logits_one: Tensor, logits_two: Tensor)
     return total / (3 * max(len(logits_clean), 1))
 
 
-def trades_loss(logits_clean: Tensor, logits_adv: Tensor, labels: Tensor, beta: float = 6.0) -> Tensor:
+def trades_loss(
+    logits_clean: Tensor, logits_adv: Tensor, labels: Tensor, beta: float = 6.0, *, check_values: bool | None = None
+) -> Tensor:
     r"""Cross-entropy of the clean images plus the divergence of the predictions for their adversarial copies.
 
     .. math:: L = \frac1B \sum_b CE(z_b, y_b) + \frac{\beta}{B} \sum_b KL(p_b \,\|\, p'_b), \qquad
@@ -152,6 +170,7 @@ def trades_loss(logits_clean: Tensor, logits_adv: Tensor, labels: Tensor, beta: 
             ``mixaug.attacks.KLPGD``.
         labels: class indices, or probabilities whose rows sum to one.
         beta: weight of the divergence, 0 or more; default 6.
+        check_values: as :func:`soft_target_cross_entropy`'s.
 
     Shape: logits (B, K) float16, bfloat16, float32 or float64; labels (B,) int64 in [0, K) or (B, K) floating.
 
@@ -171,13 +190,13 @@ def trades_loss(logits_clean: Tensor, logits_adv: Tensor, labels: Tensor, beta: 
         0.6931
     """
     _check_pair(logits_clean, logits_adv)
-    if isinstance(beta, bool) or not isinstance(beta, int | float):
-        raise TypeError(f"beta must be a number, got {type(beta).__name__}")
-    if not 0 <= beta < math.inf:
-        raise ValueError(f"beta must be 0 or more, got {beta}")
+    beta = check_number("beta", beta, 0.0)
+    if _reads(check_values, logits_clean):
+        check_finite("logits_clean", logits_clean)
+        check_finite("logits_adv", logits_adv)
     clean, adv = (F.log_softmax(_at_least_float32(logits), dim=1) for logits in (logits_clean, logits_adv))
     divergence = F.kl_div(adv, clean, reduction="sum", log_target=True) / max(len(clean), 1)
-    return soft_target_cross_entropy(logits_clean, labels) + beta * divergence
+    return soft_target_cross_entropy(logits_clean, labels, check_values=check_values) + beta * divergence
 
 
 class AdaptiveLoss(nn.Module):
@@ -224,19 +243,19 @@ class AdaptiveLoss(nn.Module):
     def update(self, accuracy_clean: float, accuracy_adv: float) -> float:
         """Sets ``alpha`` from the accuracies of an epoch, each in [0, 1], and returns it."""
         for name, value in (("accuracy_clean", accuracy_clean), ("accuracy_adv", accuracy_adv)):
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {value}")
+            check_number(name, value, 0.0, 1.0)
         total = accuracy_adv + accuracy_clean
         self.alpha = accuracy_adv / total if total > 0 else 0.5
         return self.alpha
 
-    def forward(self, logits_clean: Tensor, logits_adv: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch."""
+    def forward(
+        self, logits_clean: Tensor, logits_adv: Tensor, labels: Tensor, *, check_values: bool | None = None
+    ) -> Tensor:
+        """The loss of a batch; ``check_values`` as :func:`soft_target_cross_entropy`'s."""
         _check_pair(logits_clean, logits_adv)
-        clean = soft_target_cross_entropy(logits_clean, labels)
-        return self.alpha * clean + (1 - self.alpha) * soft_target_cross_entropy(logits_adv, labels)
+        clean = soft_target_cross_entropy(logits_clean, labels, check_values=check_values)
+        adversarial = soft_target_cross_entropy(logits_adv, labels, check_values=check_values)
+        return self.alpha * clean + (1 - self.alpha) * adversarial
 
     def get_extra_state(self) -> Tensor:
         """What ``state_dict()`` keeps: alpha."""
@@ -258,6 +277,13 @@ def _check_pair(logits_clean: Tensor, logits_adv: Tensor) -> None:
         raise ValueError(
             f"logits_adv must have the shape of logits_clean {tuple(logits_clean.shape)}, got {tuple(logits_adv.shape)}"
         )
+
+
+def _reads(check_values: bool | None, logits: Tensor) -> bool:
+    """Whether values are read: reading those of a GPU would make the host wait, and a compiled graph has none."""
+    if check_values is None:
+        return logits.device.type == "cpu" and type(logits) is Tensor and not torch.compiler.is_compiling()
+    return check_flag("check_values", check_values) and not torch.compiler.is_compiling()
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

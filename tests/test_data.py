@@ -439,11 +439,11 @@ def test_bad_arguments(tmp_path: Path) -> None:
         load_data("folder:")
     with pytest.raises(TypeError, match="name must be a string, got int"):
         load_data(3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"validation must be a share in \(0, 0.5\], got 0"):
+    with pytest.raises(ValueError, match=r"validation must be above 0 and at most 0\.5, got 0"):
         load_data(validation=0)
     with pytest.raises(TypeError, match="validation must be a number, got str"):
         load_data(validation="0.1")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="limit must be from 1 to 2147483647, got 0"):
         load_data(limit=0)
     with pytest.raises(TypeError, match="image_size must be an int, got float"):
         load_data(image_size=32.0)  # type: ignore[arg-type]

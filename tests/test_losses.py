@@ -67,7 +67,7 @@ def test_soft_target_bad_input() -> None:
         soft_target_cross_entropy(logits, torch.zeros(5, 6))
     with pytest.raises(ValueError, match=r"targets of class indices must have the shape \(5,\), got \(4,\)"):
         soft_target_cross_entropy(logits, torch.zeros(4, dtype=torch.int64))
-    with pytest.raises(ValueError, match="reduction must be 'mean', 'sum' or 'none', got 'average'"):
+    with pytest.raises(ValueError, match="reduction must be one of mean, sum, none, got 'average'"):
         soft_target_cross_entropy(logits, random_targets(), "average")
     with pytest.raises(ValueError, match=r"logits must have the shape \(B, K\), got \(7,\)"):
         soft_target_cross_entropy(logits[0], torch.zeros(7))
@@ -192,7 +192,7 @@ def test_trades_bad_input() -> None:
         trades_loss(logits, logits[:4], labels)
     with pytest.raises(TypeError, match="logits_adv must be a tensor, got list"):
         trades_loss(logits, [1.0], labels)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="beta must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match=r"beta must be finite and at least 0, got -1\.0"):
         trades_loss(logits, logits, labels, -1.0)
     with pytest.raises(TypeError, match="beta must be a number, got str"):
         trades_loss(logits, logits, labels, "6")  # type: ignore[arg-type]
@@ -225,7 +225,7 @@ def test_alpha_is_kept_with_the_model() -> None:
 def test_adaptive_loss_bad_input() -> None:
     criterion, logits = AdaptiveLoss(), random_logits()
     for values in ((1.2, 0.5), (0.5, -0.1), (math.nan, 0.5)):
-        with pytest.raises(ValueError, match=r"accuracy_\w+ must lie in \[0, 1\], got"):
+        with pytest.raises(ValueError, match=r"accuracy_\w+ must be from 0 to 1, got"):
             criterion.update(*values)
     with pytest.raises(TypeError, match="accuracy_adv must be a number, got NoneType"):
         criterion.update(0.5, None)  # type: ignore[arg-type]
@@ -271,19 +271,23 @@ def test_the_shapes_of_the_schedule() -> None:
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        ((-0.1, 5), ValueError, "eps must be 0 or more, got -0.1"),
-        ((math.inf, 5), ValueError, "eps must be 0 or more, got inf"),
-        (("8", 5), TypeError, "eps must be a number, got str"),
-        ((0.1, 0), ValueError, "epochs must be at least 1, got 0"),
-        ((0.1, 2.5), TypeError, "epochs must be an int, got float"),
-        ((0.1, 5, 0.2), ValueError, "start must be in [0, eps] with eps 0.1, got 0.2"),
-        ((0.1, 5, None, "sine"), ValueError, "shape must be one of linear, cosine, step, constant, got 'sine'"),
+        ((-0.1, 5), ValueError, "eps must be finite and at least 0, got -0.1"),
+        ((math.inf, 5), ValueError, "eps must be finite and at least 0, got inf"),
+        (("8", 5), TypeError, "eps must be a number, got str: '8'"),
+        ((0.1, 0), ValueError, "epochs must be from 1 to 2147483647, got 0"),
+        ((0.1, 2.5), TypeError, "epochs must be an int, got float: 2.5"),
+        ((0.1, 5, 0.2), ValueError, "start must be from 0 to 0.1, got 0.2"),
+        (
+            (0.1, 5, None, "sine"),
+            ValueError,
+            "shape must be one of linear, cosine, step, constant, got 'sine'; did you mean 'cosine'?",
+        ),
     ],
 )
 def test_schedules_that_are_refused(values: tuple, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         EpsSchedule(*values)
-    with pytest.raises(ValueError, match="epoch must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="epoch must be at least 0, got -1"):
         EpsSchedule(0.1, 5)(-1)
     with pytest.raises(TypeError, match="epoch must be an int, got float"):
         EpsSchedule(0.1, 5)(1.0)  # type: ignore[arg-type]

@@ -336,7 +336,7 @@ def test_errors_of_a_worker_are_raised_here():
             list(workers.made([(0, 3)]))
         assert caught.value.errno is not None
         # Its job is of another version, say: the worker is asked for picture -1.
-        with pytest.raises(ValueError, match="start must be at least 0, got -1"):
+        with pytest.raises(ValueError, match="start must be from 0 to 9223372036854775807, got -1"):
             list(workers.made([(-1, 1)]))
     assert list(Path("pics").iterdir()) == []
 
@@ -375,12 +375,12 @@ def test_pictures_are_made_a_few_at_a_time():
     ("given", "message"),
     [
         (["fractal"], "source must be one of fractals, ifs, contours, dead-leaves, spectrum, got 'fractal'"),
-        (["fractals", "--count", "0"], "--count must be at least 1, got 0"),
-        (["fractals", "--count", "-3"], "--count must be at least 1, got -3"),
-        (["fractals", "--size", "1"], "--size must be at least 8, got 1"),
-        (["fractals", "--seed", "-1"], "--seed must be at least 0, got -1"),
-        (["fractals", "--seed", str(2**63)], f"--seed must be at least 0, got {2**63}"),
-        (["fractals", "--workers", "0"], "--workers must be at least 1, got 0"),
+        (["fractals", "--count", "0"], "--count must be from 1 to 10000000, got 0"),
+        (["fractals", "--count", "-3"], "--count must be from 1 to 10000000, got -3"),
+        (["fractals", "--size", "1"], "--size must be from 8 to 16384, got 1"),
+        (["fractals", "--seed", "-1"], "--seed must be from 0 to 9223372036854775807, got -1"),
+        (["fractals", "--seed", str(2**63)], f"--seed must be from 0 to 9223372036854775807, got {2**63}"),
+        (["fractals", "--workers", "0"], "--workers must be from 1 to 1024, got 0"),
         (["fractals", "--kinds", "julia,moon"], "kinds must name some of julia, "),
         (["fractals", "--kinds", "julia,julia"], "each once, got ('julia', 'julia')"),
         (["fractals", "--kinds", ","], "kinds must name some of julia, "),

@@ -622,14 +622,14 @@ def test_default_is_one_object():
 @pytest.mark.parametrize(
     "arguments,error,words",
     [
-        ({"count": 0}, ValueError, "count must be at least 1, got 0"),
-        ({"count": -1}, ValueError, "count must be at least 1, got -1"),
+        ({"count": 0}, ValueError, "count must be from 1 to 10000000, got 0"),
+        ({"count": -1}, ValueError, "count must be from 1 to 10000000, got -1"),
         ({"count": 1.5}, TypeError, "count must be an int, got float: 1.5"),
-        ({"size": 7}, ValueError, "size must be at least 8, got 7"),
+        ({"size": 7}, ValueError, "size must be from 8 to 16384, got 7"),
         ({"size": None}, TypeError, "size must be an int"),
-        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"seed": -1}, ValueError, "seed must be from 0 to 9223372036854775807, got -1"),
         ({"seed": "a"}, TypeError, "seed must be an int, got str: 'a'"),
-        ({"progress": 1}, TypeError, "progress must be True, False or None, got int"),
+        ({"progress": 1}, TypeError, "progress must be True or False, got int: 1"),
     ],
 )
 def test_bad_fractal_arguments(arguments, error, words):

@@ -170,7 +170,7 @@ def test_bad_numbers_and_sizes() -> None:
         build_model(3, 10)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="num_classes must be an int, got float"):
         build_model("lenet5", 10.0)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="num_classes must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="num_classes must be from 2 to 1048576, got 1"):
         build_model("lenet5", 1)
     with pytest.raises(ValueError, match="image_size must be at least 12 for lenet5, got 8"):
         build_model("lenet5", 10, 1, 8)

@@ -363,8 +363,8 @@ def test_widths_that_differ_in_one_place_are_left():
     ("arguments", "error", "message"),
     [
         ({"granularity": "unit"}, ValueError, "granularity must be one of channel, layer, neuron, got 'unit'"),
-        ({"init": 0}, ValueError, "init must be above 0, got 0"),
-        ({"init": math.nan}, ValueError, "init must be above 0, got nan"),
+        ({"init": 0}, ValueError, r"init must be from 1\.1\S+ to 3\.4\S+, got 0"),
+        ({"init": math.nan}, ValueError, r"init must be from 1\.1\S+ to 3\.4\S+, got nan"),
         ({"init": "100"}, TypeError, "init must be a number, got str"),
         ({"init": True}, TypeError, "init must be a number, got bool"),
         ({"activation": DReLU(3)}, TypeError, "activation must be DReLU"),

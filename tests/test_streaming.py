@@ -246,14 +246,14 @@ def test_at_most_eight_sides(fresh_warnings):
     "arguments,error,words",
     [
         ({"source": "photographs"}, ValueError, "source must be one of fractals, .* got 'photographs'"),
-        ({"source": 3}, TypeError, "source must be a str, got int: 3"),
-        ({"count": 0}, ValueError, "count must be at least 1, got 0"),
+        ({"source": 3}, TypeError, "source must be one of fractals, ifs, contours, dead-leaves, spectrum, got int: 3"),
+        ({"count": 0}, ValueError, "count must be from 1 to 10000000, got 0"),
         ({"count": 2.0}, TypeError, "count must be an int, got float: 2.0"),
-        ({"size": 7}, ValueError, "size must be at least 8, got 7"),
-        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"size": 7}, ValueError, "size must be from 8 to 16384, got 7"),
+        ({"seed": -1}, ValueError, "seed must be from 0 to 9223372036854775807, got -1"),
         ({"kinds": "squares"}, ValueError, "kinds must name some of julia, .* got 'squares'"),
         ({"kinds": 4}, TypeError, "kinds must be a str, a sequence of them or None, got int: 4"),
-        ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
+        ({"threads": 0}, ValueError, "threads must be from 1 to 1024, got 0"),
         ({"threads": True}, TypeError, "threads must be an int, got bool: True"),
         ({"nice": 20}, ValueError, "nice must be from 0 to 19, got 20"),
         ({"nice": -1}, ValueError, "nice must be from 0 to 19, got -1"),
@@ -268,7 +268,7 @@ def test_bad_arguments(arguments, error, words):
 def test_bad_use(stream):
     with pytest.raises(TypeError, match="recipe must have a method pictures_from, got int"):
         StreamingSet.from_recipe(3)
-    with pytest.raises(ValueError, match="side must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="side must be from 1 to 16384, got 0"):
         stream.resized(0)
     with pytest.raises(TypeError, match="side must be an int, got str: 'a'"):
         stream.indices("a")

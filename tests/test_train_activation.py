@@ -305,7 +305,7 @@ def test_defaults_are_decided():
         ({"activation": "drelu", "placement": "all", "granularity": "x"}, "granularity must be one of channel, layer"),
         ({"activation": "drelu", "placement": "all", "extra_features": 3}, "extra_features must be used .* head, stem"),
         ({"extra_features": 3}, "extra_features must be used with one of the placements"),
-        ({"activation": "drelu", "extra_features": 0}, "extra_features must be at least 1"),
+        ({"activation": "drelu", "extra_features": 0}, "extra_features must be from 1 to 2147483647"),
         ({"optimizer": "lion"}, "optimizer must be one of sgd, adam"),
         ({"plateau": True, "warmup": 1}, "plateau must be used without schedule and warmup"),
         ({"plateau": True, "schedule": "exponential"}, "plateau must be used without schedule"),

@@ -205,7 +205,7 @@ def test_other_methods_refuse_its_settings(name):
         ({"share_weight": -1}, "share_weight"),
         ({"generator_share": 0}, "generator_share"),
         ({"terms_share": 1.1}, "terms_share"),
-        ({"generator_every": 0}, "generator_every must be at least 1, got 0"),
+        ({"generator_every": 0}, "generator_every must be from 1 to 2147483647, got 0"),
         ({"generator_lr": -1}, "generator_lr"),
         ({"picture_every": -1}, "picture_every"),
         ({"without": ("mask",)}, "without must be one of clean, plain, teacher, similarity, got 'mask'"),

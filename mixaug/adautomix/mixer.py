@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mixaug._checks import ABOVE_ZERO, check_flag, check_int, check_number
+from mixaug._checks import ABOVE_ZERO, check_flag, check_int, check_label_values, check_number
 from mixaug._random import Drawing, GeneratorState
 from mixaug.adautomix._checks import check_draws, check_images, check_logits
 from mixaug.adautomix.draws import MixDraw, MixLaw, sample_mix
@@ -352,7 +352,7 @@ class AdAutoMix(Drawing):
     def _single(self, images: Tensor, labels: Tensor) -> AdAutoMixOutput:
         (logits,) = self.logits_of([images])
         targets = _labels.probabilities(labels, self.num_classes)
-        loss = soft_target_cross_entropy(logits, targets)
+        loss = soft_target_cross_entropy(logits, targets, check_values=False)
         draw = sample_mix(1, self.law, device=images.device)
         masks = torch.ones(1, 1, *images.shape[-2:], dtype=torch.float32, device=images.device)
         terms = {"clean": loss.detach()}
@@ -370,7 +370,7 @@ class AdAutoMix(Drawing):
             return
         # A GPU is waited for at the first call only.
         if not self._checked or labels.device.type == "cpu":
-            _labels.check_label_values(labels, classes)
+            check_label_values(labels, classes)
         if not self._checked:
             check_values(images, "images", "mixed as they are")
         self._checked = True

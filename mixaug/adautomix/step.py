@@ -105,7 +105,7 @@ class Step:
         masks = mixer.masks(self.features, second, self.size)
         mixed = mix_images(self.images, second.index, masks)
         wanted = mix_targets(self.labels, second.index, second.ratios, mixer.num_classes)
-        rise = soft_target_cross_entropy(mixer.frozen_logits(mixed), wanted)
+        rise = soft_target_cross_entropy(mixer.frozen_logits(mixed), wanted, check_values=False)
         return self._output(
             loss, self._generator(rise, mixed, wanted, second, masks), mixed, masks, second, logits, targets
         )
@@ -146,7 +146,7 @@ class Step:
             weights.append(mixer.alpha)
             names.append("plain")
         logits = mixer.logits_of(batches)
-        losses = [soft_target_cross_entropy(z, y) for z, y in zip(logits, targets, strict=True)]
+        losses = [soft_target_cross_entropy(z, y, check_values=False) for z, y in zip(logits, targets, strict=True)]
         self.terms |= {name: loss.detach() for name, loss in zip(names, losses, strict=True)}
         total = losses[0] * weights[0]
         for loss, weight in zip(losses[1:], weights[1:], strict=True):
@@ -162,7 +162,7 @@ class Step:
         if mixer.teacher_term or mixer.similarity_term:
             seen = mixer.teacher(mixed)
             if mixer.teacher_term:
-                kept = soft_target_cross_entropy(seen, wanted)
+                kept = soft_target_cross_entropy(seen, wanted, check_values=False)
                 objective = objective - mixer.beta * kept
                 self.terms["teacher"] = kept.detach()
             if self.source_logits is not None:

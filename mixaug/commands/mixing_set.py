@@ -67,17 +67,17 @@ def checked(options: argparse.Namespace) -> Job:
     Raises:
         ValueError: an option is out of range, unknown, or no folder that can be written into.
     """
-    from mixaug.mixing_sets._checks import check_int
+    from mixaug._checks import MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_int
     from mixaug.mixing_sets._making import Job
     from mixaug.mixing_sets._recipes import SyntheticRecipe
     from mixaug.mixing_sets._saving import check_folder
     from mixaug.mixing_sets._sources import MIN_SIZE, check_kinds, source_of
 
     source = source_of(options.source)
-    for name, least in (("count", 1), ("size", MIN_SIZE), ("seed", 0)):
-        check_int(f"--{name}", getattr(options, name), least)
+    for name, least, most in (("count", 1, MAX_PICTURES), ("size", MIN_SIZE, MAX_SIDE), ("seed", 0, MAX_SEED)):
+        check_int(f"--{name}", getattr(options, name), least, most)
     if options.workers is not None:
-        check_int("--workers", options.workers, 1)
+        check_int("--workers", options.workers, 1, MAX_THREADS)
     kinds: tuple[str, ...] | None = check_kinds(options.kinds, source.kinds)
     if kinds == source.kinds:  # all of them: the pictures are those without the option
         kinds = None

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from mixaug._checks import MAX_SIDE, check_int
 from mixaug.mixing_sets._cache import load_or_make, open_cached
-from mixaug.mixing_sets._checks import check_int
 from mixaug.mixing_sets._progress import with_progress
 from mixaug.mixing_sets._recipes import PicturesRecipe, ResizedRecipe, SyntheticRecipe, resized_chunks
 from mixaug.mixing_sets._serving import PictureBank
@@ -74,7 +74,7 @@ class KeptPictures(PictureBank):
             >>> MixingSet.from_tensor(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).resized(40).shape
             torch.Size([2, 3, 40, 40])
         """
-        check_int("side", side, 1)
+        side = check_int("side", side, 1, MAX_SIDE)
         where = torch.device(device)
         key = int(side), str(where)
         if key not in self._resized:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mixaug.mixing_sets._checks import check_int
+from mixaug._checks import MAX_PICTURES, check_int
 
 _TOLERANCE = 1e-6  # of the weights' sum: 0.7 + 0.2 + 0.1 is not 1 in binary
 
@@ -63,7 +63,7 @@ def mixture_counts(lengths: Sequence[int], weights: Sequence[float] | None, coun
     if count is None:
         count = most
     else:
-        check_int("count", count, 1)
+        count = check_int("count", count, 1, MAX_PICTURES)
         if count > most:
             raise ValueError(f"count must be at most {most} for these sets and weights (no picture twice), got {count}")
     counts = _shares(shares, count)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from mixaug._checks import did_you_mean
 from mixaug.mixing_sets._sources import SOURCES
 from mixaug.mixing_sets.bank import MixingSet
 
@@ -67,7 +68,7 @@ def named_parts(text: str) -> list[str]:
         if part not in SOURCES and not _is_folder(part):
             raise ValueError(
                 f"mixing_set must be one of {', '.join(SOURCES)}, a folder, or several of them joined by commas, got "
-                f"{part!r}{f' in {text!r}' if len(parts) > 1 else ''}"
+                f"{part!r}{f' in {text!r}' if len(parts) > 1 else ''}{did_you_mean(part, SOURCES)}"
             )
     if len(set(parts)) < len(parts):
         raise ValueError(f"mixing_set must name each of its parts once, got {text!r}")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
+from mixaug._checks import MAX_THREADS, check_int
 from mixaug._files import atomic_path
-from mixaug.mixing_sets._checks import check_int
 from mixaug.mixing_sets._progress import with_progress
 
 #: Only runs of filtered rows are worth searching: pictures of the five sources at 256 px take 2.7 to 5.3 ms and 62 to
@@ -96,7 +96,7 @@ def write_pictures(items: Iterable[tuple[Path, torch.Tensor]], threads: int | No
         OSError: the disk is full or the folder gone; the message names the folder.
     """
     if threads is not None:
-        check_int("threads", threads, 1)
+        threads = check_int("threads", threads, 1, MAX_THREADS)
     count = torch.get_num_threads() if threads is None else threads
     waiting: deque[tuple[Path, Future[bytes]]] = deque()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mixaug.mixing_sets._checks import check_int
+from mixaug._checks import MAX_BATCH, MAX_PICTURES, MAX_SIDE, check_int, check_number
 from mixaug.mixing_sets._picks import PickParams, crop_pictures, sample_picks
 from mixaug.mixing_sets._recipes import resize
 
@@ -73,8 +73,8 @@ class PictureBank(ABC):
             >>> MixingSet.from_tensor(torch.zeros(5, 3, 16, 16, dtype=torch.uint8)).preview(side=10).size
             (30, 20)
         """
-        check_int("count", count, 1)
-        check_int("side", side, 1)
+        count = check_int("count", count, 1, MAX_PICTURES)
+        side = check_int("side", side, 1, MAX_SIDE)
         return contact_sheet(resize(self.pictures[:count], int(side)))
 
     def pick(
@@ -118,14 +118,11 @@ class PictureBank(ABC):
             >>> pictures.pick(8, (20, 32), generator=torch.Generator().manual_seed(0)).shape
             torch.Size([8, 3, 20, 32])
         """
-        check_int("batch", batch, 0)
+        batch = check_int("batch", batch, 0, MAX_BATCH)
         where = torch.device(device)
         height, width = _check_size(size)
         low, high = _check_range("scale", scale)
-        if isinstance(flip, bool) or not isinstance(flip, int | float):
-            raise TypeError(f"flip must be a number, got {type(flip).__name__}: {flip!r}")
-        if not 0 <= flip <= 1:
-            raise ValueError(f"flip must be from 0 to 1, got {flip}")
+        flip = check_number("flip", flip, 0.0, 1.0)
         return self.crop(sample_picks(batch, (height, width), len(self), (low, high), flip, generator, where).to(where))
 
     def crop(self, params: PickParams) -> torch.Tensor:
@@ -195,7 +192,7 @@ def _check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     if len(sides) != 2:
         raise ValueError(f"size must be a side or (H, W), got {size!r}")
     for side in sides:
-        check_int("size", side, 1)
+        side = check_int("size", side, 1, MAX_SIDE)
     return int(sides[0]), int(sides[1])
 
 

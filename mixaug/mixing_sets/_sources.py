@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mixaug.mixing_sets._checks import check_int
+from mixaug._checks import MAX_COUNT, MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_choice, check_int, check_seed
 
 #: Module of each source; it is imported when the source is used.
 _MODULES = {
@@ -53,10 +53,7 @@ def source_of(name: str) -> Source:
         TypeError: not a str.
         ValueError: no source of that name.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"source must be a str, got {type(name).__name__}: {name!r}")
-    if name not in _MODULES:
-        raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {name!r}")
+    name = check_choice("source", name, SOURCES)
     found: Source = importlib.import_module(f"mixaug.mixing_sets.{_MODULES[name]}").SOURCE
     return found
 
@@ -109,13 +106,13 @@ def iter_pictures(
         [2, 1]
     """
     found = source_of(source)
-    check_int("count", count, 1)
-    check_int("size", size, MIN_SIZE)
-    check_int("seed", seed, 0)
-    check_int("start", start, 0)
-    check_int("chunk", chunk, 1)
+    count = check_int("count", count, 1, MAX_PICTURES)
+    size = check_int("size", size, MIN_SIZE, MAX_SIDE)
+    seed = check_seed("seed", seed)
+    start = check_int("start", start, 0, MAX_SEED)
+    chunk = check_int("chunk", chunk, 1, MAX_COUNT)
     if threads is not None:
-        check_int("threads", threads, 1)
+        threads = check_int("threads", threads, 1, MAX_THREADS)
     chosen = check_kinds(kinds, found.kinds)
 
     def pieces() -> Iterator[torch.Tensor]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mixaug.mixing_sets._checks import check_int
+from mixaug._checks import MAX_PICTURES, MAX_SIDE, check_flag, check_int, check_seed
 from mixaug.mixing_sets._kept import KeptPictures
 from mixaug.mixing_sets._mixture import check_weights, mixture_counts
 from mixaug.mixing_sets._recipes import (
@@ -232,8 +232,10 @@ class MixingSet(KeptPictures):
             >>> len(MixingSet.from_folder(folder, size=16))
             1
         """
-        check_int("size", size, MIN_SIZE)
-        made = cls(scan_folder(path, int(size)), progress=_check_progress(progress))
+        size = check_int("size", size, MIN_SIZE, MAX_SIDE)
+        made = cls(
+            scan_folder(path, int(size)), progress=None if progress is None else check_flag("progress", progress)
+        )
         _ = made.pictures  # now, so that a broken picture is reported here and not in a worker
         return made
 
@@ -306,7 +308,7 @@ class MixingSet(KeptPictures):
         if not sets:
             raise ValueError("sets must hold at least one MixingSet, got none")
         side = min(part.size for part in sets) if size is None else size
-        check_int("size", side, MIN_SIZE)
+        side = check_int("size", side, MIN_SIZE, MAX_SIDE)
         shares = check_weights(weights, len(sets))
         chosen = [k for k in range(len(sets)) if shares is None or shares[k] > 0]
         parts = [sets[k] for k in chosen]
@@ -315,7 +317,7 @@ class MixingSet(KeptPictures):
         recipes = [part._recipe for part in parts if part._recipe is not None]
         if len(recipes) == len(parts):
             recipe = MixtureRecipe(tuple(recipes), tuple(counts), int(side))
-            return cls(recipe, progress=_check_progress(progress))
+            return cls(recipe, progress=None if progress is None else check_flag("progress", progress))
         return cls(pictures=torch.cat(list(mixed_chunks([part.resized(side) for part in parts], counts))))
 
     @staticmethod
@@ -368,16 +370,10 @@ class MixingSet(KeptPictures):
         progress: bool | None,
         kinds: str | Sequence[str] | None,
     ) -> MixingSet:
-        check_int("count", count, 1)
-        check_int("size", size, MIN_SIZE)
-        check_int("seed", seed, 0)
+        count = check_int("count", count, 1, MAX_PICTURES)
+        size = check_int("size", size, MIN_SIZE, MAX_SIDE)
+        seed = check_seed("seed", seed)
         known = source_of(source).kinds
         chosen = check_kinds(kinds, known)
         recipe = SyntheticRecipe(source, int(count), int(size), int(seed), None if chosen == known else chosen)
-        return cls(recipe, progress=_check_progress(progress))
-
-
-def _check_progress(progress: bool | None) -> bool | None:
-    if progress is not None and not isinstance(progress, bool):
-        raise TypeError(f"progress must be True, False or None, got {type(progress).__name__}: {progress!r}")
-    return progress
+        return cls(recipe, progress=None if progress is None else check_flag("progress", progress))

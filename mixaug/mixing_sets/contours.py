@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mixaug.mixing_sets._checks import check_int
+from mixaug._checks import MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_int, check_seed
 from mixaug.mixing_sets._contour_params import MAX_FIGURES, ContourParams, Drawing, pack_figure, unpack
 from mixaug.mixing_sets._palettes import direction, draw_palette
 from mixaug.mixing_sets._parallel import on_threads
@@ -184,11 +184,11 @@ def sample_contours(
         >>> len(params)
         2
     """
-    check_int("count", count, 1)
-    check_int("seed", seed, 0)
-    check_int("start", start, 0)
+    count = check_int("count", count, 1, MAX_PICTURES)
+    seed = check_seed("seed", seed)
+    start = check_int("start", start, 0, MAX_SEED)
     if threads is not None:
-        check_int("threads", threads, 1)
+        threads = check_int("threads", threads, 1, MAX_THREADS)
     chosen = check_kinds(kinds, KINDS)
 
     def accepted(draws: list[Drawing]) -> list[bool]:
@@ -293,9 +293,9 @@ def render_contours(params: ContourParams, size: int = 256, *, threads: int | No
     """
     if not isinstance(params, ContourParams):
         raise TypeError(f"params must be a ContourParams, got {type(params).__name__}")
-    check_int("size", size, 8)
+    size = check_int("size", size, 8, MAX_SIDE)
     if threads is not None:
-        check_int("threads", threads, 1)
+        threads = check_int("threads", threads, 1, MAX_THREADS)
     out = np.empty((len(params), 3, size, size), np.uint8)
     _render(params.packed(), out, threads)
     return torch.from_numpy(out)

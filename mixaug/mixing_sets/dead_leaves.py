@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from mixaug.mixing_sets._checks import check_int
+from mixaug._checks import MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_int, check_seed
 from mixaug.mixing_sets._palettes import TABLE_SIZE, direction, draw_palette, oklab_to_rgb
 from mixaug.mixing_sets._parallel import on_threads
 from mixaug.mixing_sets._rejection import draw_accepted
@@ -230,11 +230,11 @@ def sample_dead_leaves(
         >>> len(params)
         2
     """
-    check_int("count", count, 1)
-    check_int("seed", seed, 0)
-    check_int("start", start, 0)
+    count = check_int("count", count, 1, MAX_PICTURES)
+    seed = check_seed("seed", seed)
+    start = check_int("start", start, 0, MAX_SEED)
     if threads is not None:
-        check_int("threads", threads, 1)
+        threads = check_int("threads", threads, 1, MAX_THREADS)
     chosen = check_kinds(kinds, KINDS)
 
     def accepted(rows: list[dict[str, object]]) -> list[bool]:
@@ -300,9 +300,9 @@ def render_dead_leaves(params: DeadLeavesParams, size: int = 256, *, threads: in
     """
     if not isinstance(params, DeadLeavesParams):
         raise TypeError(f"params must be a DeadLeavesParams, got {type(params).__name__}")
-    check_int("size", size, 8)
+    size = check_int("size", size, 8, MAX_SIDE)
     if threads is not None:
-        check_int("threads", threads, 1)
+        threads = check_int("threads", threads, 1, MAX_THREADS)
     out = np.empty((len(params), 3, size, size), np.uint8)
     _render(params, out, threads)
     return torch.from_numpy(out)

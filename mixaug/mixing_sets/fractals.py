@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixaug.mixing_sets._checks import check_int
+from mixaug._checks import MAX_COUNT, MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_int, check_seed
 from mixaug.mixing_sets._fractal_draws import KIND_SHARES, draw
 from mixaug.mixing_sets._parallel import on_threads
 from mixaug.mixing_sets._params import IMAGE, FractalParams, Packed, numbers, unpack
@@ -74,11 +74,11 @@ def sample_fractals(
         >>> len(params)
         2
     """
-    check_int("count", count, 1)
-    check_int("seed", seed, 0)
-    check_int("start", start, 0)
+    count = check_int("count", count, 1, MAX_PICTURES)
+    seed = check_seed("seed", seed)
+    start = check_int("start", start, 0, MAX_SEED)
     if threads is not None:
-        check_int("threads", threads, 1)
+        threads = check_int("threads", threads, 1, MAX_THREADS)
     chosen = check_kinds(kinds, KINDS)
 
     from mixaug.mixing_sets import _fractal_kernels as _kernels
@@ -168,11 +168,11 @@ def render_fractals(
 
     if not isinstance(params, FractalParams):
         raise TypeError(f"params must be a FractalParams, got {type(params).__name__}")
-    check_int("size", size, 8)
-    check_int("iterations", iterations, 1)
-    check_int("samples", samples, 1, 8)
+    size = check_int("size", size, 8, MAX_SIDE)
+    iterations = check_int("iterations", iterations, 1, MAX_COUNT)
+    samples = check_int("samples", samples, 1, 8)
     if threads is not None:
-        check_int("threads", threads, 1)
+        threads = check_int("threads", threads, 1, MAX_THREADS)
     out = np.empty((len(params), 3, size, size), np.uint8)
     packed = params.packed()
     tasks = [task for i in range(len(params)) for task in _bands(packed.row(i), out[i], iterations, samples)]

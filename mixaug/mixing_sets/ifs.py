@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from mixaug.mixing_sets._checks import check_int
+from mixaug._checks import MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_int, check_seed
 from mixaug.mixing_sets._ifs_params import IFS, KINDS, LANES, MOST_MAPS, IFSParams, stack
 from mixaug.mixing_sets._ifs_render import paint, settle
 from mixaug.mixing_sets._palettes import draw_palettes
@@ -168,9 +168,9 @@ def sample_ifs(
         >>> len(params)
         2
     """
-    check_int("count", count, 1)
-    check_int("seed", seed, 0)
-    check_int("start", start, 0)
+    count = check_int("count", count, 1, MAX_PICTURES)
+    seed = check_seed("seed", seed)
+    start = check_int("start", start, 0, MAX_SEED)
     chosen = check_kinds(kinds, KINDS)
 
     def accepted(draws: list[IFS]) -> list[bool]:
@@ -233,9 +233,9 @@ def render_ifs(params: IFSParams, size: int = 256, threads: int | None = None) -
     """
     if not isinstance(params, IFSParams):
         raise TypeError(f"params must be an IFSParams, got {type(params).__name__}")
-    check_int("size", size, 8)
+    size = check_int("size", size, 8, MAX_SIDE)
     if threads is not None:
-        check_int("threads", threads, 1)
+        threads = check_int("threads", threads, 1, MAX_THREADS)
     out = np.empty((len(params), 3, size, size), np.uint8)
     _render(params.rows(), out, threads)
     return torch.from_numpy(out)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from mixaug._checks import MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_int, check_seed
 from mixaug.mixing_sets import _spectrum_statistics as _measured
-from mixaug.mixing_sets._checks import check_int
 from mixaug.mixing_sets._parallel import on_threads
 from mixaug.mixing_sets._rejection import draw_accepted
 from mixaug.mixing_sets._sources import MIN_SIZE, Source, check_kinds
@@ -140,11 +140,11 @@ def sample_spectrum(
         >>> len(sample_spectrum(2, seed=7))
         2
     """
-    check_int("count", count, 1)
-    check_int("seed", seed, 0)
-    check_int("start", start, 0)
+    count = check_int("count", count, 1, MAX_PICTURES)
+    seed = check_seed("seed", seed)
+    start = check_int("start", start, 0, MAX_SEED)
     if threads is not None:
-        check_int("threads", threads, 1)
+        threads = check_int("threads", threads, 1, MAX_THREADS)
     chosen = check_kinds(kinds, KINDS)
     accepted, attempts = draw_accepted(
         count,
@@ -280,9 +280,9 @@ def render_spectrum(params: SpectrumParams, size: int = 256, *, threads: int | N
     """
     if not isinstance(params, SpectrumParams):
         raise TypeError(f"params must be a SpectrumParams, got {type(params).__name__}")
-    check_int("size", size, MIN_SIZE)
+    size = check_int("size", size, MIN_SIZE, MAX_SIDE)
     if threads is not None:
-        check_int("threads", threads, 1)
+        threads = check_int("threads", threads, 1, MAX_THREADS)
     from mixaug.mixing_sets import _spectrum_kernels as _kernels
 
     out = np.empty((len(params), 3, size, size), np.uint8)

@@ -13,8 +13,8 @@ from typing import Any, cast
 import torch
 from filelock import FileLock
 
+from mixaug._checks import MAX_PICTURES, MAX_SIDE, MAX_THREADS, check_int, check_seed
 from mixaug.mixing_sets._cache import warn_once
-from mixaug.mixing_sets._checks import check_int
 from mixaug.mixing_sets._device_copy import DeviceCopy
 from mixaug.mixing_sets._endless import EndlessRecipe, EndlessSynthetic
 from mixaug.mixing_sets._recipes import PicturesRecipe
@@ -86,9 +86,9 @@ class StreamingSet(PictureBank):
         progress: bool | None = None,
     ) -> None:
         known = source_of(source).kinds
-        check_int("count", count, 1)
-        check_int("size", size, MIN_SIZE)
-        check_int("seed", seed, 0)
+        count = check_int("count", count, 1, MAX_PICTURES)
+        size = check_int("size", size, MIN_SIZE, MAX_SIDE)
+        seed = check_seed("seed", seed)
         chosen = check_kinds(kinds, known)
         recipe = EndlessSynthetic(source, int(count), int(size), int(seed), None if chosen == known else chosen)
         self._begin(recipe, threads, nice, folder, progress)
@@ -139,8 +139,8 @@ class StreamingSet(PictureBank):
         folder: str | os.PathLike[str] | None,
         progress: bool | None,
     ) -> None:
-        check_int("threads", threads, 1)
-        check_int("nice", nice, 0, 19)
+        threads = check_int("threads", threads, 1, MAX_THREADS)
+        nice = check_int("nice", nice, 0, 19)
         if folder is not None and not isinstance(folder, str | os.PathLike):
             raise TypeError(f"folder must be a path or None, got {type(folder).__name__}: {folder!r}")
         self._set_up(recipe, progress)
@@ -200,7 +200,7 @@ class StreamingSet(PictureBank):
             ...     stream.resized(8, "meta").shape
             torch.Size([2, 3, 8, 8])
         """
-        check_int("side", side, 1)
+        side = check_int("side", side, 1, MAX_SIDE)
         where = torch.device(device)
         ring = self._ring(int(side))
         if ring is None:
@@ -231,7 +231,7 @@ class StreamingSet(PictureBank):
             torch.Size([2])
         """
         side = self.size if side is None else side
-        check_int("side", side, 1)
+        side = check_int("side", side, 1, MAX_SIDE)
         ring = self._ring(int(side))
         return torch.arange(len(self)) if ring is None else torch.from_numpy(ring.stamps.copy())
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import nn
 
+from mixaug._checks import check_int
 from mixaug.nn._relu_report import ReLUSite
 
-__all__ = ["check_choice", "choose"]
+__all__ = ["check_chosen", "choose"]
 
 
-def check_choice(names: Any, last: Any, where: Any) -> tuple[str, ...] | None:
+def check_chosen(names: Any, last: Any, where: Any) -> tuple[str, ...] | None:
     """Raises unless the three are of the kinds that :func:`choose` takes; gives the patterns.
 
     Args:
@@ -31,10 +32,9 @@ def check_choice(names: Any, last: Any, where: Any) -> tuple[str, ...] | None:
     ):
         raise TypeError(f"names must be a pattern or a sequence of patterns, got {names!r}")
     if last is not None and last != "block":
-        if isinstance(last, bool) or not isinstance(last, int):
+        if isinstance(last, str):
             raise TypeError(f'last must be an int or "block", got {last!r}')
-        if last < 1:
-            raise ValueError(f"last must be at least 1, got {last}")
+        check_int("last", last, 1)
     if where is not None and not callable(where):
         raise TypeError(f"where must be a function of a ReLUSite, got {type(where).__name__}")
     return patterns

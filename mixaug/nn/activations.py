@@ -7,10 +7,12 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from mixaug._checks import check_flag, check_number
 from mixaug.ops.capped_relu import cap_checked, check_cap
 
 __all__ = ["DReLU", "SReLU"]
@@ -52,10 +54,10 @@ class SReLU(nn.Module):
 
     def __init__(self, max_value: float, inplace: bool = False) -> None:
         super().__init__()
-        self.inplace = _flag("inplace", inplace)
+        self.inplace = check_flag("inplace", inplace)
         #: Name of the layer in its model, for messages.
         self.site = ""
-        self._cap = _above_zero("max_value", max_value)
+        self._cap = above_zero("max_value", max_value)
         self.register_buffer("max_value", torch.tensor(self._cap, dtype=_cap_dtype()), persistent=False)
 
     max_value: Tensor
@@ -130,11 +132,11 @@ class DReLU(nn.Module):
         inplace: bool = False,
     ) -> None:
         super().__init__()
-        self.init = _above_zero("init", init)
+        self.init = above_zero("init", init)
         if not _is(dim, numbers.Integral):
             raise TypeError(f"dim must be an int, got {type(dim).__name__}")
         self.dim = int(dim)
-        self.inplace = _flag("inplace", inplace)
+        self.inplace = check_flag("inplace", inplace)
         #: Name of the layer in its model, for messages.
         self.site = ""
         if num_features is None:
@@ -224,21 +226,12 @@ def _cap_dtype() -> torch.dtype:
     return torch.promote_types(torch.get_default_dtype(), torch.float32)
 
 
-def _above_zero(name: str, value: Any) -> float:
-    if not _is(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not value > 0:
-        raise ValueError(f"{name} must be above 0, got {value}")
+def above_zero(name: str, value: Any) -> float:
+    """``value`` as a cap: above 0 and such as the caps' dtype holds, or infinite."""
+    if isinstance(value, float | np.floating) and value == math.inf:
+        return math.inf
     held = torch.finfo(_cap_dtype())
-    if not (held.tiny <= value <= held.max or value == math.inf):
-        raise ValueError(f"{name} must lie in [{held.tiny:g}, {held.max:g}] or be infinite, got {value}")
-    return float(value)
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return value
+    return check_number(name, value, held.tiny, held.max, lambda _: "; infinity is allowed")
 
 
 def _shape(num_features: Any) -> tuple[int, ...]:

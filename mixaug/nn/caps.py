@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mixaug._checks import check_number
 from mixaug.nn.activations import DReLU
 
 __all__ = ["caps", "drelu_penalty", "param_groups", "set_caps", "shrink_caps"]
@@ -112,7 +112,7 @@ def shrink_caps(model: nn.Module, lam: float, lr: float) -> None:
         >>> model[1].max_value.tolist()
         [2.0, 2.0, 2.0]
     """
-    factor = 1 + 2 * _number("lr", lr) * _number("lam", lam)
+    factor = 1 + 2 * check_number("lr", lr, 0.0) * check_number("lam", lam, 0.0)
     with torch.no_grad():
         for parameter in _parameters(model):
             parameter.div_(factor)
@@ -141,8 +141,8 @@ def param_groups(model: nn.Module, weight_decay: float = 0.0, m_lr: float | None
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    decay = _number("weight_decay", weight_decay)
-    rate = None if m_lr is None else _number("m_lr", m_lr)
+    decay = check_number("weight_decay", weight_decay, 0.0)
+    rate = None if m_lr is None else check_number("m_lr", m_lr, 0.0)
     learnt = _parameters(model) if any(True for _ in caps(model)) else []
     known = {id(parameter) for parameter in learnt}
     others = [parameter for parameter in model.parameters() if id(parameter) not in known]
@@ -186,8 +186,7 @@ def set_caps(model: nn.Module, images: Tensor, quantile: float) -> None:
     """
     from mixaug.attacks._state import evaluation_mode
 
-    if _number("quantile", quantile) > 1:
-        raise ValueError(f"quantile must lie in [0, 1], got {quantile}")
+    quantile = check_number("quantile", quantile, 0.0, 1.0)
     _parameters(model)
     if isinstance(model, DistributedDataParallel):
         raise ValueError("model must not be wrapped yet, got DistributedDataParallel: set the caps first")
@@ -241,12 +240,3 @@ def _quantiles(rows: Tensor, quantile: float) -> Tensor:
         below, above = ordered.gather(0, ends).double()
         found.append(torch.where(counts > 0, torch.lerp(below, above, place - low), 0))
     return torch.cat(found)
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    number = float(value)
-    if not 0 <= number < math.inf:
-        raise ValueError(f"{name} must be at least 0 and finite, got {value}")
-    return number

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from mixaug._checks import MAX_BATCH, check_int
 from mixaug.nn._output_layers import CONVOLUTIONS, calls_of, output_layers, put_layers
 from mixaug.nn._trace import check_plain, look_at
-from mixaug.nn.activations import DReLU, SReLU, _above_zero
+from mixaug.nn.activations import DReLU, SReLU, above_zero
 
 __all__ = ["add_drelu_head", "add_drelu_stem"]
 
@@ -131,11 +132,8 @@ def add_drelu_stem(
 
 
 def _check(model: Any, features: Any, init: Any, activation: Any, verb: str) -> None:
-    if isinstance(features, bool) or not isinstance(features, int):
-        raise TypeError(f"features must be an int, got {type(features).__name__}")
-    if features < 1:
-        raise ValueError(f"features must be at least 1, got {features}")
-    _above_zero("init", init)
+    check_int("features", features, 1, MAX_BATCH)
+    above_zero("init", init)
     if isinstance(activation, nn.Module) or not callable(activation):
         got = f"the module {activation}" if isinstance(activation, nn.Module) else type(activation).__name__
         raise TypeError(f"activation must make a new module, as nn.ReLU does, got {got}")

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixaug._checks import MAX_SIDE, check_int
+
 __all__ = ["MixGenerator"]
 
 #: Above so many places the fused attention serves: the scores of all pairs would take more memory than the rest of a
@@ -52,10 +54,7 @@ class MixGenerator(nn.Module):
 
     def __init__(self, channels: int, *, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        if isinstance(channels, bool) or not isinstance(channels, int):
-            raise TypeError(f"channels must be an int, got {type(channels).__name__}")
-        if channels < 2:
-            raise ValueError(f"channels must be at least 2, got {channels}")
+        channels = check_int("channels", channels, 2, MAX_SIDE)
         self.channels = channels
         self.hidden = channels // 2
         #: Queries, keys and values in one 1x1 convolution; its last input channel is the ratio.

@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mixaug.nn._relu_choice import check_choice, choose
+from mixaug._checks import check_choice
+from mixaug.nn._relu_choice import check_chosen, choose
 from mixaug.nn._relu_passes import Watch, passes
 from mixaug.nn._relu_plan import Plan, plan
 from mixaug.nn._relu_report import ReLUReport, ReLUSite
 from mixaug.nn._relu_sites import take_over
 from mixaug.nn._relu_swap import Swap
 from mixaug.nn._trace import check_plain, look_at
-from mixaug.nn.activations import DReLU, SReLU
+from mixaug.nn.activations import DReLU, SReLU, above_zero
 
 __all__ = ["ReLUReport", "ReLUSite", "replace_relu"]
 
@@ -83,7 +84,7 @@ def replace_relu(
         >>> model[1]
         DReLU(8, init=100, dim=1)
     """
-    patterns = check_choice(names, last, where)
+    patterns = check_chosen(names, last, where)
     make = _maker(activation, granularity, init)
     check_plain(model, "swap", scripted=True)
     _check_example(example_input)
@@ -132,12 +133,8 @@ def _order(site: ReLUSite) -> int:
 
 
 def _maker(activation: Any, granularity: str, init: float) -> Make:
-    if isinstance(init, bool) or not isinstance(init, (int, float)):
-        raise TypeError(f"init must be a number, got {type(init).__name__}")
-    if not init > 0:
-        raise ValueError(f"init must be above 0, got {init}")
-    if granularity not in _GRANULARITIES:
-        raise ValueError(f"granularity must be one of {', '.join(_GRANULARITIES)}, got {granularity!r}")
+    init = above_zero("init", init)
+    granularity = check_choice("granularity", granularity, _GRANULARITIES)
     if isinstance(activation, nn.Module) or not callable(activation):
         raise TypeError(
             f"activation must be DReLU, SReLU or a function from a ReLUSite to a module, got {activation!r:.80}"

@@ -5,10 +5,27 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from mixaug._checks import bytes_hint, check_count_range
+from mixaug._checks import (
+    ABOVE_ZERO,
+    BELOW_ONE,
+    MAX_BATCH,
+    MAX_BOXES,
+    MAX_CHAINS,
+    MAX_COUNT,
+    MAX_SEED,
+    MAX_SIDE,
+    MAX_THREADS,
+    bytes_hint,
+    check_choice,
+    check_choices,
+    check_count_range,
+    check_field,
+    check_flag,
+    check_int,
+    check_number,
+)
 from mixaug._eps_schedule import SHAPES as EPS_SHAPES
 from mixaug.train import learned_mixing
-from mixaug.train._checks import one_of, real, whole
 from mixaug.train.activation import ACTIVATIONS, GRANULARITIES, NEW_LAYERS, PLACEMENTS
 from mixaug.train.adversary import ADVERSARIAL_METHODS, AUGMENTED_METHODS, HYBRID_ATTACKS, OWN_SETTINGS
 from mixaug.train.schedules import SCHEDULES
@@ -28,6 +45,16 @@ OPTIMIZERS = ("sgd", "adam")
 _WEIGHTS = {"sgd": (0.1, 5e-4), "adam": (1e-3, 0.0)}
 #: Settings that only runs with D-ReLU have, with their defaults there.
 _DRELU = {"drelu_init": 100.0, "drelu_quantile": None, "drelu_lambda": 0.1, "drelu_m_lr": None}
+#: Whole numbers of all runs, and those that may be None, with their bounds.
+_COUNTS = {
+    "epochs": (1, MAX_COUNT), "batch_size": (2, MAX_BATCH), "seed": (0, MAX_SEED), "k": (1, MAX_CHAINS),
+    "t": (1, MAX_CHAINS), "workers": (0, MAX_THREADS), "warmup": (0, MAX_COUNT),
+}  # fmt: skip
+_OPTIONAL_COUNTS = {
+    "steps": (1, MAX_COUNT), "limit": (1, MAX_COUNT), "padding": (0, MAX_SIDE), "image_size": (1, MAX_SIDE),
+}  # fmt: skip
+#: Settings that are on or off in every run.
+_FLAGS = ("plateau", "channels_last", "jsd", "all_ops", "adversarial")
 _EXTRA_SHARE = 0.7  # of the D-ReLU paper's runs with generated images
 
 
@@ -41,37 +68,34 @@ def check_numbers(settings: TrainSettings) -> None:
     Args:
         settings: while they are made.
     """
-    one_of("method", settings.method, METHOD_NAMES)
-    one_of("amp", settings.amp, AMP)
-    one_of("structure", settings.structure, STRUCTURES)
-    one_of("schedule", settings.schedule, SCHEDULES)
-    for level in settings.levels:
-        one_of("levels", level, LEVELS)
-    if not settings.levels:
-        raise ValueError(f"levels must name at least one of {', '.join(LEVELS)}, got none")
-    lowest = {"epochs": 1, "batch_size": 2, "seed": 0, "k": 1, "t": 1, "workers": 0, "warmup": 0}
-    for name, low in lowest.items():
-        whole(name, getattr(settings, name), low)
-    for name, low in (("steps", 1), ("limit", 1), ("padding", 0), ("image_size", 1)):
-        if getattr(settings, name) is not None:
-            whole(name, getattr(settings, name), low)
-    one_of("optimizer", settings.optimizer, OPTIMIZERS)
+    check_field(settings, "method", check_choice, METHOD_NAMES)
+    check_field(settings, "amp", check_choice, AMP)
+    check_field(settings, "structure", check_choice, STRUCTURES)
+    check_field(settings, "schedule", check_choice, SCHEDULES)
+    check_field(settings, "levels", check_choices, LEVELS)
+    for name, (low, high) in _COUNTS.items():
+        check_field(settings, name, check_int, low, high)
+    for name, (low, high) in _OPTIONAL_COUNTS.items():
+        check_field(settings, name, check_int, low, high, optional=True)
+    for name in _FLAGS:
+        check_field(settings, name, check_flag)
+    check_field(settings, "optimizer", check_choice, OPTIMIZERS)
     lr, decay = _WEIGHTS[settings.optimizer]
     if settings.lr is None:
         _decide(settings, "lr", lr)
     if settings.weight_decay is None:
         _decide(settings, "weight_decay", decay)
-    real("lr", settings.lr, math.ulp(0.0), math.inf)
-    real("momentum", settings.momentum, 0.0, math.nextafter(1.0, 0.0))
-    real("weight_decay", settings.weight_decay, 0.0, math.inf)
-    real("jsd_weight", settings.jsd_weight, 0.0, math.inf)
-    real("alpha", settings.alpha, math.ulp(0.0), math.inf)
-    real("lr_decay", settings.lr_decay, math.ulp(0.0), 1.0)
-    real("validation", settings.validation, math.ulp(0.0), 0.5)
+    check_field(settings, "lr", check_number, ABOVE_ZERO, math.inf)
+    check_field(settings, "momentum", check_number, 0.0, BELOW_ONE)
+    check_field(settings, "weight_decay", check_number, 0.0, math.inf)
+    check_field(settings, "jsd_weight", check_number, 0.0, math.inf)
+    check_field(settings, "alpha", check_number, ABOVE_ZERO, math.inf)
+    check_field(settings, "lr_decay", check_number, ABOVE_ZERO, 1.0)
+    check_field(settings, "validation", check_number, ABOVE_ZERO, 0.5)
     if settings.plateau and (settings.schedule != "cosine" or settings.warmup):
         raise ValueError("plateau must be used without schedule and warmup: it decides the learning rate")
     if settings.severity is not None:
-        real("severity", settings.severity, 0.1, 10.0)
+        check_field(settings, "severity", check_number, 0.1, 10.0)
     if settings.jsd and settings.method not in CONSISTENT_METHODS:
         raise ValueError(f"jsd must be used with one of {', '.join(CONSISTENT_METHODS)}, got {settings.method!r}")
 
@@ -82,12 +106,12 @@ def check_activation(settings: TrainSettings) -> None:
     Args:
         settings: while they are made.
     """
-    one_of("activation", settings.activation, ACTIVATIONS)
+    check_field(settings, "activation", check_choice, ACTIVATIONS)
     drelu = settings.activation == "drelu"
     if settings.placement is None and drelu:
         _decide(settings, "placement", "head")
     if settings.placement is not None:
-        one_of("placement", settings.placement, PLACEMENTS if drelu else tuple(NEW_LAYERS))
+        check_field(settings, "placement", check_choice, PLACEMENTS if drelu else tuple(NEW_LAYERS))
     for name, default in _DRELU.items():
         if not drelu and getattr(settings, name) is not None:
             raise ValueError(
@@ -96,10 +120,10 @@ def check_activation(settings: TrainSettings) -> None:
         if drelu and getattr(settings, name) is None:
             _decide(settings, name, default)
     if settings.drelu_init is not None:
-        real("drelu_init", settings.drelu_init, math.ulp(0.0), math.inf)
+        check_field(settings, "drelu_init", check_number, ABOVE_ZERO, math.inf)
     for name, high in (("drelu_quantile", 1.0), ("drelu_lambda", math.inf), ("drelu_m_lr", math.inf)):
         if getattr(settings, name) is not None:
-            real(name, getattr(settings, name), 0.0, high)
+            check_field(settings, name, check_number, 0.0, high)
     new = settings.placement in NEW_LAYERS
     instead = settings.placement is not None and not new
     defaults = {"extra_features": NEW_LAYERS.get(settings.placement or ""), "granularity": "channel"}
@@ -110,15 +134,15 @@ def check_activation(settings: TrainSettings) -> None:
             places = ", ".join(place for place in PLACEMENTS if (place in NEW_LAYERS) == (name == "extra_features"))
             raise ValueError(f"{name} must be used with one of the placements {places}, got {settings.placement!r}")
     if settings.extra_features is not None:
-        whole("extra_features", settings.extra_features, 1)
+        check_field(settings, "extra_features", check_int, 1, MAX_COUNT)
     if settings.granularity is not None:
-        one_of("granularity", settings.granularity, GRANULARITIES)
+        check_field(settings, "granularity", check_choice, GRANULARITIES)
     if settings.extra_data is None and settings.extra_share is not None:
         raise ValueError(f"extra_share must be used with extra_data, got {settings.extra_share} without")
     if settings.extra_data is not None:
         if settings.extra_share is None:
             _decide(settings, "extra_share", _EXTRA_SHARE)
-        real("extra_share", settings.extra_share, math.ulp(0.0), 1.0)
+        check_field(settings, "extra_share", check_number, ABOVE_ZERO, 1.0)
 
 
 def check_adversary(settings: TrainSettings) -> None:
@@ -133,22 +157,22 @@ def check_adversary(settings: TrainSettings) -> None:
         elif settings.method != method and getattr(settings, name) is not None:
             raise ValueError(f"{name} must be used with the method {method}, got the method {settings.method!r}")
     if settings.hybrid_attack is not None:
-        one_of("hybrid_attack", settings.hybrid_attack, HYBRID_ATTACKS)
+        check_field(settings, "hybrid_attack", check_choice, HYBRID_ATTACKS)
     if settings.trades_beta is not None:
-        real("trades_beta", settings.trades_beta, 0.0, math.inf)
+        check_field(settings, "trades_beta", check_number, 0.0, math.inf)
     if settings.boxes is not None:
-        low, high = check_count_range("boxes", settings.boxes)
+        low, high = check_count_range("boxes", settings.boxes, MAX_BOXES)
         _decide(settings, "boxes", low if low == high else (low, high))
-    whole("robust_images", settings.robust_images, 0)
+    check_field(settings, "robust_images", check_int, 0, MAX_COUNT)
     for name in ("eps", "step_size"):
         if getattr(settings, name) is not None:
-            real(name, getattr(settings, name), math.ulp(0.0), 1.0, bytes_hint)
+            check_field(settings, name, check_number, ABOVE_ZERO, 1.0, bytes_hint)
     if settings.attack_steps is not None:
-        whole("attack_steps", settings.attack_steps, 1)
+        check_field(settings, "attack_steps", check_int, 1, MAX_COUNT)
     if settings.smoothing is not None:
-        real("smoothing", settings.smoothing, 0.0, 1.0)
+        check_field(settings, "smoothing", check_number, 0.0, 1.0)
     if settings.eps_schedule is not None:
-        one_of("eps_schedule", settings.eps_schedule, EPS_SHAPES)
+        check_field(settings, "eps_schedule", check_choice, EPS_SHAPES)
     if settings.adversarial and settings.method not in AUGMENTED_METHODS:
         known = ", ".join(AUGMENTED_METHODS)
         raise ValueError(f"adversarial must be used with one of {known}, got the method {settings.method!r}")

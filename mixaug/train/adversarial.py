@@ -123,7 +123,7 @@ def trades(setup: Setup) -> Step:
     def step(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor) -> StepResult:
         attacked = attack(model, images, labels)
         clean = model(images)
-        return StepResult(trades_loss(clean, model(attacked), labels, beta), clean, labels)
+        return StepResult(trades_loss(clean, model(attacked), labels, beta, check_values=False), clean, labels)
 
     return AdversarialStep(setup, make, step)
 
@@ -151,7 +151,7 @@ def dynamic_mixcut(setup: Setup) -> Step:
     def step(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor) -> StepResult:
         mixed, targets = mix(images, labels, views=two_views(attack, model, images, labels))
         logits = model(mixed)
-        return StepResult(soft_target_cross_entropy(logits, targets), logits, labels)
+        return StepResult(soft_target_cross_entropy(logits, targets, check_values=False), logits, labels)
 
     return AdversarialStep(setup, pgd_attack(setup), step)
 
@@ -207,5 +207,5 @@ def hybrid(setup: Setup) -> Step:
 def _smoothed(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     """Cross-entropy with smoothed labels."""
     if not smoothing:
-        return soft_target_cross_entropy(logits, labels)
-    return soft_target_cross_entropy(logits, smooth_labels(labels, logits.shape[1], smoothing))
+        return soft_target_cross_entropy(logits, labels, check_values=False)
+    return soft_target_cross_entropy(logits, smooth_labels(labels, logits.shape[1], smoothing), check_values=False)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixaug._checks import ABOVE_ZERO, MAX_COUNT, MAX_SIDE, check_int, check_number, check_seed
 from mixaug.train.images import (
     ImageTensors,
     Part,
@@ -155,17 +156,11 @@ def _check(name: str, validation: float, image_size: int | None, limit: int | No
         )
     if name.startswith(_FOLDER) and not name.removeprefix(_FOLDER):
         raise ValueError(f"name must have a path after 'folder:', got {name!r}")
-    if not isinstance(validation, int | float) or isinstance(validation, bool):
-        raise TypeError(f"validation must be a number, got {type(validation).__name__}")
-    if not 0 < validation <= 0.5:
-        raise ValueError(f"validation must be a share in (0, 0.5], got {validation}")
-    for argument, value, least in (("image_size", image_size, 1), ("limit", limit, 1), ("seed", seed, 0)):
-        if value is None and argument != "seed":
-            continue
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{argument} must be an int, got {type(value).__name__}")
-        if value < least:
-            raise ValueError(f"{argument} must be at least {least}, got {value}")
+    check_number("validation", validation, ABOVE_ZERO, 0.5)
+    check_seed("seed", seed)
+    for argument, value, most in (("image_size", image_size, MAX_SIDE), ("limit", limit, MAX_COUNT)):
+        if value is not None:
+            check_int(argument, value, 1, most)
 
 
 def _load(name: str, folder: Path, download: bool) -> _Loaded:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from mixaug.train._checks import one_of, real, whole
+from mixaug._checks import ABOVE_ZERO, MAX_COUNT, check_choice, check_field, check_flag, check_int, check_number
 
 if TYPE_CHECKING:
     from mixaug.train.settings import TrainSettings
@@ -42,18 +41,20 @@ def check_learned_mixing(settings: TrainSettings) -> None:
     if isinstance(values["without"], list):
         object.__setattr__(settings, "without", tuple(values["without"]))
     for term in values["without"]:
-        one_of("without", term, TERMS)
-    whole("n_mix", values["n_mix"], 2)
+        check_choice("without", term, TERMS)
+    check_field(settings, "n_mix", check_int, 2)
     if values["n_mix"] > settings.batch_size:
         raise ValueError(f"n_mix must be at most batch_size, {settings.batch_size}, got {values['n_mix']}")
-    whole("generator_every", values["generator_every"], 1)
-    whole("picture_every", values["picture_every"], 0)
+    check_field(settings, "generator_every", check_int, 1, MAX_COUNT)
+    check_field(settings, "picture_every", check_int, 0, MAX_COUNT)
     for name in ("mix_alpha", "mix_beta", "teacher_momentum"):
-        real(name, values[name], 0.0, 1.0)
+        check_field(settings, name, check_number, 0.0, 1.0)
     for name in ("generator_share", "terms_share"):
-        real(name, values[name], math.ulp(0.0), 1.0)
-    real("share_weight", values["share_weight"], 0.0, 1e6)
-    real("generator_lr", values["generator_lr"], 0.0, math.inf)
+        check_field(settings, name, check_number, ABOVE_ZERO, 1.0)
+    check_field(settings, "share_weight", check_number, 0.0, 1e6)
+    check_field(settings, "generator_lr", check_number, 0.0)
+    for name in ("cooperative", "per_image", "shared_draws"):
+        check_field(settings, name, check_flag)
     if values["shared_draws"] and values["generator_share"] < 1:
         raise ValueError(
             f"generator_share must be 1 with shared_draws, whose one pass both players have, got "

@@ -54,7 +54,7 @@ def standard(setup: Setup) -> Step:
 
     def step(model: nn.Module, images: Tensor, labels: Tensor) -> StepResult:
         logits = model(images)
-        return StepResult(soft_target_cross_entropy(logits, labels), logits, labels)
+        return StepResult(soft_target_cross_entropy(logits, labels, check_values=False), logits, labels)
 
     return Step(step)
 
@@ -75,7 +75,7 @@ def _batch_step(setup: Setup, change: Callable[[Tensor, Tensor], tuple[Tensor, T
     def step(model: nn.Module, images: Tensor, targets: Tensor) -> StepResult:
         logits = model(images)
         labels = targets.argmax(1) if targets.is_floating_point() else targets
-        return StepResult(soft_target_cross_entropy(logits, targets), logits, labels)
+        return StepResult(soft_target_cross_entropy(logits, targets, check_values=False), logits, labels)
 
     def attacked(attack: adversarial.Attack, model: nn.Module, images: Tensor, labels: Tensor) -> StepResult:
         changed, targets = change(images, labels)
@@ -131,7 +131,8 @@ def _views(setup: Setup, view: Callable[[Tensor], Tensor]) -> Step:
     def consistent(model: nn.Module, images: Tensor, labels: Tensor) -> StepResult:
         logits = model(torch.cat([images, view(images), view(images)]))
         clean, one, two = logits.chunk(3)
-        loss = soft_target_cross_entropy(clean, labels) + weight * jensen_shannon(clean, one, two)
+        agreement = jensen_shannon(clean, one, two, check_values=False)
+        loss = soft_target_cross_entropy(clean, labels, check_values=False) + weight * agreement
         return StepResult(loss, clean, labels)
 
     return Step(consistent) if setup.settings.jsd else _batch_step(setup, lambda images, labels: (view(images), labels))

@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from mixaug._checks import MAX_BATCH, MAX_SIDE, check_int
 from mixaug.attacks._state import float32_default
 from mixaug.train.networks import LeNet5, ResidualNet, ResNeXt, WideResNet
 
@@ -145,15 +146,9 @@ def build_model(
     """
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, got {type(name).__name__}")
-    for argument, value, least in (
-        ("num_classes", num_classes, 2),
-        ("in_channels", in_channels, 1),
-        ("image_size", image_size, 1),
-    ):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{argument} must be an int, got {type(value).__name__}")
-        if value < least:
-            raise ValueError(f"{argument} must be at least {least}, got {value}")
+    num_classes = check_int("num_classes", num_classes, 2, MAX_BATCH)
+    in_channels = check_int("in_channels", in_channels, 1, MAX_SIDE)
+    image_size = check_int("image_size", image_size, 1, MAX_SIDE)
     mean = [0.5] * in_channels if mean is None else list(mean)
     std = [0.5] * in_channels if std is None else list(std)
     if len(mean) != in_channels:

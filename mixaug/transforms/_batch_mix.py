@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from mixaug._checks import check_flag, check_number
+from mixaug._checks import check_flag, check_label_values, check_number
 from mixaug._random import Drawing, GeneratorState
 from mixaug.transforms import _labels, _sample
 from mixaug.transforms._images import DTYPES, check_values
@@ -76,7 +76,7 @@ class BatchMix(Drawing, v2.Transform):
         # A GPU is waited for at the first call only, unless asked for.
         first = self.check_values or not self._checked
         if first or labels.device.type == "cpu":
-            _labels.check_label_values(labels, classes)
+            check_label_values(labels, classes)
         if first or (images.device.type == "cpu" and images.shape[0] == 1):
             for name, value in (("images", images), *more):
                 check_values(as_plain(value), name, "mixed as they are")

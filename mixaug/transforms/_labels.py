@@ -7,10 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixaug._checks import check_int, check_number
-
-#: How far a row of probabilities may be from 1: float32 rounding over many classes; float16 and bfloat16 values.
-_TOLERANCE, _HALF_TOLERANCE = 1e-3, 1e-2
+from mixaug._checks import check_int, check_label_values, check_number
 
 
 def smooth_labels(labels: Tensor, num_classes: int | None, smoothing: float) -> Tensor:
@@ -144,36 +141,6 @@ def check_labels(labels: Any, num_classes: int | None, images: Tensor | None = N
     if num_classes is not None and labels.shape[1] != num_classes:
         raise ValueError(f"labels must have num_classes={num_classes} columns, got {labels.shape[1]}")
     return labels.shape[1]
-
-
-def check_label_values(labels: Tensor, num_classes: int) -> None:
-    """Reads the labels: class indices in range, rows of probabilities that sum to 1.
-
-    Args:
-        labels: of :func:`check_labels`.
-        num_classes: its result.
-
-    Raises:
-        ValueError: they are not.
-
-    Example:
-        >>> check_label_values(torch.tensor([0, 9]), 10)
-    """
-    if labels.numel() == 0:
-        return
-    if labels.ndim == 1:
-        low, high = (int(value) for value in labels.long().aminmax())
-        if low < 0 or high >= num_classes:
-            raise ValueError(f"labels must be in [0, {num_classes}), got {low if low < 0 else high}")
-        return
-    wide = labels.detach().to(torch.float32)
-    tolerance = _HALF_TOLERANCE if labels.dtype in (torch.float16, torch.bfloat16) else _TOLERANCE
-    least, most = (float(value) for value in wide.sum(1).aminmax())
-    if not (abs(least - 1.0) <= tolerance and abs(most - 1.0) <= tolerance):
-        wrong = most if abs(most - 1.0) > tolerance else least
-        raise ValueError(f"labels of probabilities must sum to 1 in each row, got a sum of {wrong:.4g}")
-    if float(wide.amin()) < 0.0:
-        raise ValueError(f"labels of probabilities must be at least 0, got {float(wide.amin()):.4g}")
 
 
 def check_classes(num_classes: Any) -> int | None:

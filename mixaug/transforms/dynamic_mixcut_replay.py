@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 import mixaug_ext
-from mixaug._checks import check_number
+from mixaug._checks import check_label_values, check_number
 from mixaug.ops.composite import composite_boxes
 from mixaug.transforms import _labels
 from mixaug.transforms._batch_mix import as_plain, check_images
@@ -74,7 +74,7 @@ def replay_dynamic_mixcut(
     smoothing = check_number("smoothing", smoothing, 0.0, 1.0)
     classes = _labels.check_labels(labels, num_classes, images)
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        _labels.check_label_values(labels, classes)
+        check_label_values(labels, classes)
     params = fitting_record(params, images)
     return fill_boxes(images, params, views), final_labels(labels, params, classes, smoothing, views is not None)
 
