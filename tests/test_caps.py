@@ -193,16 +193,17 @@ def test_numbers_out_of_range_are_named(value: float) -> None:
         "m_lr": lambda: param_groups(model, m_lr=value),
         "quantile": lambda: set_caps(model, torch.zeros(1, 3), value),
     }.items():
-        with pytest.raises(ValueError, match=re.escape(f"{name} must be at least 0 and finite, got {value}")):
+        rule = "from 0 to 1" if name == "quantile" else "finite and at least 0"
+        with pytest.raises(ValueError, match=re.escape(f"{name} must be {rule}, got {value}")):
             call()
-    with pytest.raises(ValueError, match=r"quantile must lie in \[0, 1\], got 1\.5"):
+    with pytest.raises(ValueError, match=r"quantile must be from 0 to 1, got 1\.5"):
         set_caps(model, torch.zeros(1, 3), 1.5)
     assert model[1].max_value.item() == 1.0
 
 
-@pytest.mark.parametrize("value", ["1", None, True, torch.tensor(1.0)])
+@pytest.mark.parametrize("value", ["1", None, True, [1.0]])
 def test_numbers_of_another_kind_are_named(value) -> None:
-    kind = type(value).__name__
+    kind = "None" if value is None else type(value).__name__
     with pytest.raises(TypeError, match=f"lam must be a number, got {kind}"):
         shrink_caps(model_with(1.0), value, 1.0)
     with pytest.raises(TypeError, match=f"weight_decay must be a number, got {kind}"):

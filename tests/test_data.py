@@ -447,7 +447,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
         load_data(limit=0)
     with pytest.raises(TypeError, match="image_size must be an int, got float"):
         load_data(image_size=32.0)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="seed must be an int, got NoneType"):
+    with pytest.raises(TypeError, match="seed must be an int, got None"):
         load_data(seed=None)  # type: ignore[arg-type]
 
 

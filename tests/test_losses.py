@@ -227,7 +227,7 @@ def test_adaptive_loss_bad_input() -> None:
     for values in ((1.2, 0.5), (0.5, -0.1), (math.nan, 0.5)):
         with pytest.raises(ValueError, match=r"accuracy_\w+ must be from 0 to 1, got"):
             criterion.update(*values)
-    with pytest.raises(TypeError, match="accuracy_adv must be a number, got NoneType"):
+    with pytest.raises(TypeError, match="accuracy_adv must be a number, got None"):
         criterion.update(0.5, None)  # type: ignore[arg-type]
     assert criterion.alpha == 0.5
     with pytest.raises(ValueError, match=r"logits_adv must have the shape of logits_clean"):
