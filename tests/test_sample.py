@@ -203,7 +203,7 @@ def test_converted_labels_do_not_depend_on_the_default_dtype(default):
         (np.array([True] * 4), TypeError, "got a bool array of shape (4,)"),
         ([[1.0], [0.5, 0.5]], ValueError, "labels must be rows of one length, got a list"),
         ([0.0, 1.0, 2.0, 3.0], TypeError, "class indices (B,) must be integers, got torch.float64 of shape (4,)"),
-        ([torch.rand(4), torch.rand(4)], TypeError, "got a list of tensors of shape (4,)"),
+        ([torch.zeros(4), torch.zeros(4)], TypeError, "got a list of tensors of shape (4,)"),
         ([0, torch.tensor(1), 2, 3], TypeError, "got a list of tensors of shape ()"),
         (np.array([2**64 - 1] * 4, dtype=np.uint64), ValueError, "labels must be whole numbers below 2^63"),
         (np.array([0, 1, 2, 9]), ValueError, "labels must be in [0, 5), got 9"),
