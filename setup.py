@@ -88,7 +88,7 @@ else:
 extensions = [
     Extension(
         "mixaug_ext._kernels",
-        sources=[f"{CSRC}/{name}.cpp" for name in ("capped_relu", "composite", "ipmix", "mixcut")],
+        sources=[f"{CSRC}/{name}.cpp" for name in ("capped_relu", "composite", "ipmix", "mixcut", "records")],
         depends=HEADERS,
         language="c++",
         extra_compile_args=flags,

@@ -15,7 +15,7 @@ _DTYPES = {torch.uint8: 0, torch.float16: 1, torch.bfloat16: 2, torch.float32: 3
 _CUDA_BOXES, _CUDA_ELEMENTS = 512, 2**31 - 2**15
 #: Below this many bytes a second thread costs more than it saves (20 us to start one, 0.2 us to copy a KB).
 _BYTES_PER_THREAD = 1 << 20
-_NO_MEMORY, _BAD_INDEX, _CUDA_ERROR = 1, 2, 1000
+_NO_MEMORY, _BAD_INDEX, _BAD_RECORD, _CUDA_ERROR = 1, 2, 4, 1000
 
 
 #: The struct CompositeArgs of csrc/composite.h: 64-bit words in its order. Filling the fields of a ctypes structure one
@@ -56,6 +56,7 @@ def composite(
 
     Raises:
         IndexError: a partner's index out of range (CPU).
+        ValueError: ``beta`` outside of ``[0, 1]`` (CPU).
         MemoryError: no memory for the bands of the boxes (CPU).
         RuntimeError: the kernel could not be launched (GPU).
     """
@@ -72,7 +73,9 @@ def composite(
             code = mixaug_ext.cuda_library().mixaug_composite_cuda(_pack(*words, 1, stream))  # type: ignore[union-attr]
     del kept
     if code == _BAD_INDEX:
-        raise IndexError(f"index_a and index_b must lie in [0, {len(a)}) and [0, {0 if b is None else len(b)})")
+        raise bad_index(a, b)
+    if code == _BAD_RECORD and beta is not None:
+        raise bad_beta(beta)
     if code == _NO_MEMORY:
         raise MemoryError("box compositing: no memory for the bands of the boxes")
     if code >= _CUDA_ERROR:
@@ -81,6 +84,17 @@ def composite(
     if code:
         raise RuntimeError(f"box compositing refused its arguments (code {code})")
     return out, area
+
+
+def bad_index(a: Tensor, b: Tensor | None) -> IndexError:
+    """What is raised for a partner's index out of range."""
+    return IndexError(f"index_a and index_b must lie in [0, {len(a)}) and [0, {0 if b is None else len(b)})")
+
+
+def bad_beta(beta: Tensor) -> ValueError:
+    """What is raised for weights that are not in ``[0, 1]``."""
+    at = int((~((beta >= 0) & (beta <= 1))).int().argmax())
+    return ValueError(f"beta must be from 0 to 1, got {beta[at].item()} at [{at}]")
 
 
 def arguments(
@@ -120,6 +134,10 @@ def arguments(
             *_strides(a if b is None else b, last),
             *_strides(out, last),
         )
+    if boxes.dtype != torch.int64 or (beta is not None and beta.dtype != torch.float32):
+        raise TypeError("boxes must be int64 and beta float32: the kernels cannot tell")
+    if any(index is not None and index.dtype != torch.int64 for index in (index_a, index_b)):
+        raise TypeError("index_a and index_b must be int64: the kernels cannot tell")
     area = boxes.new_empty(batch)
     boxes = boxes.contiguous()
     beta = None if beta is None else beta.contiguous()

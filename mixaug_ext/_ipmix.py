@@ -11,11 +11,16 @@ from torch import Tensor
 
 import mixaug_ext
 from mixaug_ext import library
+from mixaug_ext._records import address
 
-_POINTERS = (
-    "images", "out", "pictures", "depth", "op", "source", "level", "sign", "box", "a", "b", "keep", "seed",
-    "picture", "top", "left", "skip", "coef",
-)  # fmt: skip
+#: The record's tensors in the struct's order: by name the dtype and the sizes of which they have an element each.
+_RECORD = {
+    "depth": (torch.int64, "rk"), "op": (torch.int64, "rkt"), "source": (torch.int64, "rkt"),
+    "level": (torch.float32, "rkt"), "sign": (torch.int64, "rkt"), "box": (torch.int64, "rkt4"),
+    "a": (torch.float32, "rkt"), "b": (torch.float32, "rkt"), "keep": (torch.float32, "rkt"),
+    "seed": (torch.int64, "rkt"), "picture": (torch.int64, "r"), "top": (torch.int64, "r"),
+    "left": (torch.int64, "r"), "skip": (torch.float32, "r"), "coef": (torch.float32, "rk"),
+}  # fmt: skip
 _SIZES = ("rows", "batch", "channels", "height", "width", "k", "t", "side", "bank")
 
 
@@ -40,10 +45,10 @@ class IPMixArgs(ctypes.Structure):
     """Field by field the struct of the same name in csrc/ipmix.h."""
 
     _fields_ = (
-        [(name, ctypes.c_void_p) for name in _POINTERS]
+        [(name, ctypes.c_void_p) for name in ("images", "out", "pictures", *_RECORD)]
         + [(name, ctypes.c_int64) for name in _SIZES]
         + [("in_strides", ctypes.c_int64 * 4), ("out_strides", ctypes.c_int64 * 4)]
-        + [(name, ctypes.c_int64) for name in ("is_float", "mixed_input", "threads")]
+        + [(name, ctypes.c_int64) for name in ("is_float", "mixed_input", "threads", "n_pictures")]
     )
 
 
@@ -53,7 +58,6 @@ class IPMixCudaArgs(ctypes.Structure):
     _fields_ = [
         ("common", IPMixArgs),
         ("dtype", ctypes.c_int64),
-        ("pictures", ctypes.c_int64),
         ("scratch", ctypes.c_void_p),
         ("blocks", ctypes.c_int64),
         ("stream", ctypes.c_void_p),
@@ -63,7 +67,8 @@ class IPMixCudaArgs(ctypes.Structure):
 _DTYPES = {torch.uint8: 0, torch.float16: 1, torch.bfloat16: 2, torch.float32: 3}
 #: Elements of an image that the CUDA kernel can count, and bytes of scratch memory that it takes at most.
 _CUDA_ELEMENTS, _CUDA_SCRATCH = 0x7FFF0000, 1 << 29
-_CUDA_ERROR = 1000
+#: What the entry points return, see csrc/composite.h.
+_NO_MEMORY, _BAD_RECORD, _CUDA_ERROR = 1, 4, 1000
 
 
 def ipmix(
@@ -89,15 +94,22 @@ def ipmix(
 
     Raises:
         RuntimeError: the library is not loaded.
+        TypeError: a tensor of another dtype.
+        ValueError: a tensor of another size, or a record with a value out of range.
         MemoryError: no memory for the scratch buffers.
     """
     lib = library()
     if lib is None:
         raise RuntimeError("mixaug_ext._ipmix.ipmix needs the compiled library; see mixaug_ext.why_not()")
     args = _arguments(images, out, pictures, record, side, mixed_input, threads)
-    if lib.mixaug_ipmix(ctypes.byref(args)):
+    code = lib.mixaug_ipmix(ctypes.byref(args))
+    if code == _NO_MEMORY:
         height, width = images.shape[2:]
         raise MemoryError(f"IPMix: no memory for the scratch buffers of {threads} threads at {height}x{width}")
+    if code == _BAD_RECORD:
+        raise ValueError("params must be a record for these images and pictures, got one with a value out of range")
+    if code:
+        raise ValueError(f"IPMix refused images of shape {tuple(images.shape)} with side={side} (code {code})")
 
 
 def _arguments(
@@ -109,13 +121,18 @@ def _arguments(
     mixed_input: bool,
     threads: int,
 ) -> IPMixArgs:
-    args = IPMixArgs()
-    tensors = {"images": images, "out": out, "pictures": pictures} | record
-    for name in _POINTERS:
-        setattr(args, name, tensors[name].data_ptr())
+    if images.dtype not in _DTYPES or out.dtype != images.dtype:
+        raise TypeError(f"images and out must be of one dtype that the kernels know, got {images.dtype}, {out.dtype}")
+    args = IPMixArgs(images=images.data_ptr(), out=out.data_ptr())
     batch, channels, height, width = images.shape
     rows, k, t = record["op"].shape
-    sizes = (rows, batch, channels, height, width, k, t, side, pictures.shape[-1])
+    counts = {"r": rows, "rk": rows * k, "rkt": rows * k * t, "rkt4": rows * k * t * 4}
+    for name, (dtype, count) in _RECORD.items():
+        setattr(args, name, address(name, record[name], dtype, counts[count]))
+    n_pictures, bank = pictures.shape[0], pictures.shape[-1]
+    args.pictures = address("pictures", pictures, torch.uint8, n_pictures * 3 * bank * bank)
+    args.n_pictures = n_pictures
+    sizes = (rows, batch, channels, height, width, k, t, side, bank)
     for name, value in zip(_SIZES, sizes, strict=True):
         setattr(args, name, value)
     args.in_strides[:] = images.stride()
@@ -197,7 +214,7 @@ def launch(
     """
     args = IPMixCudaArgs()
     args.common = _arguments(images, out, pictures, record, side, mixed_input, 1)
-    args.dtype, args.pictures, args.stream = _DTYPES[images.dtype], len(pictures), stream
+    args.dtype, args.stream = _DTYPES[images.dtype], stream
     rows, k, _ = record["op"].shape
     block = (k + 2) * images[0].numel()
     args.blocks = rows
@@ -242,8 +259,8 @@ def sample(
     args = SampleArgs(severity=severity, beta=beta, self_mix=self_mix, rows=rows, n_sides=len(sides), **sizes)
     listed = (ctypes.c_int64 * max(1, len(sides)))(*sides)
     args.sides = ctypes.cast(listed, ctypes.c_void_p)
-    args.uniforms = uniforms.data_ptr()
-    for name, tensor in out.items():
+    args.uniforms = address("uniforms", uniforms, torch.float32, rows * (k * (16 * t + 3) + 4))
+    for name, tensor in out.items():  # made here, so they are what the kernel writes
         setattr(args, name, tensor.data_ptr())
     lib.mixaug_ipmix_sample(ctypes.byref(args))
     return out

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import mixaug_ext
+from mixaug_ext._records import address
 
 # The structs of the same names in csrc/mixcut.cpp, as 64-bit words in their order.
 _pack_sample = struct.Struct("5q6q3d").pack
@@ -37,7 +38,8 @@ def sample(
     index = torch.empty((2, batch), dtype=torch.int64)
     lam, beta = torch.empty(batch, dtype=torch.float32), torch.empty(batch, dtype=torch.float32)
     words = _pack_sample(
-        *(x.data_ptr() for x in (uniforms, boxes, index, lam, beta)),
+        address("uniforms", uniforms, torch.float32, batch * (4 + 3 * high)),
+        *(x.data_ptr() for x in (boxes, index, lam, beta)),
         *(batch, *size, *count, area is not None),
         *(p, area[0] if area else 0.0, area[1] - area[0] if area else 1.0),
     )
@@ -68,9 +70,13 @@ def mix_labels(
     lam, index, beta = (None, None, None) if record is None else (
         record[0].contiguous(), record[1].T.contiguous(), record[2].contiguous()
     )  # fmt: skip
+    batch = labels.shape[0]
     words = _pack_labels(
-        *(0 if x is None else x.data_ptr() for x in (labels, lam, index, beta, targets)),
-        *(labels.shape[0], num_classes, smoothing),
+        address("labels", labels, torch.int64, batch),
+        0 if lam is None else address("lam", lam, torch.float32, batch),
+        0 if index is None else address("index", index, torch.int64, 2 * batch),
+        0 if beta is None else address("beta", beta, torch.float32, batch),
+        *(targets.data_ptr(), batch, num_classes, smoothing),
     )
     if mixaug_ext.library().mixaug_mix_labels(words):  # type: ignore[union-attr]
         raise IndexError(f"labels must be in [0, {num_classes}) and the record's index in [0, {len(labels)})")

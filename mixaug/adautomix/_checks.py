@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from mixaug._checks import kind_of
+from mixaug._records import Rule, Rules, check_record, reads_values
 from mixaug.adautomix.draws import MixDraw
 
 _SUM_TOLERANCE = 1e-3
@@ -33,22 +36,46 @@ def check_draws(draws: Any, count: int) -> None:
     if not isinstance(draws, (tuple, list)) or len(draws) != 2 or not all(isinstance(d, MixDraw) for d in draws):
         raise TypeError(f"draws must be a pair of MixDraw, got {type(draws).__name__}")
     for draw in draws:
-        check_draw(draw, count)
+        check_draw(draw, count, draw.ratios.device, "draws")
     if len(draws[0].index) != count:
         raise ValueError(f"draws must be for the {count} images of the batch, got {len(draws[0].index)}")
 
 
-def check_draw(draw: MixDraw, count: int) -> None:
-    """Raises unless the ratios sum to 1 and the rows are those of a batch of ``count`` images."""
-    off = (draw.ratios.sum(1) - 1).abs() > _SUM_TOLERANCE
-    if bool(off.any()) or bool((draw.ratios < 0).any()):
-        wrong = int((off | (draw.ratios < 0).any(1)).int().argmax())
-        raise ValueError(f"ratios must be 0 or more and sum to 1, got {draw.ratios[wrong].tolist()}")
-    index = draw.index
-    if index.shape[1] < min(2, count) or (index.numel() and not 0 <= int(index.min()) <= int(index.max()) < count):
+def check_draw(
+    draw: Any, count: int, device: torch.device, name: str = "params", check_values: bool = False
+) -> MixDraw:
+    """The draw on ``device``, if it is one of a batch of ``count`` images: rows of it, ratios that sum to 1.
+
+    Args:
+        draw: what was given as a draw.
+        count: images of the batch.
+        device: where it is used.
+        name: of the argument, for messages.
+        check_values: read the values on a GPU too, where the host waits for them.
+    """
+    if not isinstance(draw, MixDraw):
+        raise TypeError(f"{name} must be a MixDraw, got {kind_of(draw)}")
+    for field in ("index", "ratios"):
+        if not isinstance(getattr(draw, field), Tensor):
+            raise TypeError(f"{name}.{field} must be a tensor, got {kind_of(getattr(draw, field))}")
+    values = reads_values(device, check_values)
+    rows, n = draw.index.shape if draw.index.ndim == 2 else (0, -1)
+    if n < min(2, count):
         raise ValueError(
-            f"index must name at least {min(2, count)} of the {count} images of the batch, got {index.tolist()}"
+            f"{name}.index must name at least {min(2, count)} of the {count} images of the batch, got shape "
+            f"{tuple(draw.index.shape)}"
         )
+    rules = Rules(
+        index=Rule(torch.int64, (rows, n), 0, count - 1),
+        ratios=Rule(torch.float32, (rows, n), 0.0, 1.0),
+        plain=Rule(torch.bool, (rows,)),
+    )
+    tensors = check_record(draw, rules, device, values=values, move=True, name=name)
+    ratios = tensors["ratios"]
+    if values and bool(((ratios.sum(1) - 1).abs() > _SUM_TOLERANCE).any()):
+        wrong = int((ratios.sum(1) - 1).abs().argmax())
+        raise ValueError(f"{name}.ratios must be 0 or more and sum to 1, got {ratios[wrong].tolist()}")
+    return draw if all(tensors[field] is getattr(draw, field) for field in tensors) else MixDraw(**tensors)
 
 
 __all__ = ["check_draw", "check_draws", "check_images", "check_logits"]

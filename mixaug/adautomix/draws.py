@@ -35,6 +35,9 @@ class MixDraw:
     plain: Tensor
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
         if self.index.shape != self.ratios.shape or self.plain.shape != self.index.shape[:1]:
             raise ValueError(
                 f"index, ratios and plain must have the shapes (B, N), (B, N) and (B,), got {tuple(self.index.shape)}, "

@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixaug._checks import MAX_SIDE, check_int, kind_of
 from mixaug._random import drawn_by
+from mixaug._records import Rule, Rules, check_record, reads_values
+
+#: Most that a picture is enlarged by: its coordinates stay finite.
+_SCALE = 1e6
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,43 @@ def sample_picks(
     return PickParams(size, side, index, low + (high - low) * u[:, 0], u[:, 1], u[:, 2], u[:, 3] < flip)
 
 
+def check_picks(params: Any, pictures: int) -> PickParams:
+    """The record as it may be used: of so many pictures, on one device, its values (read on the CPU) in range.
+
+    Args:
+        params: what was given as a record.
+        pictures: number of pictures in the set.
+
+    Raises:
+        TypeError: the record, or a field of it, is of another kind or dtype.
+        ValueError: a shape that does not fit, or a value out of range.
+
+    Example:
+        >>> check_picks(sample_picks(2, (32, 32), 5), 5).side
+        48
+    """
+    if not isinstance(params, PickParams):
+        raise TypeError(f"params must be PickParams, got {kind_of(params)}")
+    if not isinstance(params.size, (tuple, list, torch.Size)) or len(params.size) != 2:
+        raise TypeError(f"params.size must be a pair (H, W), got {kind_of(params.size)}")
+    for side in params.size:
+        check_int("params.size", side, 1, MAX_SIDE)
+    check_int("params.side", params.side, 1)
+    if not isinstance(params.index, Tensor) or params.index.ndim != 1:
+        raise TypeError(f"params.index must be a tensor (B,), got {kind_of(params.index)}")
+    device, shape = params.index.device, tuple(params.index.shape)
+    unit = Rule(torch.float32, shape, 0.0, 1.0)
+    rules = Rules(
+        index=Rule(torch.int64, shape, 0, pictures - 1),
+        scale=Rule(torch.float32, shape, 1.0, _SCALE),
+        top=unit,
+        left=unit,
+        flip=Rule(torch.bool, shape),
+    )
+    checked: dict[str, Any] = check_record(params, rules, device, values=reads_values(device))
+    return replace(params, **checked)
+
+
 def crop_pictures(pictures: Tensor, params: PickParams) -> Tensor:
     """Carries a record out; no randomness.
 
@@ -81,7 +123,18 @@ def crop_pictures(pictures: Tensor, params: PickParams) -> Tensor:
 
     Returns:
         uint8 tensor (B, 3, H, W).
+
+    Raises:
+        TypeError: the record, or a field of it, is of another kind or dtype.
+        ValueError: it does not fit the pictures, or a value of it is out of range (read on the CPU).
     """
+    if not isinstance(pictures, Tensor) or pictures.dtype != torch.uint8 or pictures.ndim != 4:
+        raise TypeError(f"pictures must be a uint8 tensor (N, 3, S, S), got {kind_of(pictures)}")
+    return crop_checked(pictures, check_picks(params, len(pictures)))
+
+
+def crop_checked(pictures: Tensor, params: PickParams) -> Tensor:
+    """:func:`crop_pictures` of a record that is checked, or just drawn."""
     height, width = params.size
     side = params.scale * max(params.size)
     rows = params.top[:, None] * (side[:, None] - height) + torch.arange(height, device=pictures.device) + 0.5

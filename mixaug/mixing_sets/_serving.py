@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mixaug._checks import MAX_BATCH, MAX_PICTURES, MAX_SIDE, check_int, check_number
-from mixaug.mixing_sets._picks import PickParams, crop_pictures, sample_picks
+from mixaug.mixing_sets._picks import PickParams, check_picks, crop_checked, sample_picks
 from mixaug.mixing_sets._recipes import resize
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class PictureBank(ABC):
         height, width = _check_size(size)
         low, high = _check_range("scale", scale)
         flip = check_number("flip", flip, 0.0, 1.0)
-        return self.crop(sample_picks(batch, (height, width), len(self), (low, high), flip, generator, where).to(where))
+        drawn = sample_picks(batch, (height, width), len(self), (low, high), flip, generator, where)
+        return self._crop(drawn.to(where))
 
     def crop(self, params: PickParams) -> torch.Tensor:
         """Carries out a record of `mixaug.mixing_sets.sample_picks`: no randomness.
@@ -134,6 +135,10 @@ class PictureBank(ABC):
         Returns:
             uint8 tensor (B, 3, H, W).
 
+        Raises:
+            TypeError: the record, or a field of it, is of another kind or dtype (compact ones are cast).
+            ValueError: it does not fit the set, or a value of it is out of range (read on the CPU).
+
         Example:
             >>> from mixaug import MixingSet
             >>> from mixaug.mixing_sets import sample_picks
@@ -141,7 +146,10 @@ class PictureBank(ABC):
             >>> pictures.crop(sample_picks(2, (32, 32), len(pictures))).shape
             torch.Size([2, 3, 32, 32])
         """
-        return crop_pictures(self.resized(min(self.size, params.side), params.index.device), params)
+        return self._crop(check_picks(params, len(self)))
+
+    def _crop(self, params: PickParams) -> torch.Tensor:
+        return crop_checked(self.resized(min(self.size, params.side), params.index.device), params)
 
     def save(self, folder: str | os.PathLike[str], progress: bool | None = None) -> list[Path]:
         """Writes every picture as a PNG file.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixaug._records import reads_values
 from mixaug_ext import _composite
 
 __all__ = ["box_mask", "composite_boxes", "composite_boxes_torch", "union_area"]
@@ -65,7 +66,8 @@ def composite_boxes(
 
     Raises:
         TypeError: an argument of another kind or dtype.
-        ValueError: shapes or devices that do not fit, ``beta`` without ``b`` or ``b`` without ``beta``.
+        ValueError: shapes or devices that do not fit, ``beta`` without ``b`` or ``b`` without ``beta``, or (read on the
+            CPU) ``beta`` outside of ``[0, 1]``.
         IndexError: an index out of range (on a GPU the kernel traps, as torch's own indexing does).
 
     Note:
@@ -121,6 +123,20 @@ def composite_boxes_torch(
         >>> area.tolist()
         [24, 0]
     """
+    _check(base, a, b, beta, boxes, index_a, index_b)
+    return _forward_torch(base, a, b, beta, boxes, index_a, index_b)
+
+
+def _forward_torch(
+    base: Tensor,
+    a: Tensor,
+    b: Tensor | None,
+    beta: Tensor | None,
+    boxes: Tensor,
+    index_a: Tensor | None,
+    index_b: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    _check_numbers(a, b, beta, index_a, index_b)
     mask = box_mask(boxes, (base.shape[2], base.shape[3]))
     inside = _blend(_partner(a, index_a), None if b is None else _partner(b, index_b), beta)
     return _composite.like(base, torch.where(mask, inside, base)), mask.sum((1, 2, 3))
@@ -190,7 +206,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     if _composite.usable(base, boxes.shape[1]):
         return _composite.composite(base, a, b, beta, boxes, index_a, index_b)
-    return composite_boxes_torch(base, a, boxes, b=b, beta=beta, index_a=index_a, index_b=index_b)
+    return _forward_torch(base, a, b, beta, boxes, index_a, index_b)
 
 
 # The same function as an operator, so that torch.compile and autograd see one node. Eager calls without a gradient skip
@@ -205,6 +221,7 @@ def _composite_op(
     index_a: Tensor | None,
     index_b: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
+    _check(base, a, b, beta, boxes, index_a, index_b)  # called by its name nobody has looked at these
     return _forward(base, a, b, beta, boxes, index_a, index_b)
 
 
@@ -303,6 +320,19 @@ def _check(
     if boxes.ndim != 3 or boxes.shape[0] != batch or boxes.shape[2] != 4:
         raise ValueError(f"boxes must have shape ({batch}, N, 4), got {tuple(boxes.shape)}")
     _check_device("boxes", boxes, base)
+
+
+def _check_numbers(
+    a: Tensor, b: Tensor | None, beta: Tensor | None, index_a: Tensor | None, index_b: Tensor | None
+) -> None:
+    """What the C++ form refuses itself: an index out of range, which torch's indexing counts from the end, and beta."""
+    if not reads_values(a.device) or type(a) is not Tensor:
+        return
+    for index, partner in ((index_a, a), (index_b, b)):
+        if index is not None and partner is not None and bool(((index < 0) | (index >= len(partner))).any()):
+            raise _composite.bad_index(a, b)
+    if beta is not None and not bool(((beta >= 0) & (beta <= 1)).all()):
+        raise _composite.bad_beta(beta)
 
 
 def _check_small(name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype, base: Tensor) -> None:

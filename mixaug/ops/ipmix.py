@@ -7,6 +7,7 @@ Three forms with the same bits: one call into C++ for CPU tensors and one CUDA l
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor
 
 import mixaug_ext
+from mixaug._checks import check_flag, check_int, kind_of
+from mixaug._records import Rule, Rules, check_record, reads_values
 from mixaug.ops._select import update
 from mixaug.ops.color import luma
 from mixaug.ops.image import image_operation
-from mixaug.ops.ipmix_record import IMAGE_OPERATIONS, IPMixParams
+from mixaug.ops.ipmix_record import IMAGE_OPERATIONS, OPERATIONS, IPMixParams
 from mixaug.ops.mixing import mix, quantise
 from mixaug.ops.warp import UNIT, taps
 
@@ -25,6 +28,10 @@ from mixaug.ops.warp import UNIT, taps
 _CHUNK = {"cpu": 1 << 20, "cuda": 1 << 26}
 #: Below this many elements a second thread costs more than it saves (20 us to start one, 3 ns an element and step).
 _ELEMENTS_PER_THREAD = 1 << 14
+#: Dtypes of images.
+DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
+#: Strength of an operation at most, side of an enlarged picture (whose coordinates fit 64 bits: 2^32 side^2), views.
+_LEVEL, _SIDE, _VIEWS = 10.0, 46_340, 10_000
 #: Names of the record's tensors, in order.
 _RECORD = tuple(field.name for field in dataclasses.fields(IPMixParams) if field.type == "Tensor")
 
@@ -43,7 +50,7 @@ def replay_ipmix(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tenso
 
     Args:
         images: ``(B, C, H, W)``, C 1 or 3; uint8, or float16, bfloat16, float32 in ``[0, 1]``. Not written.
-        params: a record drawn for this ``B`` and ``(H, W)``.
+        params: a record drawn for this ``B`` and ``(H, W)``, on the images' device. Its values are checked on the CPU.
         pictures: ``(P, 3, S, S)`` uint8 on the images' device, the mixing set resized to ``params.side``; a
             smaller ``S`` is enlarged (bilinear) where a patch needs it.
 
@@ -51,7 +58,10 @@ def replay_ipmix(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tenso
         ``(B * views, C, H, W)``, same dtype, device and memory format. Halves are computed in float32.
 
     Raises:
-        ValueError: the record was drawn for another batch or image size, or ``pictures`` do not fit it.
+        TypeError: images, pictures or a field of the record are of another kind or dtype (compact ints and floats of a
+            record are cast, where that is exact).
+        ValueError: the record was drawn for another batch or image size, ``pictures`` do not fit it, or a value of it
+            is out of range. Those of a record on a GPU are not read: the kernel traps where it cannot use them.
 
     Example:
         >>> from mixaug.transforms.ipmix_params import sample_example
@@ -59,17 +69,18 @@ def replay_ipmix(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tenso
         >>> replay_ipmix(images, sample_example(batch=2), pictures).shape
         torch.Size([2, 3, 32, 32])
     """
-    if (images.shape[0], *images.shape[2:]) != (params.batch, *params.size):
-        raise ValueError(
-            f"params was drawn for {params.batch} images of {params.size[0]}x{params.size[1]} pixels, "
-            f"got images of shape {tuple(images.shape)}"
-        )
-    bank = pictures.shape[-1]
-    if pictures.shape[1:] != (3, bank, bank) or bank > params.side or pictures.dtype != torch.uint8:
-        raise ValueError(
-            f"pictures must be uint8 of shape (P, 3, S, S) with S at most {params.side}, "
-            f"got {pictures.dtype} of shape {tuple(pictures.shape)}"
-        )
+    params = _checked(images, params, pictures)
+    return carry_out(images, params, pictures)
+
+
+def carry_out(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tensor:
+    """:func:`replay_ipmix` of a record that is checked, or that the sampler has just made.
+
+    Args:
+        images: as there.
+        params: as there.
+        pictures: as there.
+    """
     # Tensors of torch's own kinds, such as fake ones, have no data for a kernel: the operator knows what to do.
     if torch.compiler.is_compiling() or type(images) is not Tensor or images.requires_grad:
         record = [getattr(params, name) for name in _RECORD]
@@ -95,6 +106,100 @@ def ipmix_torch(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tensor
         >>> ipmix_torch(images, params, pictures).equal(replay_ipmix(images, params, pictures))
         True
     """
+    return _carry_out_torch(images, _checked(images, params, pictures), pictures)
+
+
+def check_ipmix(
+    params: Any, batch: int, size: tuple[int, int], pictures: int | None, device: torch.device, values: bool
+) -> IPMixParams:
+    """The record as it may be used, see :func:`mixaug._records.check_record`; moved to ``device``.
+
+    Args:
+        params: what was given as a record.
+        batch: number of images.
+        size: ``(H, W)`` of them.
+        pictures: in the mixing set; None: the record takes none.
+        device: of the images.
+        values: read the values.
+
+    Raises:
+        TypeError: the record, or a field of it, is of another kind or dtype.
+        ValueError: it does not fit the images, or a value is out of range.
+
+    Example:
+        >>> from mixaug.transforms.ipmix_params import sample_example
+        >>> check_ipmix(sample_example(), 2, (32, 32), 512, torch.device("cpu"), True).batch
+        2
+    """
+    if not isinstance(params, IPMixParams):
+        raise TypeError(f"params must be IPMixParams, got {kind_of(params)}")
+    h, w = size
+    if not isinstance(params.size, (tuple, list, torch.Size)) or (params.batch, *params.size) != (batch, h, w):
+        raise ValueError(
+            f"params was drawn for {params.batch} images of size {params.size}, got {batch} images of {h}x{w} pixels"
+        )
+    views = check_int("params.views", params.views, 1, _VIEWS)
+    side = check_int("params.side", params.side, max(h, w), _SIDE)
+    check_flag("params.mixed_input", params.mixed_input)
+    op = params.op
+    if not isinstance(op, Tensor):
+        raise TypeError(f"params.op must be a tensor, got {kind_of(op)}")
+    if op.ndim != 3 or op.shape[0] != batch * views:
+        raise ValueError(f"params.op must have shape ({batch * views}, k, t), got {tuple(op.shape)}")
+    rules = _rules(*op.shape, h, w, side, pictures)
+    tensors = check_record(params, rules, device, values=values, move=True)
+    if all(tensors[name] is getattr(params, name) for name in tensors):
+        return params
+    return dataclasses.replace(params, **tensors)  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=64)
+def _rules(n: int, k: int, t: int, h: int, w: int, side: int, pictures: int | None) -> Rules:
+    ints, floats, step = torch.int64, torch.float32, (n, k, t)
+    return Rules(
+        depth=Rule(ints, (n, k), 0, t),
+        weight=Rule(floats, (n, k), 0.0, 1.0),
+        m=Rule(floats, (n,), 0.0, 1.0),
+        op=Rule(ints, step, 0, len(OPERATIONS) - 1),
+        level=Rule(floats, step, 0.0, _LEVEL),
+        sign=Rule(ints, step, kind="sign"),
+        box=Rule(ints, (*step, 4), h, w, kind="box"),
+        a=Rule(floats, step, 0.0, 2.0),
+        b=Rule(floats, step, -1.0, 1.0),
+        keep=Rule(floats, step, 0.0, 1.0),
+        seed=Rule(ints, step),
+        source=Rule(ints, step, -1, len(IMAGE_OPERATIONS) - 1),
+        picture=Rule(ints, (n,), 0, 2**62 if pictures is None else pictures - 1),
+        top=Rule(ints, (n,), 0, side - h),
+        left=Rule(ints, (n,), 0, side - w),
+    )
+
+
+def _checked(images: Any, params: Any, pictures: Any) -> IPMixParams:
+    """The record as it may be used on these images and with these pictures; everything is checked."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor, got {kind_of(images)}")
+    if images.dtype not in DTYPES:
+        raise TypeError(f"images must be uint8, float16, bfloat16 or float32, got {images.dtype}")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:] or images.layout != torch.strided:
+        raise ValueError(f"images must be (B, C, H, W) with C 1 or 3, got shape {tuple(images.shape)}")
+    if not isinstance(pictures, Tensor):
+        raise TypeError(f"pictures must be a tensor, got {kind_of(pictures)}")
+    size = images.shape[2], images.shape[3]
+    values = reads_values(images.device) and type(images) is Tensor
+    record = check_ipmix(params, images.shape[0], size, len(pictures), images.device, values)
+    bank = pictures.shape[-1] if pictures.ndim else 0
+    if pictures.shape[1:] != (3, bank, bank) or not 0 < bank <= record.side or pictures.dtype != torch.uint8:
+        raise ValueError(
+            f"pictures must be uint8 of shape (P, 3, S, S) with S at most {record.side}, "
+            f"got {pictures.dtype} of shape {tuple(pictures.shape)}"
+        )
+    if pictures.device != images.device:
+        raise ValueError(f"pictures must be on the images' device {images.device}, got {pictures.device}")
+    return record
+
+
+def _carry_out_torch(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tensor:
     out = _empty_rows(images, params.views)
     if out.numel() == 0:
         return out
@@ -139,6 +244,7 @@ def mixture_coefficients(params: IPMixParams, dtype: torch.dtype) -> tuple[Tenso
 def _replay(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tensor:
     from mixaug_ext._ipmix import ipmix, ipmix_cuda, usable_on_gpu
 
+    images = images.resolve_neg()  # a view of complex numbers may owe its sign
     if usable_on_gpu(images):
         result = _empty_rows(images.detach(), params.views)
         if result.numel():
@@ -147,7 +253,7 @@ def _replay(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tensor:
             ipmix_cuda(images.detach(), result, pictures.contiguous(), record, side=side, mixed_input=mixed_input)
         return result
     if images.device.type != "cpu" or not _compiled_cpu():
-        return ipmix_torch(images, params, pictures)
+        return _carry_out_torch(images, params, pictures)
     half = images.dtype in (torch.float16, torch.bfloat16)
     source = images.detach().float() if half else images.detach()
     out = _empty_rows(source, params.views)
@@ -242,7 +348,8 @@ def _empty_rows(images: Tensor, views: int) -> Tensor:
 def _ipmix_op(
     images: Tensor, pictures: Tensor, record: Sequence[Tensor], views: int, side: int, mixed_input: bool
 ) -> Tensor:
-    return _replay(images, _params_of(images, record, views, side, mixed_input), pictures)
+    # Called by its name, or with another record than its graph was traced with: nobody has looked at this one.
+    return _replay(images, _checked(images, _params_of(images, record, views, side, mixed_input), pictures), pictures)
 
 
 @_ipmix_op.register_fake

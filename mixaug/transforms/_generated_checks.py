@@ -15,15 +15,13 @@ from mixaug.adautomix.draws import MixDraw
 __all__ = ["fitting_draw", "per_frame", "teacher_takes"]
 
 
-def fitting_draw(params: Any, images: Tensor) -> MixDraw:
-    """The draw on the images' device, if it was drawn for so many images. Its values are read on the CPU only."""
+def fitting_draw(params: Any, images: Tensor, check_values: bool = False) -> MixDraw:
+    """The draw on the images' device, if it was drawn for so many images; ``check_values`` reads one on a GPU."""
     if not isinstance(params, MixDraw):
         raise TypeError(f"params must be a MixDraw, got {type(params).__name__}")
     if len(params.index) != len(images):
         raise ValueError(f"params were drawn for {len(params.index)} images, got images of shape {tuple(images.shape)}")
-    if params.index.shape[1] > 1 and params.index.device.type == "cpu" and not torch.compiler.is_compiling():
-        check_draw(params, len(images))
-    return params if params.ratios.device == images.device else params.to(images.device)
+    return check_draw(params, len(images), images.device, check_values=check_values)
 
 
 def per_frame(draw: MixDraw, images: Tensor) -> MixDraw:

@@ -7,31 +7,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixaug._checks import kind_of
+from mixaug._records import Rule, Rules, check_record, reads_values
 from mixaug.transforms.dynamic_mixcut_params import DynamicMixCutParams
 
-_FLOAT, _INT = torch.float32, torch.int64
 
-
-def fitting_record(params: DynamicMixCutParams, images: Tensor) -> DynamicMixCutParams:
-    """The record on the images' device, if it was drawn for such images."""
+def fitting_record(params: DynamicMixCutParams, images: Tensor, check_values: bool = False) -> DynamicMixCutParams:
+    """The record on the images' device, if it was drawn for such images; ``check_values`` reads one on a GPU."""
     if not isinstance(params, DynamicMixCutParams):
         raise TypeError(f"params must be DynamicMixCutParams, got {type(params).__name__}")
-    h, w = params.size
-    if params.lam.shape[0] != images.shape[0] or (h, w) != tuple(images.shape[-2:]):
+    batch, (h, w) = images.shape[0], images.shape[-2:]
+    for name, value, ndim in (("lam", params.lam, 1), ("boxes", params.boxes, 3)):
+        if not isinstance(value, Tensor) or value.ndim != ndim:
+            raise TypeError(f"params.{name} must be a tensor of {ndim} dimensions, got {kind_of(value)}")
+    if not isinstance(params.size, (tuple, list)) or (len(params.lam), *params.size) != (batch, h, w):
         raise ValueError(
-            f"params were drawn for {len(params.lam)} images of {h}x{w} pixels, got images of shape "
+            f"params were drawn for {len(params.lam)} images of size {params.size}, got images of shape "
             f"{tuple(images.shape)}"
         )
-    # The compiled label mixing reads them where they lie.
-    batch = images.shape[0]
-    for name, dtype, shape in (("lam", _FLOAT, (batch,)), ("index", _INT, (batch, 2)), ("beta", _FLOAT, (batch,))):
-        value = getattr(params, name)
-        if value.dtype != dtype or value.shape != shape:
-            kind = str(dtype).removeprefix("torch.")
-            raise ValueError(
-                f"params.{name} must be {kind} of shape {shape}, got {value.dtype} of {tuple(value.shape)}"
-            )
-    return params if all(x.device == images.device for x in params.tensors().values()) else params.to(images.device)
+    rules = Rules(
+        boxes=Rule(torch.int64, (batch, params.boxes.shape[1], 4), h, w, kind="box"),
+        lam=Rule(torch.float32, (batch,), 0.0, 1.0),
+        index=Rule(torch.int64, (batch, 2), 0, batch - 1),
+        beta=Rule(torch.float32, (batch,), 0.0, 1.0),
+    )
+    values = reads_values(images.device, check_values)
+    tensors = check_record(params, rules, images.device, values=values, move=True)
+    if all(tensors[name] is getattr(params, name) for name in tensors):
+        return params
+    return DynamicMixCutParams(params.size, **tensors)
 
 
 def check_views(views: Any, images: Tensor) -> None:

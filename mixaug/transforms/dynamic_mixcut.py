@@ -78,6 +78,8 @@ class DynamicMixCut(BatchMix):
         (torch.Size([8, 3, 32, 32]), torch.Size([8, 10]), torch.float32)
     """
 
+    _replayed = False
+
     def __init__(
         self,
         num_classes: int | None = None,
@@ -146,7 +148,9 @@ class DynamicMixCut(BatchMix):
             ``(mixed, targets)``.
 
         Raises:
-            ValueError: the record does not fit the images.
+            TypeError: the record, or a field of it, is of another kind or dtype (compact ones are cast).
+            ValueError: the record does not fit the images, or a value of it is out of range (read on the CPU; on a GPU
+                at the first replay, or with ``check_values``).
 
         Example:
             >>> mix, images, labels = DynamicMixCut(10), torch.rand(5, 3, 8, 8), torch.arange(5)
@@ -155,7 +159,9 @@ class DynamicMixCut(BatchMix):
             True
         """
         self._check(images, labels, views)
-        hook = {"labels": labels, "views": views, "mixcut": fitting_record(params, images)}
+        first = self.check_values or not self._replayed
+        hook = {"labels": labels, "views": views, "mixcut": fitting_record(params, images, first)}
+        self._replayed = True
         return self.transform(images, hook), self.transform(labels, hook)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:

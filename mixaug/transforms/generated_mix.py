@@ -81,6 +81,8 @@ class GeneratedMix(BatchMix):
         (torch.Size([8, 3, 32, 32]), torch.Size([8, 10]), torch.float32)
     """
 
+    _replayed = False
+
     def __init__(
         self,
         mask_generator: MixGenerator,
@@ -211,10 +213,14 @@ class GeneratedMix(BatchMix):
             ``(mixed, targets)``.
 
         Raises:
-            ValueError: the draw does not fit the images.
+            TypeError: the draw, or a field of it, is of another kind or dtype (compact ones are cast).
+            ValueError: the draw does not fit the images, or a value of it is out of range (read on the CPU; on a GPU at
+                the first replay, or with ``check_values``).
         """
         self._check_sample([images], labels)
-        hook = {"labels": labels, "draw": fitting_draw(params, images)}
+        first = self.check_values or not self._replayed
+        hook = {"labels": labels, "draw": fitting_draw(params, images, first)}
+        self._replayed = True
         return self.transform(images, hook), self.transform(labels, hook)
 
     def masks(self, images: Tensor, params: MixDraw) -> Tensor:

@@ -23,8 +23,9 @@ from mixaug._checks import (
     check_number,
 )
 from mixaug._random import Drawing, GeneratorState
-from mixaug.ops.ipmix import replay_ipmix
-from mixaug.ops.ipmix_record import IPMixParams
+from mixaug._records import reads_values
+from mixaug.ops.ipmix import carry_out, check_ipmix
+from mixaug.ops.ipmix_record import IMAGE_OPERATIONS, IPMixParams
 from mixaug.transforms import _sample
 from mixaug.transforms._images import DTYPES, ImageBatch, check_values, is_image, to_batch
 from mixaug.transforms.ipmix_params import LEVELS, LOWEST, STRUCTURES, IPMixSettings, sample_ipmix
@@ -134,7 +135,7 @@ class IPMix(Drawing, v2.Transform):
         self._random = GeneratorState(generator)
         self.check_values = check_flag("check_values", check_values)
         self._images_getter = _sample.parse_getter("images_getter", images_getter)
-        self._checked = False
+        self._checked = self._replayed = False
 
     @property
     def mixing_set(self) -> PictureBank:
@@ -200,15 +201,21 @@ class IPMix(Drawing, v2.Transform):
     def replay(self, images: Any, params: IPMixParams) -> Any:
         """Carries out a record: no randomness.
 
+        The record's values are checked on the CPU; on a GPU at the first replay, or with ``check_values`` (the host
+        waits then; a transform without P-level steps also waits for a GPU to learn whether the record takes pictures).
+
         Args:
             images: of the batch size and image size that ``params`` was drawn for.
-            params: of :meth:`sample`.
+            params: of :meth:`sample`, of this transform or of another one whose mixing set has as many pictures or
+                fewer; its pictures come from this transform's set. Moved to the images' device; compact dtypes (int32,
+                uint8, float16) are cast.
 
         Returns:
             as the transform itself: the images, or ``(clean, view_1, ..., view_n)`` when ``n_views > 1``.
 
         Raises:
-            ValueError: the record does not fit the images.
+            TypeError: the record, or a field of it, is of another kind or dtype.
+            ValueError: the record does not fit the images or the mixing set, or a value of it is out of range.
 
         Example:
             >>> ipmix, images = IPMix(levels=("image",)), torch.rand(5, 3, 32, 32)
@@ -216,7 +223,21 @@ class IPMix(Drawing, v2.Transform):
             >>> ipmix.replay(images, params).equal(ipmix.replay(images, params))
             True
         """
-        return self._carry_out(to_batch(images), params)
+        batch = to_batch(images)
+        device, size = batch.images.device, (batch.images.shape[2], batch.images.shape[3])
+        values = reads_values(device, self.check_values or not self._replayed)
+        # A record of another transform may take pictures where this one draws none.
+        pictures = len(self.mixing_set) if self._needs_pictures else None
+        params = check_ipmix(params, batch.batch, size, pictures, device, values)
+        if pictures is None and _takes_pictures(params):
+            if self._mixing_set is None:
+                raise ValueError(
+                    f"params takes pictures, which levels={self.levels} does not draw: give IPMix its mixing_set"
+                )
+            pictures = len(self.mixing_set)
+            params = check_ipmix(params, batch.batch, size, pictures, device, values)
+        self._replayed = True
+        return self._carry_out(batch, params, pictures is not None)
 
     def forward(self, *inputs: Any) -> Any:
         """Augments an image, a batch, or the images of a sample.
@@ -258,7 +279,7 @@ class IPMix(Drawing, v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """torchvision's hook: carries the record out on one input."""
-        return self._carry_out(to_batch(inpt), params["ipmix"]) if is_image(inpt) else inpt
+        return self._carry_out(to_batch(inpt), params["ipmix"], self._needs_pictures) if is_image(inpt) else inpt
 
     def extra_repr(self) -> str:
         """The arguments that are not at their defaults by size."""
@@ -279,13 +300,14 @@ class IPMix(Drawing, v2.Transform):
             device=images.device,
         )
 
-    def _carry_out(self, batch: ImageBatch, params: IPMixParams) -> Any:
+    def _carry_out(self, batch: ImageBatch, params: IPMixParams, takes_pictures: bool) -> Any:
+        """The result of a record that is checked, or just drawn."""
         images = batch.images
         self._check(images)
         if params.m.device != images.device:
             params = params.to(images.device)
         params = params.repeat_interleave(batch.frames)
-        out = replay_ipmix(images, params, self._pictures(params, images.device))
+        out = carry_out(images, params, self._pictures(params, images.device, takes_pictures))
         if params.views == 1:
             return batch.restore(out)
         views = out.unflatten(0, (params.views, images.shape[0])).unbind(0)
@@ -303,12 +325,20 @@ class IPMix(Drawing, v2.Transform):
     def _needs_pictures(self) -> bool:
         return "patch" in self.levels or "pixel" in self.levels
 
-    def _pictures(self, params: IPMixParams, device: torch.device) -> Tensor:
+    def _pictures(self, params: IPMixParams, device: torch.device, takes_pictures: bool) -> Tensor:
         """The mixing set on ``device``, shrunk to the record's side; a smaller set is enlarged as patches need it."""
-        if not self._needs_pictures:
+        if not takes_pictures:
             return torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device=device)
         return self.mixing_set.resized(min(params.side, self.mixing_set.size), device)
 
 
 def _can_be_images(value: Tensor) -> bool:
     return value.dtype in DTYPES and 3 <= value.ndim <= 6 and value.shape[-3] in (1, 3)
+
+
+def _takes_pictures(params: IPMixParams) -> bool:
+    """Whether a step of the record mixes with a picture. Reads it, so a GPU makes the host wait."""
+    if params.op.device.type == "meta" or torch.compiler.is_compiling():
+        return True
+    steps = torch.arange(params.op.shape[2], device=params.op.device) < params.depth[..., None]
+    return bool((steps & (params.op >= len(IMAGE_OPERATIONS)) & (params.source < 0)).any())

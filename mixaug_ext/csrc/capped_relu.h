@@ -10,12 +10,6 @@
 
 #include "composite.h"  // MIXAUG_API and the codes
 
-#if defined(__CUDACC__)
-#define MIXAUG_BOTH __host__ __device__ inline
-#else
-#define MIXAUG_BOTH inline
-#endif
-
 // Mirrors mixaug_ext/_capped_relu.py, word by word.
 //
 // The tensors are `outer` x `caps` x `inner` elements without gaps; cap c belongs to the elements [:, c, :].

@@ -474,9 +474,11 @@ Work work_on_bytes(const CompositeArgs& g) {
 
 MIXAUG_API int mixaug_composite(const CompositeArgs* args) {
     const CompositeArgs& g = *args;
+    if (g.inner <= 0 || g.n_boxes < 0) return MIXAUG_BAD_ARGUMENT;
     for (i64 i = 0; i < g.batch; i++) {
         if (g.index_a && (g.index_a[i] < 0 || g.index_a[i] >= g.count_a)) return MIXAUG_BAD_INDEX;
         if (g.index_b && (g.index_b[i] < 0 || g.index_b[i] >= g.count_b)) return MIXAUG_BAD_INDEX;
+        if (g.b && !(g.beta[i] >= 0.0f && g.beta[i] <= 1.0f)) return MIXAUG_BAD_RECORD;
     }
     const i64 total = g.batch * g.planes * g.rows;
     if (total == 0 || g.width == 0) {

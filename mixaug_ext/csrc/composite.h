@@ -9,6 +9,12 @@
 #define MIXAUG_API extern "C" __attribute__((visibility("default")))
 #endif
 
+#if defined(__CUDACC__)
+#define MIXAUG_BOTH __host__ __device__ inline
+#else
+#define MIXAUG_BOTH inline
+#endif
+
 // Mirrors mixaug_ext/_composite.py: CompositeArgs, field by field.
 //
 // An image is `planes` planes of `rows` rows of `width` elements: (C, H, W) for contiguous images, (1, H, W C) for
@@ -30,5 +36,5 @@ struct CompositeArgs {
 // Codes of `dtype`.
 enum : std::int64_t { MIXAUG_U8, MIXAUG_F16, MIXAUG_BF16, MIXAUG_F32 };
 
-// What the entry points return.
-enum : int { MIXAUG_DONE, MIXAUG_NO_MEMORY, MIXAUG_BAD_INDEX, MIXAUG_BAD_ARGUMENT };
+// What the entry points return. Nothing was written when it is one of the BAD ones.
+enum : int { MIXAUG_DONE, MIXAUG_NO_MEMORY, MIXAUG_BAD_INDEX, MIXAUG_BAD_ARGUMENT, MIXAUG_BAD_RECORD };

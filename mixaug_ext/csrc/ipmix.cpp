@@ -755,7 +755,7 @@ void run_row(const IPMixArgs& g, i64 r, Scratch& s) {
 }  // namespace
 
 // Bumped whenever a struct or its meaning changes, here or in a header; the loader refuses a library with another number.
-MIXAUG_API int mixaug_abi() { return 6; }
+MIXAUG_API int mixaug_abi() { return 7; }
 
 // Mirrors mixaug_ext/_ipmix.py: SampleArgs. The uniforms of a row: 16 for each of its k t steps, 3 for each chain, 4.
 struct SampleArgs {
@@ -829,12 +829,28 @@ MIXAUG_API void mixaug_ipmix_sample(const SampleArgs* args) {
     }
 }
 
-// 0: done; 1: out of memory.
+namespace {
+
+// What the record makes the kernel index, allocate or convert by, before anything is written.
+bool record_fits(const IPMixArgs& g) {
+    for (i64 chain = 0; chain < g.rows * g.k; chain++) {
+        if (!mixaug_record::depth_fits(g, chain)) return false;
+        for (i64 j = 0; j < g.depth[chain]; j++)
+            if (!mixaug_record::step_fits(g, chain / g.k, chain * g.t + j)) return false;
+    }
+    return true;
+}
+
+}  // namespace
+
+// A code of composite.h.
 MIXAUG_API int mixaug_ipmix(const IPMixArgs* args) {
     const IPMixArgs& g = *args;
-    if (g.rows <= 0) return 0;
+    if (g.rows == 0) return MIXAUG_DONE;
+    if (!mixaug_record::sizes_fit(g)) return MIXAUG_BAD_ARGUMENT;
+    if (!record_fits(g)) return MIXAUG_BAD_RECORD;
     std::atomic<i64> next{0};
-    std::atomic<int> failed{0};
+    std::atomic<int> failed{MIXAUG_DONE};
     const size_t size = static_cast<size_t>(g.channels) * g.height * g.width;
     auto work = [&]() {
         try {
@@ -848,7 +864,7 @@ MIXAUG_API int mixaug_ipmix(const IPMixArgs* args) {
             for (i64 from = next.fetch_add(turn); from < g.rows; from = next.fetch_add(turn))
                 for (i64 r = from; r < std::min(from + turn, g.rows); r++) run_row(g, r, s);
         } catch (const std::bad_alloc&) {
-            failed = 1;
+            failed = MIXAUG_NO_MEMORY;
         }
     };
     std::vector<std::thread> helpers;

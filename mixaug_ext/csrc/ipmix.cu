@@ -339,7 +339,10 @@ __global__ void __launch_bounds__(512, 2) ipmix_kernel(IPMixCudaArgs args, Const
         const u8* start = base;
         for (i64 i = 0; i < g.k; i++) {
             const i64 first = (r * g.k + i) * g.t;
+            if (!mixaug_record::depth_fits(g, r * g.k + i)) MIXAUG_TRAP();
             const int depth = static_cast<int>(g.depth[r * g.k + i]);
+            for (int j = 0; j < depth; j++)
+                if (!mixaug_record::step_fits(g, r, first + j)) MIXAUG_TRAP();
             int left_over = 0;  // image-level steps still to come: they decide which buffer a step writes to,
             for (int j = 0; j < depth; j++) left_over += g.op[first + j] < ADD;  // so that the last one writes to `mine`
             u8* mine = chains + i * size;
@@ -383,13 +386,12 @@ __global__ void __launch_bounds__(512, 2) ipmix_kernel(IPMixCudaArgs args, Const
                     }
                     __syncthreads();
                 }
-                const i64 which = g.picture[r];
-                if (own < 0 && (which < 0 || which >= args.pictures)) MIXAUG_TRAP();
+                const i64 which = own < 0 ? g.picture[r] : 0;
                 const u8* picture = g.pictures + which * 3 * g.bank * g.bank;
                 const u32 lo = static_cast<u32>(g.seed[at]), hi = static_cast<u32>(static_cast<u64>(g.seed[at]) >> 32);
                 const u32 threshold = static_cast<u32>(g.keep[at] * 16777216.0f);
-                const int x0 = clampi(static_cast<i32>(g.box[at * 4]), w), y0 = clampi(static_cast<i32>(g.box[at * 4 + 1]), h);
-                const int x1 = clampi(static_cast<i32>(g.box[at * 4 + 2]), w), y1 = clampi(static_cast<i32>(g.box[at * 4 + 3]), h);
+                const int x0 = static_cast<int>(g.box[at * 4]), y0 = static_cast<int>(g.box[at * 4 + 1]);
+                const int x1 = static_cast<int>(g.box[at * 4 + 2]), y1 = static_cast<int>(g.box[at * 4 + 3]);
                 // In place just the box is visited, else the rest is copied.
                 const int from_x = in_place ? x0 : 0, from_y = in_place ? y0 : 0;
                 const int columns = in_place ? x1 - x0 : w, pixels = columns * (in_place ? y1 - y0 : h);
@@ -469,7 +471,7 @@ MIXAUG_API int mixaug_ipmix_cuda(const IPMixCudaArgs* args) {
     const IPMixArgs& g = args->common;
     const i64 size = g.channels * g.height * g.width;
     if (g.rows <= 0 || size <= 0) return MIXAUG_DONE;
-    if ((g.channels != 1 && g.channels != 3) || size > 0x7fff0000 || args->blocks <= 0 || args->blocks > 0x7fffffff)
+    if (!mixaug_record::sizes_fit(g) || size > 0x7fff0000 || args->blocks <= 0 || args->blocks > 0x7fffffff)
         return MIXAUG_BAD_ARGUMENT;
     if (!args->scratch && (g.k + 2) * size > SHARED) return MIXAUG_BAD_ARGUMENT;
     int error = 0;
