@@ -196,7 +196,7 @@ def _check_values(name: str, tensors: dict[str, Tensor], rules: Rules, device: t
 def _is_bounded(rule: Rule) -> bool:
     if rule.dtype == torch.bool:
         return False
-    return rule.dtype != torch.int64 or not (math.isinf(rule.low) and math.isinf(rule.high))
+    return rule.dtype != torch.int64 or rule.kind == "sign" or not (math.isinf(rule.low) and math.isinf(rule.high))
 
 
 def _as_words(rule: Rule) -> _records.Words:

@@ -18,7 +18,7 @@
 #include <thread>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(MIXAUG_NO_VECTORS)
 #include <immintrin.h>
 #define MIXAUG_AVX2
 #endif
