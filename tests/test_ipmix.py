@@ -266,7 +266,7 @@ def test_batches_are_checked_at_the_first_call_or_when_asked(pictures):
 def test_replay_refuses_another_size(pictures):
     ipmix = IPMix(mixing_set=pictures)
     params = ipmix.sample(torch.rand(4, 3, 32, 32))
-    with pytest.raises(ValueError, match=r"drawn for 4 images of 32x32 pixels, got images of shape \(4, 3, 32, 31\)"):
+    with pytest.raises(ValueError, match=r"drawn for 4 images of size \(32, 32\), got 4 images of 32x31 pixels"):
         ipmix.replay(torch.rand(4, 3, 32, 31), params)
     with pytest.raises(ValueError, match="drawn for 4 images"):
         ipmix.replay(torch.rand(3, 3, 32, 32), params)

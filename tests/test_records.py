@@ -131,7 +131,7 @@ def test_images_that_no_form_knows(replay):
         with pytest.raises(ValueError, match="images"):
             replay(wrong, params, bank)
     for wrong in (bank.float(), bank[:, :2], bank[..., :10], bank[0], bank.to("meta")):
-        with pytest.raises((TypeError, ValueError), match="pictures|params"):
+        with pytest.raises((TypeError, ValueError), match=r"pictures|params"):
             replay(images, params, wrong)
     with pytest.raises(TypeError, match="images must be a tensor"):
         replay(images.numpy(), params, bank)

@@ -146,15 +146,14 @@ def check_ipmix(
         raise TypeError(f"params.op must be a tensor, got {kind_of(op)}")
     if op.ndim != 3 or op.shape[0] != batch * views:
         raise ValueError(f"params.op must have shape ({batch * views}, k, t), got {tuple(op.shape)}")
-    rules = _rules(*op.shape, h, w, side, pictures)
+    rules = (_make_rules if torch.compiler.is_compiling() else _rules)(*op.shape, h, w, side, pictures)
     tensors = check_record(params, rules, device, values=values, move=True)
     if all(tensors[name] is getattr(params, name) for name in tensors):
         return params
     return dataclasses.replace(params, **tensors)  # type: ignore[arg-type]
 
 
-@functools.lru_cache(maxsize=64)
-def _rules(n: int, k: int, t: int, h: int, w: int, side: int, pictures: int | None) -> Rules:
+def _make_rules(n: int, k: int, t: int, h: int, w: int, side: int, pictures: int | None) -> Rules:
     ints, floats, step = torch.int64, torch.float32, (n, k, t)
     return Rules(
         depth=Rule(ints, (n, k), 0, t),
@@ -173,6 +172,10 @@ def _rules(n: int, k: int, t: int, h: int, w: int, side: int, pictures: int | No
         top=Rule(ints, (n,), 0, side - h),
         left=Rule(ints, (n,), 0, side - w),
     )
+
+
+#: Those of the last few shapes are kept; a compiler traces the function itself.
+_rules = functools.lru_cache(maxsize=64)(_make_rules)
 
 
 def _checked(images: Any, params: Any, pictures: Any) -> IPMixParams:
