@@ -51,7 +51,7 @@ def hostile(value: Tensor) -> Iterator[Any]:
         filled = torch.full_like(value, edge)
         yield filled
         yield filled[:1].expand_as(value)  # strides of zero
-        last = value.clone()
+        last = value.clone(memory_format=torch.contiguous_format)
         last.view(-1)[-1] = edge
         yield last
 

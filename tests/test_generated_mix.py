@@ -509,8 +509,12 @@ def test_draws_that_do_not_fit():
     for params, error, message in (
         (mix.sample(images_of(3)), ValueError, "params were drawn for 3 images, got images of shape (4, 3, 12, 20)"),
         ({}, TypeError, "params must be a MixDraw, got dict"),
-        (draw_of([[0, 4]] * 4, [[0.5, 0.5]] * 4), ValueError, "index must name at least 2 of the 4 images of the b"),
-        (draw_of([[0, 1]] * 4, [[0.5, 0.6]] * 4), ValueError, "ratios must be 0 or more and sum to 1, got [0.5, 0.6"),
+        (draw_of([[0, 4]] * 4, [[0.5, 0.5]] * 4), ValueError, "params.index must be from 0 to 3, got 4 at [0, 1]"),
+        (
+            draw_of([[0, 1]] * 4, [[0.5, 0.6]] * 4),
+            ValueError,
+            "params.ratios must be 0 or more and sum to 1, got [0.5, 0.6",
+        ),
     ):
         with pytest.raises(error, match="^" + re.escape(message)):
             mix.replay(images, labels_of(4), params)

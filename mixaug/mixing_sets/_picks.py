@@ -97,7 +97,13 @@ def check_picks(params: Any, pictures: int) -> PickParams:
     check_int("params.side", params.side, 1)
     if not isinstance(params.index, Tensor) or params.index.ndim != 1:
         raise TypeError(f"params.index must be a tensor (B,), got {kind_of(params.index)}")
+    scale = params.scale
+    if params.index.device.type == "meta" and isinstance(scale, Tensor) and scale.device.type != "meta":
+        raise ValueError(f"params.index must be on {scale.device}, as the other fields, got meta")
     device, shape = params.index.device, tuple(params.index.shape)
+    others = {len(value) for name in ("scale", "top", "left") if isinstance(value := getattr(params, name), Tensor)}
+    if len(others) == 1 and others != {len(params.index)}:
+        raise ValueError(f"params.index must have shape ({others.pop()},), as the other fields, got {shape}")
     unit = Rule(torch.float32, shape, 0.0, 1.0)
     rules = Rules(
         index=Rule(torch.int64, shape, 0, pictures - 1),

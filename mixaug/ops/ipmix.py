@@ -131,22 +131,22 @@ def check_ipmix(
         >>> check_ipmix(sample_example(), 2, (32, 32), 512, torch.device("cpu"), True).batch
         2
     """
-    if not isinstance(params, IPMixParams):
-        raise TypeError(f"params must be IPMixParams, got {kind_of(params)}")
+    side = _side(params)
     h, w = size
     if not isinstance(params.size, (tuple, list, torch.Size)) or (params.batch, *params.size) != (batch, h, w):
         raise ValueError(
             f"params was drawn for {params.batch} images of size {params.size}, got {batch} images of {h}x{w} pixels"
         )
     views = check_int("params.views", params.views, 1, _VIEWS)
-    side = check_int("params.side", params.side, max(h, w), _SIDE)
+    check_int("params.side", side, max(h, w), _SIDE)
     check_flag("params.mixed_input", params.mixed_input)
     op = params.op
     if not isinstance(op, Tensor):
         raise TypeError(f"params.op must be a tensor, got {kind_of(op)}")
     if op.ndim != 3 or op.shape[0] != batch * views:
         raise ValueError(f"params.op must have shape ({batch * views}, k, t), got {tuple(op.shape)}")
-    rules = (_make_rules if torch.compiler.is_compiling() else _rules)(*op.shape, h, w, side, pictures)
+    n, k, t = op.shape
+    rules = (_make_rules if torch.compiler.is_compiling() else _rules)(n, k, t, h, w, side, pictures)
     tensors = check_record(params, rules, device, values=values, move=True)
     if all(tensors[name] is getattr(params, name) for name in tensors):
         return params
@@ -188,18 +188,23 @@ def _checked(images: Any, params: Any, pictures: Any) -> IPMixParams:
         raise ValueError(f"images must be (B, C, H, W) with C 1 or 3, got shape {tuple(images.shape)}")
     if not isinstance(pictures, Tensor):
         raise TypeError(f"pictures must be a tensor, got {kind_of(pictures)}")
-    size = images.shape[2], images.shape[3]
-    values = reads_values(images.device) and type(images) is Tensor
-    record = check_ipmix(params, images.shape[0], size, len(pictures), images.device, values)
-    bank = pictures.shape[-1] if pictures.ndim else 0
-    if pictures.shape[1:] != (3, bank, bank) or not 0 < bank <= record.side or pictures.dtype != torch.uint8:
+    bank, side = pictures.shape[-1] if pictures.ndim else 0, _side(params)
+    if pictures.shape[1:] != (3, bank, bank) or not 0 < bank <= side or pictures.dtype != torch.uint8:
         raise ValueError(
-            f"pictures must be uint8 of shape (P, 3, S, S) with S at most {record.side}, "
+            f"pictures must be uint8 of shape (P, 3, S, S) with S at most {side}, "
             f"got {pictures.dtype} of shape {tuple(pictures.shape)}"
         )
     if pictures.device != images.device:
         raise ValueError(f"pictures must be on the images' device {images.device}, got {pictures.device}")
-    return record
+    size = images.shape[2], images.shape[3]
+    values = reads_values(images.device) and type(images) is Tensor
+    return check_ipmix(params, images.shape[0], size, len(pictures), images.device, values)
+
+
+def _side(params: Any) -> int:
+    if not isinstance(params, IPMixParams):
+        raise TypeError(f"params must be IPMixParams, got {kind_of(params)}")
+    return check_int("params.side", params.side, 1, _SIDE)
 
 
 def _carry_out_torch(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tensor:

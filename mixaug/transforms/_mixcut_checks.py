@@ -20,7 +20,8 @@ def fitting_record(params: DynamicMixCutParams, images: Tensor, check_values: bo
     for name, value, ndim in (("lam", params.lam, 1), ("boxes", params.boxes, 3)):
         if not isinstance(value, Tensor) or value.ndim != ndim:
             raise TypeError(f"params.{name} must be a tensor of {ndim} dimensions, got {kind_of(value)}")
-    if not isinstance(params.size, (tuple, list)) or (len(params.lam), *params.size) != (batch, h, w):
+    other = len(params.lam) == len(params.boxes) != batch
+    if other or not isinstance(params.size, (tuple, list)) or tuple(params.size) != (h, w):
         raise ValueError(
             f"params were drawn for {len(params.lam)} images of size {params.size}, got images of shape "
             f"{tuple(images.shape)}"
