@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import UninitializedParameter
 
 from mixaug._checks import check_flag, check_number
 from mixaug.ops.capped_relu import cap_checked, check_cap
 
 __all__ = ["DReLU", "SReLU"]
+
+fx.wrap("cap_checked")  # it stands in each module whose code is traced
 
 
 class SReLU(nn.Module):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
@@ -63,6 +63,7 @@ def capped_relu(x: Tensor, max_value: Tensor, dim: int = 1, *, inplace: bool = F
     return cap_checked(x, max_value, dim, inplace)
 
 
+@fx.wrap  # one operation in graphs of torch.fx, whose proxies have no shapes to check
 def cap_checked(x: Tensor, max_value: Tensor, dim: int, inplace: bool, name: str = "") -> Tensor:
     """:func:`capped_relu` for a layer.
 
