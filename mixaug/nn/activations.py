@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import UninitializedParameter
 
 from mixaug._checks import check_flag, check_number
-from mixaug.ops.capped_relu import cap_checked, check_cap
+from mixaug.ops.capped_relu import cap_checked, capped_relu_torch, check_cap
 
 __all__ = ["DReLU", "SReLU"]
 
@@ -62,7 +62,8 @@ class SReLU(nn.Module):
         self._cap = above_zero("max_value", max_value)
         self.register_buffer("max_value", torch.tensor(self._cap, dtype=_cap_dtype()), persistent=False)
 
-    max_value: Tensor
+    if TYPE_CHECKING:  # TorchScript would read the annotation, and does not know the name
+        max_value: Tensor
 
     def reset_parameters(self) -> None:
         """Sets the cap again: it is not in a ``state_dict``, so after ``to_empty()`` nothing else would."""
@@ -70,7 +71,12 @@ class SReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The capped activations."""
-        return cap_checked(x, self.max_value, 0, self.inplace, self.site)
+        if torch.jit.is_scripting():
+            out = capped_relu_torch(x, self.max_value, 0)
+            out = x.copy_(out) if self.inplace else out
+        else:  # TorchScript does not read this branch
+            out = cap_checked(x, self.max_value, 0, self.inplace, self.site)
+        return out
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
@@ -124,7 +130,9 @@ class DReLU(nn.Module):
         torch.Size([2, 8, 5, 5])
     """
 
-    max_value: nn.Parameter
+    if TYPE_CHECKING:  # as in SReLU
+        max_value: nn.Parameter
+    __jit_unused_properties__: ClassVar = ["initialised"]
 
     def __init__(
         self,
@@ -159,11 +167,16 @@ class DReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The capped activations."""
-        caps = self.max_value
-        if type(caps) is UninitializedParameter:
-            self._materialize(x)
+        if torch.jit.is_scripting():
+            out = capped_relu_torch(x, self.max_value, self.dim)
+            out = x.copy_(out) if self.inplace else out
+        else:  # TorchScript does not read this branch
             caps = self.max_value
-        return cap_checked(x, caps, self.dim, self.inplace, self.site)
+            if type(caps) is UninitializedParameter:
+                self._materialize(x)
+                caps = self.max_value
+            out = cap_checked(x, caps, self.dim, self.inplace, self.site)
+        return out
 
     def _materialize(self, x: Tensor) -> None:
         check_cap(x, torch.ones(1, dtype=torch.float32), self.dim, self.site)

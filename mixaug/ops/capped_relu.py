@@ -94,7 +94,7 @@ def cap_checked(x: Tensor, max_value: Tensor, dim: int, inplace: bool, name: str
 
 
 def capped_relu_torch(x: Tensor, max_value: Tensor, dim: int = 1) -> Tensor:
-    """The plain PyTorch form of :func:`capped_relu`: the same values and gradients.
+    """The plain PyTorch form of :func:`capped_relu`: the same values and gradients. ``torch.jit.script`` takes it.
 
     Args:
         x: as in :func:`capped_relu`.
@@ -131,8 +131,8 @@ def broadcast_cap(max_value: Tensor, ndim: int, dim: int) -> Tensor:
         torch.Size([3, 1, 1])
     """
     if max_value.numel() == 1:
-        return max_value.reshape(())
-    return max_value.reshape(*max_value.shape, *([1] * (ndim - dim % ndim - max_value.ndim)))
+        return max_value.reshape([])
+    return max_value.reshape(list(max_value.shape) + [1] * (ndim - dim % ndim - max_value.ndim))
 
 
 def check_cap(x: Any, max_value: Any, dim: int, name: str = "") -> int:
