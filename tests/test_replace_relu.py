@@ -16,6 +16,8 @@ from mixaug import DReLU, SReLU, add_drelu_head, replace_relu
 from mixaug.nn import ReLUReport, ReLUSite, caps
 from mixaug.train.models import build_model
 
+pytestmark = pytest.mark.filterwarnings("ignore:outputs change:UserWarning")  # low caps, on purpose
+
 
 def names(model: nn.Module) -> list[str]:
     return [site.name for site in model.relu_report.swapped]

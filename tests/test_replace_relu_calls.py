@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from mixaug import DReLU, SReLU, replace_relu
 from mixaug.nn import caps
 
+pytestmark = pytest.mark.filterwarnings("ignore:outputs change:UserWarning")  # low caps, on purpose
+
 HUGE = 1e30
 
 

@@ -14,6 +14,8 @@ from torch import nn
 from mixaug import replace_relu
 from mixaug.nn import caps, param_groups, set_caps
 
+pytestmark = pytest.mark.filterwarnings("ignore:outputs change:UserWarning")  # low caps, on purpose
+
 HUGE = 1e30
 #: name -> (image side, call sites, outputs in training mode)
 TORCHVISION = {

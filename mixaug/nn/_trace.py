@@ -59,6 +59,8 @@ def look_at(
     model: nn.Module,
     example_input: Tensor | tuple[Tensor, ...] | None,
     look: Callable[[nn.Module, tuple[Tensor, ...]], _T],
+    *,
+    values: bool = False,
 ) -> _T:
     """Hands a copy of the model in evaluation mode and inputs for it to ``look``, and gives what that returns.
 
@@ -71,6 +73,7 @@ def look_at(
         model: checked by :func:`check_plain`.
         example_input: what the model takes, or a tuple of its arguments; None: guessed.
         look: runs ``copy(*inputs)`` and collects; an exception in it means that these inputs do not fit.
+        values: whether it reads the values of activations: then never on the meta device.
 
     Raises:
         TypeError: ``example_input`` is of another kind, or the model cannot be copied.
@@ -90,7 +93,7 @@ def look_at(
         candidates = [(torch.empty(shape, dtype=dtype, device="meta"),) for shape in guessed_shapes(model)]
     home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     last: Exception | None = None
-    for device in dict.fromkeys((torch.device("meta"), home)):
+    for device in (home,) if values else dict.fromkeys((torch.device("meta"), home)):
         with torch.inference_mode(False):  # as in plain use, also if the caller is in inference mode
             view = _view(model, device)
         for inputs in candidates:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixaug._checks import check_choice
@@ -55,8 +59,9 @@ def replace_relu(
             function from a :class:`ReLUSite` to a module.
         granularity: one ``m`` a "channel" (default), "layer" or "neuron"; the last ties the layer to the input size.
         init: first ``m``, above 0; default 100, the paper's.
-        example_input: a batch that the model takes, or a tuple of its arguments; only shapes and dtypes count. None
-            (default): guessed from the model.
+        example_input: a batch that the model takes, or a tuple of its arguments. Shapes and dtypes decide where the
+            sites are; the values only whether a warning is due. None (default), or tensors on the meta device: no
+            values, and with None the shapes are guessed from the model.
         names: only sites whose names match this pattern or one of these (as in a shell: ``"layer4.*"``).
         last: only the last ``k`` call sites in order of execution, or "block": those of the last repeated block.
         where: only sites for which this predicate holds. Of ``names``, ``last`` and ``where`` all that is given holds.
@@ -69,6 +74,10 @@ def replace_relu(
         TypeError: an argument of the wrong kind; an ``example_input`` of integers.
         ValueError: no ReLU; ``init`` not above 0; an unknown granularity; names that match nothing; a model that is
             wrapped (DDP, DataParallel, FSDP) or compiled; an ``example_input`` that the model does not take.
+
+    Warns:
+        UserWarning: activations of ``example_input`` exceed ``init``, in evaluation mode, so that the swap changes the
+            outputs; with the sites and their largest values.
 
     Note:
         Classes whose source calls ReLU several times are replaced by subclasses of the same name with edited source.
@@ -89,7 +98,10 @@ def replace_relu(
     check_plain(model, "swap", scripted=True)
     _check_example(example_input)
     if type(model) in (nn.ReLU, nn.ReLU6):
-        return _itself(model, make, activation, granularity, init, example_input)
+        layer = _itself(model, make, activation, granularity, init, example_input)
+        if activation in (DReLU, SReLU):
+            _warn_if_capped(layer, list(layer.relu_report.swapped), init, example_input)
+        return layer
     done = _done(model)
     lost: set[str] = set()
     while True:
@@ -114,6 +126,8 @@ def replace_relu(
     swapped = sorted([*(s for s in done.values() if s not in found.swapped), *found.swapped, *chosen], key=_order)
     names_now = {site.name: site for site in swapped}
     left = sorted([*found.left, *unchosen], key=lambda pair: pair[0].order)
+    if activation in (DReLU, SReLU):
+        _warn_if_capped(model, chosen, init, example_input)
     model.relu_report = ReLUReport(tuple(names_now.values()), tuple(left), len(chosen))  # type: ignore[assignment]
     return model
 
@@ -172,9 +186,7 @@ def _check_example(example_input: Any) -> None:
             )
 
 
-def _itself(
-    model: nn.Module, make: Make, activation: Any, granularity: str, init: float, example_input: Any
-) -> nn.Module:
+def _itself(model: nn.Module, make: Make, activation: Any, granularity: str, init: float, example_input: Any) -> Any:
     """The layer in place of a model that is a ReLU; its size is that of the example, or of the first call."""
     six, inplace = isinstance(model, nn.ReLU6), bool(model.inplace)
     x = example_input[0] if isinstance(example_input, (tuple, list)) else example_input
@@ -190,6 +202,41 @@ def _itself(
     take_over(layer, model)
     layer.relu_report = ReLUReport((site,), (), 1)  # type: ignore[assignment]
     return layer
+
+
+def _warn_if_capped(model: nn.Module, sites: list[ReLUSite], init: float, example_input: Any) -> None:
+    """Warns if the new caps cut activations of the example that the ReLUs let through."""
+    given = example_input if isinstance(example_input, (tuple, list)) else (example_input,)
+    if not sites or any(value is None or value.is_meta or not value.numel() for value in given):
+        return
+    largest: dict[str, float] = {}
+
+    def look(view: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        for site in sites:  # the copy is the plain model again: caps hide what later ones would get
+            view.get_submodule(site.name).forward = functools.partial(plain, site)
+        with torch.no_grad():
+            view(*(value.clone() for value in inputs))
+
+    def plain(site: ReLUSite, x: Tensor) -> Tensor:
+        out = F.relu6(x) if site.six else F.relu(x)
+        if out.numel():
+            largest[site.name] = max(largest.get(site.name, 0.0), float(out.max()))
+        return out
+
+    try:
+        look_at(model, example_input, look, values=True)
+    except ValueError:  # it runs without data only
+        return
+    over = sorted(((value, name) for name, value in largest.items() if value > init), reverse=True)
+    if over:
+        shown = ", ".join(f"{value:.4g} at {name or 'the model itself'}" for value, name in over[:3])
+        more = f" and {len(over) - 3} more sites" if len(over) > 3 else ""
+        warnings.warn(
+            f"outputs change: activations of example_input exceed init={init:g}, {shown}{more}; a larger init keeps "
+            "them, mixaug.nn.set_caps starts the caps at a quantile",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _look(model: nn.Module, example_input: Any, granularity: str, done: dict[str, ReLUSite], lost: set[str]) -> Plan:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.autograd import forward_ad
 from torch.nn import Parameter
+from torch.nn.parameter import UninitializedParameter
 
 from mixaug_ext import _capped_relu
 
@@ -152,6 +153,8 @@ def check_cap(x: Any, max_value: Any, dim: int, name: str = "") -> int:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x{where} must be a floating point tensor, got {got}")
+    if isinstance(max_value, UninitializedParameter):  # a layer in a graph, which cannot make it
+        raise RuntimeError(f"max_value{where} has no size yet: call the model once before tracing it")
     if not isinstance(max_value, Tensor) or not max_value.is_floating_point():
         got = max_value.dtype if isinstance(max_value, Tensor) else type(max_value).__name__
         raise TypeError(f"max_value{where} must be a floating point tensor, got {got}")

@@ -86,7 +86,8 @@ class Activation:
         if self.features is None:
             last = "block" if self.placement == "last-block" else None
             granularity = self.granularity or "channel"
-            return capped.replace_relu(model, granularity=granularity, init=self.init, last=last, example_input=images)
+            shapes = images.to("meta")  # no values: that caps cut at the start is what the settings ask for
+            return capped.replace_relu(model, granularity=granularity, init=self.init, last=last, example_input=shapes)
         add = capped.add_drelu_head if self.placement == "head" else capped.add_drelu_stem
         kind = capped.DReLU if self.name == "drelu" else nn.ReLU
         return add(model, self.features, init=self.init, activation=kind, example_input=images)
