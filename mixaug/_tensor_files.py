@@ -16,7 +16,7 @@ from torch import Tensor
 from mixaug._checks import kind_of
 from mixaug._files import atomic_path
 
-__all__ = ["finite_tensor", "part", "read_tensors", "state_of_tensors", "write_tensors"]
+__all__ = ["finite_tensor", "names", "part", "plain", "read_tensors", "state_of_tensors", "write_tensors"]
 
 
 def write_tensors(path: str | os.PathLike[str], content: Any) -> None:
@@ -109,6 +109,53 @@ def part(name: str) -> Iterator[None]:
         ) from error
 
 
+def names(value: Any) -> dict[str, Any]:
+    """``value``, if it is names with values.
+
+    Args:
+        value: of a file.
+
+    Raises:
+        TypeError: another kind.
+
+    Example:
+        >>> names({"lr": 0.1})
+        {'lr': 0.1}
+    """
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"it must be names with values, got {kind_of(value)}")
+    return value
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """``value``, if it is names with plain values: numbers, strings, None, and lists and names of these.
+
+    Args:
+        value: of a file.
+
+    Raises:
+        TypeError: another kind.
+
+    Example:
+        >>> plain({"lr": torch.tensor(0.1)})
+        Traceback (most recent call last):
+        TypeError: lr must be a plain value, got a float32 tensor of shape ()
+    """
+
+    def check(name: str, each: Any) -> None:
+        if isinstance(each, list | tuple):
+            for item in each:
+                check(name, item)
+        elif isinstance(each, dict):
+            plain(each)
+        elif not isinstance(each, int | float | str | None):
+            raise TypeError(f"{name} must be a plain value, got {kind_of(each)}")
+
+    for name, each in names(value).items():
+        check(name, each)
+    return value
+
+
 def state_of_tensors(name: str, value: Any) -> dict[str, Tensor]:
     """``value``, if it is a state of a module: names with dense tensors on the CPU whose numbers are finite.
 
@@ -151,6 +198,6 @@ def finite_tensor(name: str, value: Any) -> Tensor:
     """
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
         raise TypeError(f"{name} must be a dense tensor, got {kind_of(value)}")
-    if value.is_floating_point() and not value.isfinite().all():
+    if (value.is_floating_point() or value.is_complex()) and not value.isfinite().all():
         raise ValueError(f"{name} must be finite, got {value[~value.isfinite()][0].item()}")
     return value

@@ -93,14 +93,14 @@ def timeless(history):
     return [{name: value for name, value in row.items() if name not in of_the_machine} for row in history]
 
 
-def stop_after(monkeypatch, steps):
-    """Ctrl-C during the given step, as the terminal sends it."""
+def stop_after(monkeypatch, steps, number=signal.SIGINT):
+    """Ctrl-C, or another signal, during the given step, as the terminal or a scheduler sends it."""
     original, done = loop.Run._optimise, [0]
 
     def optimise(self, images, labels):
         done[0] += 1
         if done[0] == steps:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return original(self, images, labels)
 
     monkeypatch.setattr(loop.Run, "_optimise", optimise)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mixaug._checks import ABOVE_ZERO, check_int, check_number, kind_of
-from mixaug._tensor_files import part, read_tensors, state_of_tensors, write_tensors
+from mixaug._tensor_files import part, plain, read_tensors, state_of_tensors, write_tensors
 from mixaug.adautomix.checkpoint import KIND as GENERATOR
 from mixaug.train.activation import Activation
 
@@ -89,8 +89,7 @@ class ModelSpec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
         """Reads :meth:`to_dict`."""
-        if not isinstance(values, dict):
-            raise TypeError(f"it must be names with values, got {kind_of(values)}")
+        plain(values)
         changed = values.get("activation")
         return cls(
             **{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])}
@@ -144,8 +143,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if not isinstance(content, dict) or any(part not in content for part in _PARTS):
         raise ValueError(f"the checkpoint {path} was not written by mixaug: it must have {', '.join(_PARTS)}")
-    if content["format"] != FORMAT:
-        raise ValueError(f"the checkpoint {path} has format {content['format']}, this version of mixaug reads {FORMAT}")
+    stored = content["format"]
+    if isinstance(stored, int) and stored != FORMAT:
+        raise ValueError(f"the checkpoint {path} has format {stored}, this version of mixaug reads {FORMAT}")
     try:
         _check_content(content)
     except ValueError as error:
@@ -155,8 +155,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _check_content(content: dict[str, Any]) -> None:
     """Raises a ValueError that names the field unless each has the kind and range that a run writes."""
+    with part("format"):
+        check_int("format", content["format"])
     with part("model"):
         model = state_of_tensors("model", content["model"])
+        if any(value.is_complex() for value in model.values()):
+            raise TypeError("it must have real weights, got complex ones")
     with part("spec"):
         spec = ModelSpec.from_dict(content["spec"]).checked()
         # Before a model is built: absurd numbers would allocate terabytes.
@@ -164,7 +168,7 @@ def _check_content(content: dict[str, Any]) -> None:
             raise ValueError(f"num_classes must be that of the weights, got {spec.num_classes}")
     for name in ("data", "settings", "metrics", "versions"):
         with part(name):
-            _check_names(content.get(name, {}))
+            plain(content.get(name, {}))
     with part("data"):
         _check_data(content["data"], spec)
     with part("metrics"):
@@ -190,11 +194,6 @@ def _check_data(data: dict[str, Any], spec: ModelSpec) -> None:
         check_int("image_size", data["image_size"], 1, _MOST_PIXELS)
     if data.get("validation") is not None:
         check_number("validation", data["validation"], 0.0, 1.0)
-
-
-def _check_names(values: Any) -> None:
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise TypeError(f"it must be names with values, got {kind_of(values)}")
 
 
 def _check_figure(name: str, value: Any) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from mixaug._checks import check_int, check_number
-from mixaug._tensor_files import finite_tensor
+from mixaug._checks import check_int, check_number, kind_of
+from mixaug._tensor_files import finite_tensor, names, plain
 from mixaug.nn import caps, drelu_penalty, param_groups, shrink_caps
 from mixaug.train.schedules import RateSchedule
 from mixaug.train.settings import TrainSettings
@@ -22,6 +22,8 @@ __all__ = ["HALVE_AFTER", "STOP_AFTER", "Descent", "load_optimiser"]
 HALVE_AFTER, STOP_AFTER = 5, 10
 #: How much lower counts for the rate, as in Keras, which the D-ReLU paper used; any counts for the end.
 _LOWER = 1e-4
+#: What the optimisers keep of a weight.
+_SGD, _ADAM = ("momentum_buffer",), ("step", "exp_avg", "exp_avg_sq")
 
 
 class Descent:
@@ -146,7 +148,8 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> N
         state: of a file.
 
     Raises:
-        ValueError: a buffer of another shape than its weight or that is not finite, or another setting.
+        TypeError: another kind.
+        ValueError: a buffer that is missing, of another shape than its weight or not possible, or another setting.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.zeros(2))
@@ -157,17 +160,30 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> N
         ValueError: state[0]['momentum_buffer'] must have the shape of its weight, (2,), got (1,)
     """
     weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    buffers = _ADAM if isinstance(optimiser, torch.optim.Adam) else _SGD if optimiser.defaults["momentum"] else ()
+    own_groups = optimiser.state_dict()["param_groups"]
+    if not isinstance(names(state)["state"], dict):
+        raise TypeError(f"state must be numbers of weights with buffers, got {kind_of(state['state'])}")
+    # Of all weights but those that had no gradient yet.
     for index, values in state["state"].items():
         shape = tuple(weights[check_int("the weight's number", index, 0, len(weights) - 1)].shape)
+        values = {name: value for name, value in names(values).items() if name in buffers or value is not None}
+        if set(values) != set(buffers):
+            raise ValueError(f"state[{index}] must have {', '.join(buffers) or 'nothing'}, got {', '.join(values)}")
         for name, value in values.items():
-            if value is None:  # the momentum of a weight that had no gradient yet
-                continue
-            found = tuple(finite_tensor(f"state[{index}][{name!r}]", value).shape)
-            if found not in (shape, ()) or (name != "step" and found != shape):
-                raise ValueError(f"state[{index}][{name!r}] must have the shape of its weight, {shape}, got {found}")
-    for own, group in zip(optimiser.param_groups, state["param_groups"], strict=True):
-        check_number("lr", group["lr"], 0.0)
+            label, wanted = f"state[{index}][{name!r}]", () if name == "step" else shape
+            found = finite_tensor(label, value)
+            if found.shape != wanted:
+                raise ValueError(f"{label} must have the shape of its weight, {wanted}, got {tuple(found.shape)}")
+            if found.dtype != torch.float32:
+                raise TypeError(f"{label} must be float32, got {kind_of(found)}")
+            if name in ("step", "exp_avg_sq") and (found < (name == "step")).any():
+                raise ValueError(f"{label} must be at least {int(name == 'step')}, got {found.min().item()}")
+    groups = list(zip(own_groups, state["param_groups"], strict=True))
+    for own, group in groups:
+        check_number("lr", plain(group)["lr"], 0.0)
         for name, value in group.items():
-            if name in own and name not in ("params", "lr", "initial_lr") and value != own[name]:
+            if name in own and name not in ("lr", "initial_lr") and value != own[name]:
                 raise ValueError(f"{name} must be that of the settings, {own[name]}, got {value}")
-    optimiser.load_state_dict(state)
+    # Other versions, of mixaug and of torch, may lack a setting.
+    optimiser.load_state_dict({**state, "param_groups": [{**own, **group} for own, group in groups]})

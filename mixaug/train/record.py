@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import platform
 import shutil
+import socket
+import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -109,6 +113,8 @@ def write_settings(path: Path, settings: TrainSettings, decided: dict[str, Any])
 class RunLog:
     """Writes ``log.csv`` whole after each epoch, and TensorBoard's events where tensorboard is installed.
 
+    Events that cannot be written, on a full disk, end no run: the log has the same numbers.
+
     Args:
         folder: of the run.
         step: finished steps; events after it, of a process that was killed, are dropped.
@@ -118,6 +124,7 @@ class RunLog:
     Example:
         >>> with RunLog(Path("run"), step=0, fresh=True) as log:
         ...     log.write([{"epoch": 1, "step": 10, "train_loss": 0.5}])
+        ''
         >>> Path("run/log.csv").read_text().splitlines()[1]
         '1,10,,0.5,,,,,,,,,,,,,,,,,,,,,,,,,,,,'
     """
@@ -137,32 +144,65 @@ class RunLog:
         if not self._active:
             return self
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            import torch.utils.tensorboard  # noqa: F401
         except ImportError:
             self.notice = "tensorboard is not installed (pip install 'mixaug[train]'): log.csv has the same numbers"
             return self
-        self._writer = SummaryWriter(str(self._events), purge_step=self._step + 1 if self._step else None)
+        self.notice = self._add()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        self._close()
 
-    def write(self, history: list[dict[str, float]]) -> None:
+    def write(self, history: list[dict[str, float]]) -> str:
         """Adds the last row.
 
         Args:
             history: all rows so far.
+
+        Returns:
+            a line that the user should see; empty for nothing.
         """
         if not self._active:
-            return
+            return ""
         with atomic_path(self.folder / "log.csv") as temporary, temporary.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, COLUMNS, restval="")
             writer.writeheader()
             writer.writerows(history)
-        if self._writer is not None:
-            row = history[-1]
-            for name in COLUMNS[2:]:
-                if name in row:
-                    self._writer.add_scalar(name, row[name], int(row["step"]))
+        return self._add(history[-1])
+
+    def _add(self, row: dict[str, float] | None = None) -> str:
+        """Adds a row's events, the first ones of the file without a row; says if it cannot, and never tries again."""
+        if row is not None and self._writer is None:
+            return ""
+        # Not torch's SummaryWriter: its thread prints a traceback when the disk is full.
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+        from torch.utils.tensorboard.summary import scalar
+
+        if row is not None:
+            step = int(row["step"])
+            events = [Event(summary=scalar(name, row[name]), step=step) for name in COLUMNS[2:] if name in row]
+        else:
+            events = [Event(file_version="brain.Event:2", step=self._step + 1 if self._step else 0)]
+        if row is None and self._step:  # TensorBoard drops what comes after it
+            events.append(Event(step=self._step + 1, session_log=SessionLog(status=SessionLog.START)))
+        try:
+            if self._writer is None:
+                self._events.mkdir(parents=True, exist_ok=True)
+                name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
+                self._writer = RecordWriter((self._events / name).open("wb"))
+            for event in events:
+                event.wall_time = time.time()
+                self._writer.write(event.SerializeToString())
             self._writer.flush()
+        except OSError as error:
+            self._close()
+            return f"TensorBoard's events cannot be written ({error.strerror}): log.csv has the same numbers"
+        return ""
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            with suppress(OSError):
+                self._writer.close()
+            self._writer = None

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mixaug._checks import check_int, check_number, kind_of
-from mixaug._tensor_files import finite_tensor, part
+from mixaug._tensor_files import finite_tensor, names, part, plain
 from mixaug.train.checkpoint import describe_model, read_checkpoint
 from mixaug.train.descent import load_optimiser
+from mixaug.train.robust import score_of
 from mixaug.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -72,10 +73,15 @@ def open_run(settings: TrainSettings, processes: Processes) -> dict[str, Any]:
         with part("settings"):
             before_settings = TrainSettings.from_dict(stored["settings"])
         with part("training"):
-            missing = [name for name in _FIELDS if name not in stored["training"]]
+            missing = [name for name in _FIELDS if name not in names(stored["training"])]
             if missing:
                 raise ValueError(f"it must have {', '.join(missing)}")
-            others = list(stored["training"].get("others", ()))
+        with part("others"):
+            others = stored["training"].get("others", [])
+            if not isinstance(others, list):
+                raise TypeError(f"it must be a list of the other processes' states, got {kind_of(others)}")
+            for other in others:
+                names(other)
     except ValueError as error:
         raise ValueError(f"{last} is damaged: its training state does not fit the run: {error}") from error
     different = settings.differences(before_settings)
@@ -161,6 +167,8 @@ def restore(run: Run, stored: dict[str, Any]) -> None:
     try:
         with part("data"):
             classes = stored["data"]["classes"]
+        with part("images"):
+            plain(stored["training"]["images"])
         pairs = {
             "model was": (stored["spec"], here["spec"]),
             "classes were": (classes, here["data"]["classes"]),
@@ -189,28 +197,38 @@ def _check_progress(run: Run, stored: dict[str, Any]) -> None:
     with part("step"):
         check_int("step", step, 0, run.total_steps)
     with part("history"):
-        for row in training["history"]:
-            for name, value in row.items():
-                if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, int | float):
-                    raise TypeError(f"{name} must be a number, got {kind_of(value)}")
-            check_number("epoch_seconds", row.get("epoch_seconds", 0.0), 0.0)
+        for number, row in enumerate(training["history"], 1):
+            _check_row(row, number, min(number * run.steps_per_epoch, run.total_steps))
         done = -(-step // run.steps_per_epoch) if step == run.total_steps else step // run.steps_per_epoch
         if len(training["history"]) != done or stored["epoch"] != done:
             raise ValueError(
                 f"step {step} must be in epoch {done}, got {len(training['history'])} rows and epoch {stored['epoch']}"
             )
     with part("best"):
-        if set(training["best"]) - set(run.best):
+        if set(names(training["best"])) - set(run.best):
             raise ValueError(f"it must have {', '.join(run.best)}, got {', '.join(map(str, training['best']))}")
         for name, value in training["best"].items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-                raise TypeError(f"{name} must be a number, got {value!r}")
+            check_number(name, value, -1.0)
+        scores = [score_of(row) for row in training["history"]] or [run.best]
+        # Earlier versions kept fewer numbers, and chose by others.
+        if set(training["best"]) == set(run.best) and training["best"] not in scores:
+            raise ValueError(f"it must be of an epoch of the history, got {training['best']}")
     with part("seconds"):
         check_number("seconds", training["seconds"], 0.0)
     with part("totals"):
         totals = finite_tensor("totals", training["totals"])
         if totals.shape != run.totals.shape or totals.dtype != run.totals.dtype or (totals < 0).any():
             raise ValueError(f"it must be 3 float64 numbers of at least 0, got {totals.tolist()}")
+
+
+def _check_row(row: Any, epoch: int, step: int) -> None:
+    for name, value in names(row).items():
+        if "loss" not in name:  # which may be infinite on the validation part
+            check_number(name, value, 0.0, 1.0 if "accuracy" in name else math.inf)
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{name} must be a number, got {kind_of(value)}")
+    if (row["epoch"], row["step"]) != (epoch, step):
+        raise ValueError(f"epoch {epoch} must end with step {step}, got epoch {row['epoch']} and step {row['step']}")
 
 
 def _load(run: Run, stored: dict[str, Any]) -> None:
@@ -221,19 +239,19 @@ def _load(run: Run, stored: dict[str, Any]) -> None:
         load_optimiser(run.descent.optimiser, training["optimiser"])
     with part("descent"):
         if "descent" in training:  # runs of before there was a plateau to follow have none
-            run.descent.load_state_dict(training["descent"])
+            run.descent.load_state_dict(names(training["descent"]))
     with part("scaler"):
-        for name, value in training["scaler"].items():
+        for name, value in names(training["scaler"]).items():
             check_number(name, value, 0.0)
         run.scaler.load_state_dict(training["scaler"])
     with part("method"):
-        run.take_step.load_state_dict(training["method"])
+        run.take_step.load_state_dict(names(training["method"]))
     # After the method, whose state has the first process's generator.
     with part("others"):
         own = training if run.processes.leads else training["others"][run.processes.rank - 1]
     with part("generators"):
         for name, generator in run.generators.items():
-            generator.set_state(own["generators"][name])
+            generator.set_state(names(own["generators"])[name])
     with part("default_generator"):
         torch.set_rng_state(own["default_generator"])
     with part("cuda_generator"):

@@ -179,8 +179,7 @@ class Run:
         if better:
             self.best = score_of(row)
             self._write("best.pt", model_content(self))
-        log.write(self.history)
-        told = [self.take_step.end_epoch(row), self.descent.after_epoch(row)]
+        told = [log.write(self.history), self.take_step.end_epoch(row), self.descent.after_epoch(row)]
         # Last of all: a run killed before this line repeats the epoch and writes the same best.pt and log again.
         self.save()
         shown.epoch_end(row, self.step, better)
