@@ -45,6 +45,7 @@ __all__ = [
     "check_range",
     "check_seed",
     "check_size",
+    "check_tensor",
     "clipped",
     "did_you_mean",
     "image_range",
@@ -403,6 +404,39 @@ def check_device(name: str, value: Any) -> torch.device:
         return torch.device(value)
     except RuntimeError as error:
         raise ValueError(f"{name} must be a device of torch such as 'cpu' or 'cuda:0', got {value!r}") from error
+
+
+def check_tensor(name: str, value: Any, ndim: int | None = None, *, floating: bool | None = None) -> Tensor:
+    """``value``, if it is a dense tensor of so many dimensions. Reads no value.
+
+    Args:
+        name: of the argument, for messages.
+        value: what was given.
+        ndim: number of dimensions; None: any.
+        floating: True for floating point, False for whole numbers (no bools), None for either.
+
+    Raises:
+        TypeError: no dense tensor, or of another kind of numbers.
+        ValueError: another number of dimensions.
+
+    Example:
+        >>> check_tensor("logits", torch.zeros(2, 3), 2, floating=True).shape
+        torch.Size([2, 3])
+    """
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        got = f"{value.layout}" if isinstance(value, Tensor) else kind_of(value)
+        raise TypeError(f"{name} must be a tensor, got {got}")
+    real = value.is_floating_point()
+    if (
+        (floating is not None and real is not floating)
+        or value.is_complex()
+        or (not floating and value.dtype == torch.bool)
+    ):
+        wanted = "numbers" if floating is None else "floating point" if floating else "integers"
+        raise TypeError(f"{name} must be a tensor of {wanted}, got {value.dtype}")
+    if ndim is not None and value.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimensions, got shape {tuple(value.shape)}")
+    return value
 
 
 def out_of_range(name: str, low: float, high: float, cure: str = "") -> str:

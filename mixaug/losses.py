@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixaug._checks import check_choice, check_finite, check_flag, check_label_values, check_number
+from mixaug._checks import check_choice, check_finite, check_flag, check_label_values, check_number, check_tensor
 from mixaug._eps_schedule import EpsSchedule
 
 __all__ = ["AdaptiveLoss", "EpsSchedule", "jensen_shannon", "soft_target_cross_entropy", "trades_loss"]
@@ -61,8 +61,7 @@ def soft_target_cross_entropy(
         0.6931
     """
     _check_logits("logits", logits)
-    if not isinstance(targets, Tensor):
-        raise TypeError(f"targets must be a tensor, got {type(targets).__name__}")
+    check_tensor("targets", targets)
     reduction = check_choice("reduction", reduction, ("mean", "sum", "none"))
     check = _reads(check_values, logits)
     if check:
@@ -291,9 +290,6 @@ def _at_least_float32(logits: Tensor) -> Tensor:
 
 
 def _check_logits(name: str, logits: Tensor) -> None:
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(logits).__name__}")
-    if not logits.is_floating_point():
-        raise TypeError(f"{name} must be floating, got {logits.dtype}")
+    check_tensor(name, logits, floating=True)
     if logits.ndim != 2:
         raise ValueError(f"{name} must have the shape (B, K), got {tuple(logits.shape)}")

@@ -9,7 +9,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mixaug._checks import ABOVE_ZERO, MAX_COUNT, check_choice, check_field, check_generator, check_int, check_number
+from mixaug._checks import (
+    ABOVE_ZERO,
+    MAX_COUNT,
+    check_choice,
+    check_field,
+    check_generator,
+    check_int,
+    check_number,
+    check_tensor,
+    kind_of,
+)
 from mixaug.attacks._attack import Attack, Goal
 from mixaug.attacks._ball import ball_around
 from mixaug.attacks._checks import BATCH_NORMS, check_radius, check_step_size
@@ -134,6 +144,12 @@ def transport_cost(one: Tensor, two: Tensor, regularisation: float = 0.01, round
         >>> transport_cost(vectors, vectors.roll(1, 0)).sum().abs() < 1e-6  # the same vectors in another order
         tensor(True)
     """
+    for name, vectors in (("one", one), ("two", two)):
+        check_tensor(name, vectors, 2, floating=True)
+    if two.shape != one.shape or two.dtype != one.dtype:
+        raise ValueError(f"two must be like one, {kind_of(one)}, got {kind_of(two)}")
+    regularisation = check_number("regularisation", regularisation, ABOVE_ZERO)
+    rounds = check_int("rounds", rounds, 1, MAX_COUNT)
     with torch.autocast(one.device.type, enabled=False):  # a product in bfloat16 would blur the cosines
         one, two = (nn.functional.normalize(vectors, dim=1) for vectors in (one, two))
         cost = 1 - one @ two.T

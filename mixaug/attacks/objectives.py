@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mixaug._checks import check_label_values, check_tensor, kind_of
+
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy ``-sum_k y_k log softmax(z)_k`` of each image.
@@ -25,6 +27,10 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         >>> cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
         tensor([0.6931])
     """
+    if isinstance(labels, Tensor) and labels.ndim == 2:
+        _check_rows("labels", logits, labels)
+    else:
+        _check("cross_entropy", logits, labels, classes=1)
     return nn.functional.cross_entropy(
         logits, labels.to(logits.dtype) if labels.ndim == 2 else labels, reduction="none"
     )
@@ -103,14 +109,28 @@ def kl(logits: Tensor, probabilities: Tensor) -> Tensor:
         >>> kl(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])).exp()
         tensor([2.])
     """
-    if probabilities.ndim != 2:
-        raise TypeError(f"kl needs probabilities of shape (B, classes), got shape {tuple(probabilities.shape)}")
+    _check_rows("probabilities", logits, probabilities)
     probabilities = probabilities.to(logits.dtype)
     return (torch.xlogy(probabilities, probabilities) - probabilities * logits.log_softmax(1)).sum(1)
 
 
 def _check(name: str, logits: Tensor, labels: Tensor, classes: int) -> None:
-    if labels.ndim != 1:
-        raise TypeError(f"{name} needs class indices of shape (B,), got labels of shape {tuple(labels.shape)}")
+    """Raises unless the labels are classes of the logits; those on the CPU are read."""
+    check_tensor("logits", logits, 2, floating=True)
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.dtype != torch.int64:
+        raise TypeError(f"{name} needs labels that are class indices of shape (B,), got {kind_of(labels)}")
+    if len(labels) != len(logits):
+        raise ValueError(f"labels must be {len(logits)}, one for each row of logits, got {len(labels)}")
     if logits.shape[1] < classes:
         raise ValueError(f"{name} needs {classes} classes or more, got logits of {logits.shape[1]}")
+    if labels.device.type == "cpu" and type(labels) is Tensor and not torch.compiler.is_compiling():
+        check_label_values(labels, logits.shape[1])
+
+
+def _check_rows(name: str, logits: Tensor, rows: Tensor) -> None:
+    """Raises unless the rows of probabilities fit the logits."""
+    check_tensor("logits", logits, 2, floating=True)
+    if not isinstance(rows, Tensor) or rows.ndim != 2 or not rows.is_floating_point():
+        raise TypeError(f"{name} must be probabilities of shape (B, classes), got {kind_of(rows)}")
+    if rows.shape != logits.shape:
+        raise ValueError(f"{name} must have the shape of logits {tuple(logits.shape)}, got {tuple(rows.shape)}")

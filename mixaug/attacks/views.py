@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mixaug._checks import check_tensor
 from mixaug.attacks._attack import call_in_training
 
 
@@ -44,6 +45,9 @@ def two_views(
         >>> one.shape, torch.equal(one, two)
         (torch.Size([4, 3, 8, 8]), False)
     """
+    for name, value in (("images", images), ("labels", labels)):
+        if check_tensor(name, value).ndim == 0:
+            raise ValueError(f"{name} must have one entry for each image, got a tensor without dimensions")
     views = call_in_training(attack, model, torch.cat([images, images]), torch.cat([labels, labels]))
     if len(views) != 2 * len(images):
         raise ValueError(f"attack must return as many images as it gets, {2 * len(images)}, got {len(views)}")

@@ -59,8 +59,6 @@ def sample_patch_order(
         [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]]
     """
     batch_size = check_int("batch_size", batch_size, 0, MAX_BATCH)
-    height = check_int("height", height, 1, MAX_SIDE)
-    width = check_int("width", width, 1, MAX_SIDE)
     check_generator(generator)
     rows, columns = patch_grid(height, width, patch_size)
     device = "cpu" if generator is None else generator.device
@@ -136,6 +134,7 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
         >>> patch_grid(7, 10, 3)
         (3, 4)
     """
+    height, width = check_int("height", height, 1, MAX_SIDE), check_int("width", width, 1, MAX_SIDE)
     patch_size = check_int("patch_size", patch_size, 1)
     if patch_size > max(height, width):
         raise ValueError(f"patch_size must be at most the longer side of the {height}x{width} images, got {patch_size}")

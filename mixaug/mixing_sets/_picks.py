@@ -9,7 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixaug._checks import MAX_SIDE, check_int, kind_of
+from mixaug._checks import (
+    MAX_BATCH,
+    MAX_PICTURES,
+    MAX_SIDE,
+    check_generator,
+    check_int,
+    check_number,
+    check_range,
+    check_size,
+    kind_of,
+)
 from mixaug._random import drawn_by
 from mixaug._records import Rule, Rules, check_record, reads_values
 
@@ -65,6 +75,10 @@ def sample_picks(
         generator: of torch; its device counts. None: torch's default generator of ``device``.
         device: where the record is drawn. Default "cpu".
     """
+    batch, size = check_int("batch", batch, 0, MAX_BATCH), check_size("size", size)
+    pictures = check_int("pictures", pictures, 1, MAX_PICTURES)
+    scale, flip = check_range("scale", scale, 1.0, 100.0), check_number("flip", flip, 0.0, 1.0)
+    check_generator(generator)
     device = generator.device if generator is not None else torch.device(device)
     u = torch.rand(batch, 4, device=device, dtype=torch.float32, **drawn_by(generator))
     index = torch.randint(pictures, (batch,), device=device, **drawn_by(generator))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mixaug._checks import check_number
+from mixaug._checks import check_number, check_tensor
 from mixaug.nn.activations import DReLU
 
 __all__ = ["caps", "drelu_penalty", "param_groups", "set_caps", "shrink_caps"]
@@ -187,6 +187,7 @@ def set_caps(model: nn.Module, images: Tensor, quantile: float) -> None:
     from mixaug.attacks._state import evaluation_mode
 
     quantile = check_number("quantile", quantile, 0.0, 1.0)
+    check_tensor("images", images)
     _parameters(model)
     if isinstance(model, DistributedDataParallel):
         raise ValueError("model must not be wrapped yet, got DistributedDataParallel: set the caps first")

@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 from torch.nn.parameter import UninitializedParameter
 
+from mixaug._checks import check_flag, check_int, check_tensor
 from mixaug_ext import _capped_relu
 
 __all__ = ["broadcast_cap", "capped_relu", "capped_relu_torch"]
@@ -61,7 +62,9 @@ def capped_relu(x: Tensor, max_value: Tensor, dim: int = 1, *, inplace: bool = F
         >>> capped_relu(torch.tensor([[-1.0, 0.5, 3.0]]), torch.tensor([2.0, 2.0, 2.0]))
         tensor([[0.0000, 0.5000, 2.0000]])
     """
-    return cap_checked(x, max_value, dim, inplace)
+    check_tensor("x", x)
+    check_tensor("max_value", max_value)
+    return cap_checked(x, max_value, check_int("dim", dim), check_flag("inplace", inplace))
 
 
 @fx.wrap  # one operation in graphs of torch.fx, whose proxies have no shapes to check

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mixaug._checks import check_tensor
 from mixaug.ops._select import update
 from mixaug.ops.color import color, contrast, histogram_based, pointwise, sharpness
 from mixaug.ops.ipmix_record import OP
@@ -31,6 +32,14 @@ def image_operation(images: Tensor, op: Tensor, level: Tensor, sign: Tensor, *, 
         >>> image_operation(black, torch.tensor([OP["invert"]]), one, one.long()).unique().item()
         255
     """
+    check_tensor("images", images, 4)
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8, got {images.dtype}")
+    for name, value, floating in (("op", op, False), ("level", level, True), ("sign", sign, False)):
+        if check_tensor(name, value, 1, floating=floating).shape != images.shape[:1]:
+            raise ValueError(f"{name} must have shape ({len(images)},), one for each image, got {tuple(value.shape)}")
+        if value.device != images.device:
+            raise ValueError(f"{name} must be on the images' device {images.device}, got {value.device}")
 
     def among(*names: str) -> Tensor:
         mask = op == OP[names[0]]

@@ -41,6 +41,7 @@ def smooth_labels(labels: Tensor, num_classes: int | None, smoothing: float) -> 
         tensor([[0.0250, 0.9250, 0.0250, 0.0250]])
     """
     smoothing = check_number("smoothing", smoothing, 0.0, 1.0)
+    num_classes = check_classes(num_classes)
     classes = check_labels(labels, num_classes)
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         check_label_values(labels, classes)

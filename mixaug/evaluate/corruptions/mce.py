@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from mixaug._checks import check_number
+from mixaug._checks import check_number, kind_of
 from mixaug.evaluate.corruptions.tables import ALEXNET_ERRORS, CORRUPTIONS
 
 #: An error share, or one for each severity.
@@ -90,7 +90,13 @@ def corruption_errors(errors: Errors, reference: Mapping[str, float] = ALEXNET_E
         >>> corruption_errors({"fog": 0.3}, reference={"fog": 0.6})
         {'fog': 50.0}
     """
+    _check_mapping("errors", errors)
     return {name: mce({name: errors[name]}, {name: reference[name]}) for name in reference if name in errors}
+
+
+def _check_mapping(name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must map corruptions to shares, got {kind_of(value)}")
 
 
 def _percent(share: float) -> str:
@@ -99,6 +105,7 @@ def _percent(share: float) -> str:
 
 
 def _shares(errors: Errors) -> dict[str, float]:
+    _check_mapping("errors", errors)
     if not errors:
         raise ValueError(f"errors must hold one corruption or more, such as the {len(CORRUPTIONS)} of the benchmark")
     shares = {}
