@@ -32,6 +32,7 @@ __all__ = [
     "check_choice",
     "check_choices",
     "check_count_range",
+    "check_dense",
     "check_device",
     "check_field",
     "check_finite",
@@ -406,6 +407,25 @@ def check_device(name: str, value: Any) -> torch.device:
         raise ValueError(f"{name} must be a device of torch such as 'cpu' or 'cuda:0', got {value!r}") from error
 
 
+def check_dense(name: str, value: Any, what: str = "a tensor") -> None:
+    """Raises a TypeError unless ``value`` is a tensor that holds each of its numbers: not a sparse one.
+
+    Args:
+        name: of the argument, for messages.
+        value: what was given.
+        what: it must be.
+
+    Example:
+        >>> check_dense("images", torch.eye(2).to_sparse())
+        Traceback (most recent call last):
+        TypeError: images must be a tensor, got one with the layout torch.sparse_coo
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be {what}, got {kind_of(value)}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be {what}, got one with the layout {value.layout}")
+
+
 def check_tensor(name: str, value: Any, ndim: int | None = None, *, floating: bool | None = None) -> Tensor:
     """``value``, if it is a dense tensor of so many dimensions. Reads no value.
 
@@ -423,9 +443,7 @@ def check_tensor(name: str, value: Any, ndim: int | None = None, *, floating: bo
         >>> check_tensor("logits", torch.zeros(2, 3), 2, floating=True).shape
         torch.Size([2, 3])
     """
-    if not isinstance(value, Tensor) or value.layout != torch.strided:
-        got = f"{value.layout}" if isinstance(value, Tensor) else kind_of(value)
-        raise TypeError(f"{name} must be a tensor, got {got}")
+    check_dense(name, value)
     real = value.is_floating_point()
     if (
         (floating is not None and real is not floating)

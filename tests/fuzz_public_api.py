@@ -5,6 +5,7 @@ error that names an argument.
 ``test_fuzz_public_api.py`` runs a short version.
 """
 
+# ruff: noqa: E501 - a table reads in rows
 from __future__ import annotations
 
 import argparse
@@ -24,6 +25,7 @@ from torch import nn
 
 import mixaug
 from mixaug import attacks, losses, ops
+from mixaug._checks import kind_of
 from mixaug.adautomix.draws import MixLaw, sample_mix
 from mixaug.attacks.feature_scatter import transport_cost
 from mixaug.evaluate import Thresholds
@@ -54,7 +56,9 @@ def floats(*shape: int) -> Make:
 
 
 def whole(high: int, *shape: int, dtype: torch.dtype = torch.int64) -> Make:
-    return lambda r: torch.randint(0, high, shape, generator=torch.Generator().manual_seed(r.randrange(2**31))).to(dtype)
+    return lambda r: torch.randint(0, high, shape, generator=torch.Generator().manual_seed(r.randrange(2**31))).to(
+        dtype
+    )
 
 
 def one_of(*values: Any) -> Make:
@@ -69,8 +73,15 @@ def count(low: int, high: int) -> Make:
     return lambda r: r.choice([int, np.int64, np.uint8])(r.randint(low, high))
 
 
+class Flat(nn.Flatten):
+    """Takes every floating dtype, so that an error is not the model's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).float()
+
+
 def model(_: random.Random) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4), nn.ReLU(), nn.Linear(4, 3)).eval()
+    return nn.Sequential(Flat(), nn.Linear(3 * 8 * 8, 4), nn.ReLU(), nn.Linear(4, 3)).eval()
 
 
 def generator(r: random.Random) -> torch.Generator:
@@ -141,7 +152,7 @@ def targets() -> dict[str, Target]:
         "step_size": number(0.01, 1), "steps": count(1, 9), "targeted": FLAG, "random_start": FLAG, "early_stop": FLAG,
         "batch_size": one_of(None, 3, np.int64(2)), "batch_norm": one_of("still", "moves"),
     }  # fmt: skip
-    found = {
+    return {
         "IPMix": Target(mixaug.IPMix, {
             "k": count(1, 4), "t": count(1, 4), "severity": number(0.1, 10), "beta": number(0.5, 9),
             "patch_sizes": one_of(None, (4,), [2, 4]), "self_mix": UNIT, "levels": levels, "all_ops": FLAG,
@@ -173,8 +184,8 @@ def targets() -> dict[str, Target]:
         "DReLU": Target(mixaug.DReLU, {"num_features": one_of(None, 3, (3, 8, 8)), "init": number(0.1, 9), "dim": one_of(1, -3), "inplace": FLAG}),
         "DReLU()": Target(lambda x: mixaug.DReLU(3)(x), {"x": IMAGES}),
         "MixGenerator": Target(MixGenerator, {"channels": count(2, 9)}),
-        "replace_relu": Target(replace_relu, {"model": model, "granularity": one_of("channel", "layer", "element"),
-            "init": number(0.1, 9), "example_input": floats(1, 3, 8, 8), "last": one_of(None, 1, "block")}),
+        "replace_relu": Target(replace_relu, {"model": model, "granularity": one_of("channel", "layer", "neuron"),
+            "init": number(0.1, 9), "example_input": floats(1, 3, 8, 8), "last": one_of(None, 1)}),
         "add_drelu_head": Target(add_drelu_head, {"model": model, "features": count(1, 9), "init": number(0.1, 9),
             "example_input": floats(1, 3, 8, 8)}),
         "param_groups": Target(param_groups, {"model": lambda r: replace_relu(model(r), example_input=torch.rand(1, 3, 8, 8)),
@@ -241,7 +252,6 @@ def targets() -> dict[str, Target]:
         "composite_boxes": Target(composite_boxes, {"base": IMAGES, "a": IMAGES, "boxes": lambda r: sample_boxes(4, (8, 8))}),
         "image_operation": Target(ops.image_operation, {"images": BYTES, "op": whole(9, 4), "level": floats(4), "sign": lambda r: torch.ones(4, dtype=torch.int64)}),
     }  # fmt: skip
-    return found
 
 
 @dataclass
@@ -286,11 +296,15 @@ def fuzz(calls: int, seed: int) -> Counts:
 
 
 def _told(given: dict[str, Any]) -> str:
-    from mixaug._checks import kind_of
-
     shown = {}
     for name, value in given.items():
-        text = kind_of(value) if isinstance(value, torch.Tensor | np.ndarray) else repr(value) if not isinstance(value, int) or abs(value) < 10**40 else "huge int"
+        text = (
+            kind_of(value)
+            if isinstance(value, torch.Tensor | np.ndarray)
+            else repr(value)
+            if not isinstance(value, int) or abs(value) < 10**40
+            else "huge int"
+        )
         shown[name] = text[:60]
     return ", ".join(f"{name}={text}" for name, text in shown.items())
 

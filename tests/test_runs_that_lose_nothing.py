@@ -143,7 +143,7 @@ def test_ctrl_c_in_the_first_second_is_one_line_and_130(tmp_path, entry, when):
 def test_closed_and_full_streams_end_no_training(tmp_path):
     words = [*DIGITS, "--epochs", "2", "--out", str(tmp_path / "run")]
     with started(["-c", "import os, sys; os.close(2); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])",
-                  "-m", "mixaug", *words], stdout=open("/dev/full", "w")) as process:  # fmt: skip  # noqa: SIM115
+                  "-m", "mixaug", *words], stdout=open("/dev/full", "w")) as process:  # fmt: skip
         assert process.wait(timeout=100) == 0
     assert read_checkpoint(tmp_path / "run" / "last.pt")["epoch"] == 2
     assert load_checkpoint(tmp_path / "run" / "best.pt")[0]
@@ -162,7 +162,9 @@ def test_a_full_disk_names_the_file_and_keeps_the_last_checkpoint(tmp_path, monk
     chosen = settings(tmp_path / "run")
     owner, method = (loop.RunLog, "write") if name == "log.csv" else (loop.Run, "_write")
 
-    def full(self, *arguments, original=getattr(owner, method)):
+    original = getattr(owner, method)
+
+    def full(self, *arguments):
         if (tmp_path / "run" / "last.pt").exists() and name in ("log.csv", arguments[0]):
             disk(100 if name == "log.csv" else 100_000)
         return original(self, *arguments)
@@ -232,7 +234,8 @@ def named(path, message):
 
 def forgotten(path, value):
     """A weight without a gradient has no buffers: that they were there cannot be known."""
-    return path[-3:-1] == ("optimiser", "state") and value is REMOVED or path[-1] == "state" and value == {}
+    gone = path[-3:-1] == ("optimiser", "state") and value is REMOVED
+    return gone or (path[-1] == "state" and value == {})
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor")
@@ -301,12 +304,11 @@ def test_a_tampered_generator_is_refused_by_field_or_makes_no_difference(tmp_pat
     path = tmp_path / "run" / "generator.pt"
     good = torch.load(path, weights_only=True)
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    ratios = torch.tensor([[0.5, 0.5]])
 
     def output():
         read = read_generator(path)
         generator, teacher = read.build()
-        return generator(teacher.features(images), [1, 0]) if False else (generator.state_dict(), teacher.model(images))
+        return generator.state_dict(), teacher.model(images)
 
     wanted = output()
     refused = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mixaug._checks import check_field, check_flag, check_generator, check_int, check_number
+from mixaug._checks import MAX_BATCH, check_field, check_flag, check_generator, check_int, check_number
 from mixaug._random import drawn_by
 
 __all__ = ["NEAR", "MixDraw", "MixLaw", "sample_mix"]
@@ -129,7 +129,7 @@ def sample_mix(
         >>> draw.index.shape, draw.index[:, 0].tolist(), draw.ratios.sum(1).allclose(torch.ones(5))
         (torch.Size([5, 3]), [0, 1, 2, 3, 4], True)
     """
-    batch_size = check_int("batch_size", batch_size, 0)
+    batch_size = check_int("batch_size", batch_size, 0, MAX_BATCH)
     check_generator(generator)
     if rows is not None:
         rows = check_int("rows", rows, 0, batch_size)

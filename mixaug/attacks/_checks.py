@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from mixaug._checks import (
     ABOVE_ZERO,
     check_choice,
+    check_dense,
     check_field,
     check_length,
     check_number,
@@ -63,8 +66,7 @@ def check_batch(model: nn.Module, images: Tensor, labels: Tensor, *, values: boo
     that are not on the CPU are read only with ``values``.
     """
     check_model(model)
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a tensor, got {type(images).__name__}")
+    check_dense("images", images)
     if not images.is_floating_point():
         raise TypeError(f"images must be floating point in [0, 1], got {images.dtype}; divide uint8 images by 255")
     if images.ndim != 4:
@@ -108,9 +110,8 @@ def check_class_range(name: str, labels: Tensor, classes: int) -> None:
         raise ValueError(f"{name} must lie below the model's {classes} classes, got {int(labels.max())}")
 
 
-def _check_labels(name: str, labels: object, images: Tensor, probabilities: bool) -> None:
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"{name} must be an int64 tensor, got {type(labels).__name__}")
+def _check_labels(name: str, labels: Any, images: Tensor, probabilities: bool) -> None:
+    check_dense(name, labels, "an int64 tensor")
     rows = probabilities and labels.ndim == 2 and labels.is_floating_point()
     if not rows and labels.dtype != torch.int64:
         also = " (or probabilities of shape (B, classes))" if probabilities else ""

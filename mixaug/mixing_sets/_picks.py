@@ -23,8 +23,8 @@ from mixaug._checks import (
 from mixaug._random import drawn_by
 from mixaug._records import Rule, Rules, check_record, reads_values
 
-#: Most that a picture is enlarged by: its coordinates stay finite.
-_SCALE = 1e6
+#: Most that a picture is enlarged by: the side of a resized picture stays one that memory can hold.
+MAX_SCALE = 100.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def sample_picks(
     """
     batch, size = check_int("batch", batch, 0, MAX_BATCH), check_size("size", size)
     pictures = check_int("pictures", pictures, 1, MAX_PICTURES)
-    scale, flip = check_range("scale", scale, 1.0, 100.0), check_number("flip", flip, 0.0, 1.0)
+    scale, flip = check_range("scale", scale, 1.0, MAX_SCALE), check_number("flip", flip, 0.0, 1.0)
     check_generator(generator)
     device = generator.device if generator is not None else torch.device(device)
     u = torch.rand(batch, 4, device=device, dtype=torch.float32, **drawn_by(generator))
@@ -115,13 +115,17 @@ def check_picks(params: Any, pictures: int) -> PickParams:
     if params.index.device.type == "meta" and isinstance(scale, Tensor) and scale.device.type != "meta":
         raise ValueError(f"params.index must be on {scale.device}, as the other fields, got meta")
     device, shape = params.index.device, tuple(params.index.shape)
-    others = {len(value) for name in ("scale", "top", "left") if isinstance(value := getattr(params, name), Tensor)}
+    others = {
+        len(value)
+        for name in ("scale", "top", "left")
+        if isinstance(value := getattr(params, name), Tensor) and value.ndim
+    }
     if len(others) == 1 and others != {len(params.index)}:
         raise ValueError(f"params.index must have shape ({others.pop()},), as the other fields, got {shape}")
     unit = Rule(torch.float32, shape, 0.0, 1.0)
     rules = Rules(
         index=Rule(torch.int64, shape, 0, pictures - 1),
-        scale=Rule(torch.float32, shape, 1.0, _SCALE),
+        scale=Rule(torch.float32, shape, 1.0, MAX_SCALE),
         top=unit,
         left=unit,
         flip=Rule(torch.bool, shape),

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mixaug._checks import MAX_BATCH, MAX_PICTURES, MAX_SIDE, check_int, check_number
-from mixaug.mixing_sets._picks import PickParams, check_picks, crop_checked, sample_picks
+from mixaug._checks import MAX_BATCH, MAX_PICTURES, MAX_SIDE, check_int, check_number, check_range, check_size
+from mixaug.mixing_sets._picks import MAX_SCALE, PickParams, check_picks, crop_checked, sample_picks
 from mixaug.mixing_sets._recipes import resize
 
 if TYPE_CHECKING:
@@ -120,8 +120,10 @@ class PictureBank(ABC):
         """
         batch = check_int("batch", batch, 0, MAX_BATCH)
         where = torch.device(device)
-        height, width = _check_size(size)
-        low, high = _check_range("scale", scale)
+        if not isinstance(size, tuple | list | torch.Size):
+            size = (size, size)
+        height, width = check_size("size", size)
+        low, high = check_range("scale", scale, 1.0, MAX_SCALE)
         flip = check_number("flip", flip, 0.0, 1.0)
         drawn = sample_picks(batch, (height, width), len(self), (low, high), flip, generator, where)
         return self._crop(drawn.to(where))
@@ -193,21 +195,3 @@ def contact_sheet(pictures: torch.Tensor) -> Image.Image:
     sheet[: len(pictures)] = pictures
     sheet = sheet.reshape(rows, columns, 3, side, side).permute(0, 3, 1, 4, 2).reshape(rows * side, -1, 3)
     return Image.fromarray(sheet.contiguous().numpy())
-
-
-def _check_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    sides = tuple(size) if isinstance(size, tuple | list | torch.Size) else (size, size)
-    if len(sides) != 2:
-        raise ValueError(f"size must be a side or (H, W), got {size!r}")
-    for side in sides:
-        side = check_int("size", side, 1, MAX_SIDE)
-    return int(sides[0]), int(sides[1])
-
-
-def _check_range(name: str, value: tuple[float, float]) -> tuple[float, float]:
-    if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != 2:
-        raise TypeError(f"{name} must be a pair of numbers, got {value!r}")
-    low, high = float(value[0]), float(value[1])
-    if not 1 <= low <= high < math.inf:
-        raise ValueError(f"{name} must be a range from 1 up, got {value!r}")
-    return low, high

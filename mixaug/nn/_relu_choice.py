@@ -31,9 +31,10 @@ def check_chosen(names: Any, last: Any, where: Any) -> tuple[str, ...] | None:
         or not all(isinstance(pattern, str) for pattern in patterns)
     ):
         raise TypeError(f"names must be a pattern or a sequence of patterns, got {names!r}")
-    if last is not None and last != "block":
-        if isinstance(last, str):
+    if isinstance(last, str):
+        if last != "block":
             raise TypeError(f'last must be an int or "block", got {last!r}')
+    elif last is not None:
         check_int("last", last, 1)
     if where is not None and not callable(where):
         raise TypeError(f"where must be a function of a ReLUSite, got {type(where).__name__}")

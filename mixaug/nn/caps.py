@@ -187,7 +187,8 @@ def set_caps(model: nn.Module, images: Tensor, quantile: float) -> None:
     from mixaug.attacks._state import evaluation_mode
 
     quantile = check_number("quantile", quantile, 0.0, 1.0)
-    check_tensor("images", images)
+    if check_tensor("images", images).ndim < 2:
+        raise ValueError(f"images must have two or more dimensions, got shape {tuple(images.shape)}")
     _parameters(model)
     if isinstance(model, DistributedDataParallel):
         raise ValueError("model must not be wrapped yet, got DistributedDataParallel: set the caps first")

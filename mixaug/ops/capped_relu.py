@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 from torch.nn.parameter import UninitializedParameter
 
-from mixaug._checks import check_flag, check_int, check_tensor
+from mixaug._checks import check_dense, check_flag, check_int, check_tensor
 from mixaug_ext import _capped_relu
 
 __all__ = ["broadcast_cap", "capped_relu", "capped_relu_torch"]
@@ -83,7 +83,8 @@ def cap_checked(x: Tensor, max_value: Tensor, dim: int, inplace: bool, name: str
         tensor([2.])
     """
     plan = None
-    if not _special(x) and type(max_value) in (Tensor, Parameter):
+    plain = not _special(x) and x.layout is torch.strided and x.device == max_value.device
+    if plain and type(max_value) in (Tensor, Parameter):
         plan = _capped_relu.plan(x.shape, max_value.shape, dim, x.dtype, max_value.dtype)
     if plan is None:  # also where the caps do not fit: check_cap says what it is
         out = capped_relu_torch(x, max_value, check_cap(x, max_value, dim, name))
@@ -153,14 +154,16 @@ def check_cap(x: Any, max_value: Any, dim: int, name: str = "") -> int:
         3
     """
     where = f" of {name}" if name else ""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"x{where} must be a floating point tensor, got {got}")
+    check_dense(f"x{where}", x, "a floating point tensor")
+    if not x.is_floating_point():
+        raise TypeError(f"x{where} must be a floating point tensor, got {x.dtype}")
     if isinstance(max_value, UninitializedParameter):  # a layer in a graph, which cannot make it
         raise RuntimeError(f"max_value{where} has no size yet: call the model once before tracing it")
-    if not isinstance(max_value, Tensor) or not max_value.is_floating_point():
-        got = max_value.dtype if isinstance(max_value, Tensor) else type(max_value).__name__
-        raise TypeError(f"max_value{where} must be a floating point tensor, got {got}")
+    check_dense(f"max_value{where}", max_value, "a floating point tensor")
+    if not max_value.is_floating_point():
+        raise TypeError(f"max_value{where} must be a floating point tensor, got {max_value.dtype}")
+    if max_value.device != x.device and max_value.ndim:  # torch takes a number's tensor from everywhere
+        raise ValueError(f"max_value{where} must be on the device of x, {x.device}, got {max_value.device}")
     if max_value.numel() == 1:
         return 0
     if not -x.ndim <= dim < x.ndim:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mixaug._checks import check_tensor
@@ -26,7 +27,6 @@ def image_operation(images: Tensor, op: Tensor, level: Tensor, sign: Tensor, *, 
         ``(n, C, H, W)`` uint8.
 
     Example:
-        >>> import torch
         >>> black = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
         >>> one = torch.ones(1)
         >>> image_operation(black, torch.tensor([OP["invert"]]), one, one.long()).unique().item()

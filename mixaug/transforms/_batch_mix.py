@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from mixaug._checks import check_flag, check_label_values, check_number
+from mixaug._checks import check_dense, check_flag, check_label_values, check_number
 from mixaug._random import Drawing, GeneratorState
 from mixaug.transforms import _labels, _sample
 from mixaug.transforms._images import DTYPES, check_values
@@ -97,8 +97,7 @@ def check_one_size(images: Sequence[Tensor]) -> Tensor:
 
 def check_images(images: Any) -> None:
     """Raises unless ``images`` are a batch of images or clips of a dtype that can be mixed. Reads no value."""
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a tensor of shape (B, C, H, W), got {type(images).__name__}")
+    check_dense("images", images, "a tensor of shape (B, C, H, W)")
     if images.dtype not in DTYPES:
         raise TypeError(f"images must be uint8, float16, bfloat16 or float32, got {images.dtype}")
     if images.ndim not in (4, 5):

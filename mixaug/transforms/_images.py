@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from mixaug._checks import check_finite, image_range, in_unit_range, out_of_range
+from mixaug._checks import check_dense, check_finite, image_range, in_unit_range, out_of_range
 
 #: Dtypes of images; floats are in [0, 1].
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
@@ -74,8 +74,9 @@ def to_batch(value: Any, name: str = "images") -> ImageBatch:
         # A copy, since PIL's own buffer is read-only; seen as (1, C, H, W) without moving a pixel (channels_last).
         pixels = torch.from_numpy(np.array(_convert(value, name)))
         return ImageBatch(pixels[None, None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)[None], 1, 1, value)
-    if not is_image(value):
-        raise TypeError(f"{name} must be a PIL image or a tensor, got {type(value).__name__}")
+    check_dense(name, value, "a PIL image or a tensor")
+    if value.is_meta:
+        raise ValueError(f"{name} must hold values, got a tensor on the device meta")
     tensor = value.as_subclass(Tensor)
     if tensor.dtype not in DTYPES:
         raise TypeError(f"{name} must be {_DTYPE_NAMES}, got {tensor.dtype}")

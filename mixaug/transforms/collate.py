@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
@@ -174,7 +175,7 @@ def _checked(samples: Any, later: str) -> list[Any]:
     whole = f": with batch_size=None there is nothing to collate; mix whole batches after the loader with {later}"
     if isinstance(samples, Mapping):
         raise TypeError(f"{what}, got one {type(samples).__name__} with the keys {list(samples)}{whole}")
-    if isinstance(samples, (Tensor, str)) or not isinstance(samples, Iterable):
+    if isinstance(samples, (Tensor, np.ndarray, str)) or not isinstance(samples, Iterable):
         raise TypeError(f"{what}, got {kind_of(samples)}{whole}")
     listed = list(samples)
     if not listed:
