@@ -139,7 +139,7 @@ def plain(value: Any) -> dict[str, Any]:
     Example:
         >>> plain({"lr": torch.tensor(0.1)})
         Traceback (most recent call last):
-        TypeError: lr must be a plain value, got a float32 tensor of shape ()
+        TypeError: lr must be a plain value, got a torch.float32 tensor of shape ()
     """
 
     def check(name: str, each: Any) -> None:

@@ -355,7 +355,7 @@ def test_wrapped_and_compiled_models():
         ({"targets": [0, -1, 2]}, ValueError, "targets must be 0 or more, got -1"),
         ({"layer": "layer9"}, ValueError, "^layer must be the name of a layer of the model: stem, norm, .*'layer9'"),
         ({"layer": 3}, TypeError, "^layer must be the name of a layer, got int"),
-        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 0}, ValueError, "batch_size must be from 1 to 2147483647, got 0"),
     ],
 )  # fmt: skip
 def test_refuses_bad_arguments(arguments, error, message):

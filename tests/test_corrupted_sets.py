@@ -113,10 +113,10 @@ def test_more_can_be_added_but_not_another_set(data, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"names": ["rain"]}, ValueError, "names must be of gaussian_noise.*got 'rain'"),
+        ({"names": ["rain"]}, ValueError, "names must be one of gaussian_noise.*got 'rain'"),
         ({"names": []}, ValueError, "one or more"),
         ({"names": ["fog", "fog"]}, ValueError, "different"),
-        ({"names": "fog"}, TypeError, "names must be a sequence, got str 'fog'"),
+        ({"names": "fog"}, TypeError, "names must be a sequence of names, got str: 'fog'"),
         ({"severities": [0]}, ValueError, "severities must be of 1, 2, 3, 4, 5; got 0"),
         ({"preset": "mnist"}, ValueError, "preset must be one of cifar, imagenet, got 'mnist'"),
         ({"index": torch.tensor([9])}, IndexError, "index must be in 0 to 8, got 9 to 9"),
@@ -235,7 +235,7 @@ def test_broken_folders(tmp_path, what, message):
 def test_bad_requests(tmp_path):
     made = CorruptedSet(cifar_c(tmp_path))
     one = torch.tensor([0])
-    with pytest.raises(ValueError, match=r"name must be one of fog, spatter in .*, got 'snow'"):
+    with pytest.raises(ValueError, match=r"name \(in .*\) must be one of fog, spatter, got 'snow'"):
         made.take("snow", 1, one)
     with pytest.raises(ValueError, match=r"severity must be one of \[1, 2, 3, 4, 5\] in .*, got 6"):
         made.take("fog", 6, one)
