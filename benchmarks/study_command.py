@@ -99,7 +99,7 @@ def locked(job: Job, options: argparse.Namespace) -> Iterator[Path]:
     folder = options.out / job.name
     folder.mkdir(parents=True, exist_ok=True)
     # A run outlives a killed parent: a second one in its folder would spoil both.
-    with FileLock(folder / ".lock", timeout=0):
+    with FileLock(folder / ".study.lock", timeout=0):
         yield folder
 
 

@@ -143,7 +143,7 @@ def run_one(job: Job, options: argparse.Namespace) -> int:
     folder = options.out / job.name
     folder.mkdir(parents=True, exist_ok=True)
     # A run outlives a killed parent: a second one in its folder would spoil both.
-    with FileLock(folder / ".lock", timeout=0):
+    with FileLock(folder / ".study.lock", timeout=0):
         return _train_and_measure(job, folder, options)
 
 

@@ -22,7 +22,7 @@ except ImportError:  # Windows
 # The mask can only be read by setting it: of two threads, one could take the other's 0 for the process's.
 _umask_lock = threading.Lock()
 #: Errors of a disk, a quota or a limit that has no room for what is written.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.tmp")
 #: Descriptors of locks: a forked child (a loader worker) must not keep one that its killed parent held.
@@ -95,7 +95,7 @@ def full_disk_named(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         free = ""
         with suppress(OSError):

@@ -189,8 +189,8 @@ def _check_values(name: str, tensors: dict[str, Tensor], rules: Rules, device: t
         if bool(broken.any()):
             at = int(broken.flatten().int().argmax())
             got = tensors[field].reshape(-1, 4)[at] if rule.kind == "box" else tensors[field].flatten()[at]
-            place = [int(i) for i in torch.unravel_index(torch.tensor(at), broken.shape)] if broken.ndim else []
-            raise ValueError(f"{name}.{field} must be {rule.told()}, got {got.tolist()} at {place}")
+            where = torch.unravel_index(torch.tensor(at, dtype=torch.int64), broken.shape) if broken.ndim else ()
+            raise ValueError(f"{name}.{field} must be {rule.told()}, got {got.tolist()} at {[int(i) for i in where]}")
 
 
 def _is_bounded(rule: Rule) -> bool:

@@ -72,7 +72,9 @@ def main(argv: Sequence[str] | None = None, at_start: Callable[[int, Any], None]
         return int(command.run(options))
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         # Wrong input in one line; a traceback would hide it. A bug in mixaug is another kind of error and shows whole.
-        tell(f"mixaug {options.command}: {printable(str(error))}\n")
+        # Of an error that names its file in its own words, the words alone, without the system's number before them.
+        own = isinstance(error, OSError) and error.filename is None and error.strerror
+        tell(f"mixaug {options.command}: {printable(str(own or error))}\n")
         return WRONG_INPUT
     except KeyboardInterrupt:
         tell(f"mixaug {options.command}: interrupted\n")

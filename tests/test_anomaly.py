@@ -259,7 +259,7 @@ def test_refuses_bad_input():
         ({"n": 6}, ValueError, "n must be at most the 5 images of the data set, got 6"),
         ({"n_out": 4}, ValueError, "n_out must be at most the 3 images of the data set, got 4"),
         ({"n_out": 0}, ValueError, "n_out must be at least 1, got 0"),
-        ({"batch_size": 0}, ValueError, "batch_size must be from 1 to, got 0"),
+        ({"batch_size": 0}, ValueError, "batch_size must be from 1 to 2147483647, got 0"),
         ({"seed": 0.5}, TypeError, "seed must be an int, got float"),
     ]:
         with pytest.raises(error, match=message):

@@ -505,8 +505,8 @@ def test_audit_model_takes_a_data_set_and_draws_n_of_it():
         ({"thresholds": 0.02}, TypeError, "thresholds must be Thresholds, got float"),
         ({"seed": -1}, ValueError, "seed must be from 0 to"),
         ({"batch_size": 0}, ValueError, "batch_size must be from 1 to"),
-        ({"square_queries": 0}, ValueError, "square_queries must be 1 or more"),
-        ({"draws": 1}, ValueError, "draws must be 2 or more"),
+        ({"square_queries": 0}, ValueError, "square_queries must be at least 1, got 0"),
+        ({"draws": 1}, ValueError, "draws must be at least 2, got 1"),
         ({"images": torch.rand(60, 1, 8, 8) * 2}, ValueError, r"images must lie in \[0, 1\]"),
         ({"images": torch.rand(0, 1, 8, 8), "labels": torch.arange(0)}, ValueError, "images must be 1 or more, got 0"),
         ({"labels": torch.rand(60, 4).softmax(1)}, TypeError, "labels must be class indices"),
@@ -527,7 +527,7 @@ def test_arguments_are_checked(change, error, words):
 
 def test_more_arguments_of_audit_model():
     images, labels = blocks_data(12)
-    with pytest.raises(ValueError, match="n must be 1 or more"):
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         audit_model(Blocks(), (images, labels), n=0)
     with pytest.raises(TypeError, match="dataset must be"):
         audit_model(Blocks(), 3)

@@ -333,7 +333,7 @@ def test_no_images():
         ({"labels": torch.zeros(7)}, TypeError, "labels must be an int64 tensor"),
         ({"labels": torch.zeros(6, dtype=torch.int64)}, ValueError, r"labels must have shape \(7,\)"),
         ({"labels": torch.full((7,), 5)}, ValueError, "labels must lie below the model's 5 classes, got 5"),
-        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 0}, ValueError, "batch_size must be from 1 to 2147483647, got 0"),
         ({"batch_size": 2.0}, TypeError, "batch_size must be an int, got float"),
         ({"model": nn.Sequential(nn.Flatten(), DReLU())}, ValueError, "the D-ReLU layer 1 has no size yet"),
     ],

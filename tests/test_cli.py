@@ -68,7 +68,7 @@ def test_train_into_an_existing_run_is_refused_and_resumed_when_asked(runs, caps
         (["train", "--method", "magic"], "ipmix"),
         (["train", "--levels", "image,word"], "levels must be one of image, patch, pixel, got 'word'"),
         (["train", "--structure", "tree"], "chain, linear, mixed_input"),
-        (["train", "--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["train", "--epochs", "0"], "epochs must be from 1 to 2147483647, got 0"),
         (["train", "--data", "cifar11"], "cifar10"),
         (["train", "--data", "folder:/nowhere"], "/nowhere"),
         (["train", "--model", "resnet-smal"], "resnet-small"),
@@ -78,7 +78,7 @@ def test_train_into_an_existing_run_is_refused_and_resumed_when_asked(runs, caps
         (["preview", "--boxes", "2"], "--boxes must be used with --transform dynamic-mixcut, got ipmix"),
         (["preview", "--transform", "dynamic-mixcut", "--structure", "chain"], "--structure must be used with --trans"),
         (["preview", "--transform", "dynamic-mixcut", "--boxes", "4,2"], "boxes must be a range (low, high) with low"),
-        (["mixing-set", "fractals", "--count", "0", "--out", "x"], "--count must be at least 1, got 0"),
+        (["mixing-set", "fractals", "--count", "0", "--out", "x"], "--count must be from 1 to 10000000, got 0"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(words, message, capsys):
@@ -182,9 +182,9 @@ def test_evaluate_leaves_out_what_it_is_told_to(runs, capsys):
         (["--surrogate", "missing.pt"], "missing.pt"),
         (["--ood", "cifar11"], "cifar11"),
         (["--attacks", "quick", "--eps", "0"], "eps must be above 0 for the attacks 'quick', got 0"),
-        (["--attacks", "quick", "--n-attack", "0"], "n_attack must be 1 or more, got 0"),
-        (["--flips", "-1"], "n_flips must be 0 or more, got -1"),
-        (["--batch-size", "0"], "batch_size must be from 1 to, got 0"),
+        (["--attacks", "quick", "--n-attack", "0"], "n_attack must be at least 1, got 0"),
+        (["--flips", "-1"], "n_flips must be at least 0, got -1"),
+        (["--batch-size", "0"], "batch_size must be from 1 to 2147483647, got 0"),
     ],
 )
 def test_evaluate_refuses_wrong_words_before_any_work(runs, capsys, monkeypatch, words, message):

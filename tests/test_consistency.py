@@ -315,8 +315,8 @@ def test_refuses_bad_input():
         ),
         ({"names": ["tilt", "tilt"]}, ValueError, "names must be different names"),
         ({"n": 4}, ValueError, "n must be at most the 3 images of the data set, got 4"),
-        ({"batch_size": 0}, ValueError, "batch_size must be from 1 to, got 0"),
-        ({"seed": -1}, ValueError, "seed must be from 0 to, got -1"),
+        ({"batch_size": 0}, ValueError, "batch_size must be from 1 to 2147483647, got 0"),
+        ({"seed": -1}, ValueError, "seed must be from 0 to 9223372036854775807, got -1"),
     ]:
         with pytest.raises(error, match=message):
             flip_rates(small_model(), data, **arguments)

@@ -270,19 +270,23 @@ def test_dull_draws_are_refused(monkeypatch):
 @pytest.mark.parametrize(
     "call,error,words",
     [
-        (lambda: make_pictures("contours", 0), ValueError, "count must be at least 1, got 0"),
-        (lambda: make_pictures("contours", 1, size=7), ValueError, "size must be at least 8, got 7"),
-        (lambda: make_pictures("contours", 1, seed=-1), ValueError, "seed must be at least 0, got -1"),
+        (lambda: make_pictures("contours", 0), ValueError, "count must be from 1 to 10000000, got 0"),
+        (lambda: make_pictures("contours", 1, size=7), ValueError, "size must be from 8 to 16384, got 7"),
+        (
+            lambda: make_pictures("contours", 1, seed=-1),
+            ValueError,
+            "seed must be from 0 to 9223372036854775807",
+        ),
         (lambda: make_pictures("contours", 1, kinds="waves"), ValueError, "kinds must name some of single, polygons"),
-        (lambda: sample_contours(0), ValueError, "count must be at least 1, got 0"),
+        (lambda: sample_contours(0), ValueError, "count must be from 1 to 10000000, got 0"),
         (lambda: sample_contours(1, seed="0"), TypeError, "seed must be an int, got str: '0'"),
-        (lambda: sample_contours(1, start=-1), ValueError, "start must be at least 0, got -1"),
+        (lambda: sample_contours(1, start=-1), ValueError, "start must be from 0 to 9223372036854775807"),
         (lambda: sample_contours(1, kinds=("bands", "bands")), ValueError, "each once"),
         (lambda: sample_contours(1, kinds=3), TypeError, "kinds must be a str, a sequence of them or None, got int: 3"),
-        (lambda: sample_contours(1, threads=0), ValueError, "threads must be at least 1, got 0"),
+        (lambda: sample_contours(1, threads=0), ValueError, "threads must be from 1 to 1024"),
         (lambda: render_contours([1]), TypeError, "params must be a ContourParams, got list"),
-        (lambda: render_contours(sample_contours(1), 7), ValueError, "size must be at least 8, got 7"),
-        (lambda: render_contours(sample_contours(1), threads=0), ValueError, "threads must be at least 1, got 0"),
+        (lambda: render_contours(sample_contours(1), 7), ValueError, "size must be from 8 to 16384, got 7"),
+        (lambda: render_contours(sample_contours(1), threads=0), ValueError, "threads must be from 1 to 1024"),
     ],
 )
 def test_bad_input(call, error, words):

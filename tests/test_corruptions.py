@@ -95,7 +95,7 @@ def test_batched_equals_one_by_one(photos, name):
     ("arguments", "error", "message"),
     [
         ((torch.zeros(1, 3, 4, 4), "rain", 1), ValueError, "name must be one of gaussian_noise, .* got 'rain'"),
-        ((torch.zeros(1, 3, 4, 4), "fog", 0), ValueError, "severity must be one of 1 to 5, got 0"),
+        ((torch.zeros(1, 3, 4, 4), "fog", 0), ValueError, "severity must be from 1 to 5, got 0"),
         ((torch.zeros(1, 3, 4, 4), "fog", 6), ValueError, "severity"),
         ((torch.zeros(1, 3, 4, 4), "fog", 1, "mnist"), ValueError, "preset must be one of cifar, imagenet"),
         ((torch.zeros(3, 4, 4), "fog", 1), ValueError, r"images must be \(N, C, H, W\) .*\(3, 4, 4\)"),

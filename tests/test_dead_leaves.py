@@ -372,19 +372,19 @@ def test_no_near_duplicates():
 @pytest.mark.parametrize(
     "call,error,words",
     [
-        (lambda: sample_dead_leaves(0), ValueError, "count must be at least 1, got 0"),
+        (lambda: sample_dead_leaves(0), ValueError, "count must be from 1 to 10000000, got 0"),
         (lambda: sample_dead_leaves(2.0), TypeError, "count must be an int, got float"),
-        (lambda: sample_dead_leaves(1, seed=-1), ValueError, "seed must be at least 0, got -1"),
-        (lambda: sample_dead_leaves(1, start=-1), ValueError, "start must be at least 0, got -1"),
-        (lambda: sample_dead_leaves(1, threads=0), ValueError, "threads must be at least 1, got 0"),
+        (lambda: sample_dead_leaves(1, seed=-1), ValueError, "seed must be from 0 to 9223372036854775807, got -1"),
+        (lambda: sample_dead_leaves(1, start=-1), ValueError, "start must be from 0 to 9223372036854775807, got -1"),
+        (lambda: sample_dead_leaves(1, threads=0), ValueError, "threads must be from 1 to 1024, got 0"),
         (lambda: sample_dead_leaves(1, kinds="leaves"), ValueError, "kinds must name some of squares, oriented"),
         (lambda: sample_dead_leaves(1, kinds=[]), ValueError, "each once, got \\[\\]"),
         (lambda: sample_dead_leaves(1, kinds=["shapes", "shapes"]), ValueError, "each once"),
         (lambda: sample_dead_leaves(1, kinds=3), TypeError, "kinds must be a str, a sequence of them or None, got int"),
         (lambda: render_dead_leaves([1]), TypeError, "params must be a DeadLeavesParams, got list"),
-        (lambda: render_dead_leaves(sample_dead_leaves(1), 7), ValueError, "size must be at least 8, got 7"),
+        (lambda: render_dead_leaves(sample_dead_leaves(1), 7), ValueError, "size must be from 8 to 16384, got 7"),
         (lambda: render_dead_leaves(sample_dead_leaves(1), 8.0), TypeError, "size must be an int, got float"),
-        (lambda: render_dead_leaves(sample_dead_leaves(1), 8, threads=0), ValueError, "threads must be at least 1"),
+        (lambda: render_dead_leaves(sample_dead_leaves(1), 8, threads=0), ValueError, "threads must be from 1 to 1024"),
     ],
 )
 def test_bad_input(call, error, words):

@@ -240,7 +240,7 @@ def of_capped_relu() -> list:
     out = [SReLU(6.1)(x)]
     for layer in (DReLU(4, init=6.1), DReLU(init=6.1), DReLU(1, init=6.1)):
         out.append(layer(x).detach())
-    for options in ({"granularity": "channel", "init": 0.123}, {"granularity": "layer", "init": 0.123}):
+    for options in ({"granularity": "channel", "init": 9.123}, {"granularity": "layer", "init": 9.123}):
         model = replace_relu(classifier(), example_input=IMAGES, **options)
         out.append(model(IMAGES).detach())
         set_caps(model, IMAGES, 0.9)

@@ -471,7 +471,7 @@ def test_records_of_other_images():
     params = mix.sample(IMAGES)
     for images in (IMAGES[..., :7], IMAGES[:3], IMAGES.transpose(2, 3)[:, :, :6]):
         labels = LABELS[: len(images)]
-        message = f"params were drawn for 4 images of 8x8 pixels, got images of shape {tuple(images.shape)}"
+        message = f"params were drawn for 4 images of size (8, 8), got images of shape {tuple(images.shape)}"
         with check_refused(ValueError, message):
             mix.replay(images, labels, params)
         with check_refused(ValueError, message):
@@ -487,31 +487,40 @@ def test_records_of_other_images():
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "message"),
+    ("name", "change", "error", "message"),
     [
-        ("lam", lambda x: x.double(), "params.lam must be float32 of shape (4,), got torch.float64 of (4,)"),
-        ("lam", lambda x: x[:, None], "params.lam must be float32 of shape (4,), got torch.float32 of (4, 1)"),
-        ("index", lambda x: x.int(), "params.index must be int64 of shape (4, 2), got torch.int32 of (4, 2)"),
-        ("index", lambda x: x[:, :1], "params.index must be int64 of shape (4, 2), got torch.int64 of (4, 1)"),
-        ("beta", lambda x: x.half(), "params.beta must be float32 of shape (4,), got torch.float16 of (4,)"),
-        ("beta", lambda x: x[:3], "params.beta must be float32 of shape (4,), got torch.float32 of (3,)"),
+        ("lam", lambda x: x[:, None], TypeError, "lam must be a tensor of 1 dimensions, got a "),
+        ("lam", lambda x: x.double() + 1e-12, ValueError, "lam must be exact as torch.float32, got "),
+        ("index", lambda x: x[:, :1], ValueError, "index must have shape (4, 2), got (4, 1)"),
+        ("beta", lambda x: x[:3], ValueError, "beta must have shape (4,), got (3,)"),
+        ("beta", lambda x: x * float("nan"), ValueError, "beta must be from 0 to 1, got nan at [0]"),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("with_views", [False, True])
-def test_records_with_other_tensors(name, change, message, with_views):
+def test_records_with_other_tensors(name, change, error, message, with_views):
     """A record that was stored and read again as something else."""
     params = DynamicMixCut(4).sample(IMAGES)
     params = dataclasses.replace(params, **{name: change(getattr(params, name))})
     views = (IMAGES, IMAGES) if with_views else None
-    with check_refused(ValueError, message):
+    with check_refused_beginning(error, f"params.{message}"):
         DynamicMixCut(4).replay(IMAGES, LABELS, params, views)
-    with check_refused(ValueError, message):
+    with check_refused_beginning(error, f"params.{message}"):
         replay_dynamic_mixcut(IMAGES, LABELS, params, views=views, num_classes=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("lam", torch.float64), ("index", torch.int32), ("index", torch.uint8), ("boxes", torch.int16)]
+)
+def test_records_in_other_dtypes_are_cast_exactly(name, dtype):
+    params = DynamicMixCut(4).sample(IMAGES)
+    stored = dataclasses.replace(params, **{name: getattr(params, name).to(dtype)})
+    for got, wanted in zip(*(DynamicMixCut(4).replay(IMAGES, LABELS, each) for each in (stored, params)), strict=True):
+        assert torch.equal(got, wanted)
 
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_records_that_name_other_images(batch):
     params = DynamicMixCut(4).sample(IMAGES[:batch])
     params = dataclasses.replace(params, index=params.index + batch, boxes=torch.tensor([[[0, 0, 8, 8]]] * batch))
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match=rf"params.index must be from 0 to {batch - 1}, got \d at \[0, 0\]"):
         DynamicMixCut(4).replay(IMAGES[:batch], LABELS[:batch], params)

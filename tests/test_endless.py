@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from itertools import islice
 
 import pytest
 import torch
@@ -24,8 +24,8 @@ def labelled(monkeypatch):
     """Pictures whose channels say their seed and their index."""
 
     def labels(source, count, size, seed, *, start=0, kinds=None, chunk=16, threads=None):
-        for index in range(start, start + count, chunk):
-            rows = torch.arange(index, min(index + chunk, start + count))
+        for index in itertools.count(start, chunk) if count is None else range(start, start + count, chunk):
+            rows = torch.arange(index, index + chunk if count is None else min(index + chunk, start + count))
             pictures = torch.full((len(rows), 3, size, size), seed, dtype=torch.uint8)
             pictures[:, 1] = (rows // 200).to(torch.uint8)[:, None, None]
             pictures[:, 2] = (rows % 200).to(torch.uint8)[:, None, None]
@@ -41,7 +41,7 @@ def names(pictures) -> list[tuple[int, int]]:
 
 def first(recipe, start: int, count: int, chunk: int = 3) -> list[tuple[int, int]]:
     pieces = recipe.pictures_from(start, chunk, None)
-    return names(islice((p for piece in pieces for p in piece), count))
+    return names(itertools.islice((p for piece in pieces for p in piece), count))
 
 
 def test_synthetic_goes_on(labelled):
@@ -95,5 +95,5 @@ def test_what_has_no_next_picture_is_refused(tmp_path):
     for pictures in (grey, folder, MixingSet.mixture([folder, MixingSet.fractals(3, 16)])):
         with pytest.raises(TypeError, match=r"a stream needs synthetic sources .* or a mixture of them"):
             pictures.stream()
-    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="threads must be from 1 to 1024, got 0"):
         MixingSet.fractals(2, 16).stream(threads=0)

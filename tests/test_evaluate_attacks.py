@@ -91,9 +91,9 @@ def test_a_list_of_attacks_has_their_names_and_its_seeds(data):
         ({"attacks": 3}, TypeError, "'autoattack', None, attacks or names to attacks, got int"),
         ({"n_attack": {"fgsm": 3}}, ValueError, "n_attack must name attacks of pgd-20; got 'fgsm'"),
         ({"n_attack": {"pgd-20": 31}}, ValueError, r"n_attack\['pgd-20'\] must be at most the 30 images"),
-        ({"n_attack": {"pgd-20": 0}}, ValueError, r"n_attack\['pgd-20'\] must be 1 or more, got 0"),
+        ({"n_attack": {"pgd-20": 0}}, ValueError, r"n_attack\['pgd-20'\] must be at least 1, got 0"),
         ({"n_lipschitz": 31}, ValueError, "n_lipschitz must be at most the 30 images"),
-        ({"n_surface": -1}, ValueError, "n_surface must be 0 or more, got -1"),
+        ({"n_surface": -1}, ValueError, "n_surface must be at least 0, got -1"),
         ({"eps": 0}, ValueError, "eps must be above 0 for the attacks 'pgd', got 0; attacks=None attacks nothing"),
         (
             {"n_lipschitz": 3, "eps": 0, "attacks": None},

@@ -278,21 +278,21 @@ def test_no_near_duplicates():
 @pytest.mark.parametrize(
     "call,error,words",
     [
-        (lambda: make_pictures("ifs", 0), ValueError, "count must be at least 1, got 0"),
-        (lambda: make_pictures("ifs", 1, size=7), ValueError, "size must be at least 8, got 7"),
-        (lambda: sample_ifs(0), ValueError, "count must be at least 1, got 0"),
+        (lambda: make_pictures("ifs", 0), ValueError, "count must be from 1 to 10000000, got 0"),
+        (lambda: make_pictures("ifs", 1, size=7), ValueError, "size must be from 8 to 16384, got 7"),
+        (lambda: sample_ifs(0), ValueError, "count must be from 1 to 10000000, got 0"),
         (lambda: sample_ifs(2.0), TypeError, "count must be an int, got float"),
         (lambda: sample_ifs(True), TypeError, "count must be an int, got bool"),
-        (lambda: sample_ifs(1, seed=-1), ValueError, "seed must be at least 0, got -1"),
+        (lambda: sample_ifs(1, seed=-1), ValueError, "seed must be from 0 to 9223372036854775807, got -1"),
         (lambda: sample_ifs(1, seed="0"), TypeError, "seed must be an int, got str: '0'"),
-        (lambda: sample_ifs(1, start=-1), ValueError, "start must be at least 0, got -1"),
+        (lambda: sample_ifs(1, start=-1), ValueError, "start must be from 0 to 9223372036854775807, got -1"),
         (lambda: sample_ifs(1, kinds="lines"), ValueError, "kinds must name some of points, patches, each once"),
         (lambda: sample_ifs(1, kinds=["points", "points"]), ValueError, "kinds must name some of"),
         (lambda: sample_ifs(1, kinds=3), TypeError, "kinds must be a str, a sequence of them or None, got int"),
         (lambda: render_ifs([1]), TypeError, "params must be an IFSParams, got list"),
-        (lambda: render_ifs(sample_ifs(1), size=7), ValueError, "size must be at least 8, got 7"),
+        (lambda: render_ifs(sample_ifs(1), size=7), ValueError, "size must be from 8 to 16384, got 7"),
         (lambda: render_ifs(sample_ifs(1), size=64.0), TypeError, "size must be an int, got float"),
-        (lambda: render_ifs(sample_ifs(1), threads=0), ValueError, "threads must be at least 1, got 0"),
+        (lambda: render_ifs(sample_ifs(1), threads=0), ValueError, "threads must be from 1 to 1024, got 0"),
     ],
 )
 def test_bad_input(call, error, words):

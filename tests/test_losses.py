@@ -61,7 +61,7 @@ def test_soft_target_bad_input() -> None:
         soft_target_cross_entropy(logits, 3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"targets must be floating .* got torch.int32"):
         soft_target_cross_entropy(logits, torch.zeros(5, dtype=torch.int32))
-    with pytest.raises(TypeError, match=r"logits must be floating, got torch.int64"):
+    with pytest.raises(TypeError, match=r"logits must be a tensor of floating point, got torch.int64"):
         soft_target_cross_entropy(logits.long(), torch.zeros(5, 7))
     with pytest.raises(ValueError, match=r"targets of probabilities must have logits' shape \(5, 7\), got \(5, 6\)"):
         soft_target_cross_entropy(logits, torch.zeros(5, 6))

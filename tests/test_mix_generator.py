@@ -189,7 +189,7 @@ def test_bad_input_says_which_argument_and_what_it_got() -> None:
     generator, (features, ratios) = generator_of(), sources(2, 3)
     index = torch.zeros(2, 3, dtype=torch.long)
     cases = [
-        (lambda: MixGenerator(1), ValueError, "channels must be at least 2, got 1"),
+        (lambda: MixGenerator(1), ValueError, "channels must be from 2 to 16384, got 1"),
         (lambda: MixGenerator(2.0), TypeError, "channels must be an int, got float"),
         (lambda: MixGenerator(True), TypeError, "channels must be an int, got bool"),
         (lambda: generator(features.long(), ratios, (4, 4)), TypeError, "features must be .*, got torch.int64"),

@@ -94,10 +94,10 @@ def test_folders_may_have_commas_and_be_in_the_home(small, monkeypatch, tmp_path
 @pytest.mark.parametrize(
     ("text", "got"),
     [
-        ("fractal", "'fractal'"),
+        ("fractal", "'fractal'; did you mean 'fractals'?"),
         ("", "''"),
-        ("Fractals", "'Fractals'"),
-        ("dead_leaves", "'dead_leaves'"),
+        ("Fractals", "'Fractals'; did you mean 'fractals'?"),
+        ("dead_leaves", "'dead_leaves'; did you mean 'dead-leaves'?"),
         ("fractals,moon", "'moon' in 'fractals,moon'"),
         ("fractals,", "'' in 'fractals,'"),
         ("./nowhere", "'./nowhere'"),

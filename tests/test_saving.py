@@ -153,7 +153,9 @@ def test_a_full_disk_names_the_folder_and_leaves_no_half_files(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
     try:
         save_set(small, tmp_path, "small")
-        with pytest.raises(OSError, match=re.escape(f"cannot be written into {tmp_path} (File too large)")) as caught:
+        with pytest.raises(
+            OSError, match=re.escape(f"{tmp_path}/large-000000.png cannot be written: File too large")
+        ) as caught:
             save_set(large, tmp_path, "large")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -205,7 +207,7 @@ def test_pixels_of_tells_pictures_apart(tmp_path):
         (ValueError, "stem must begin a file's name, without folders and a leading dot, got 'a/b'", {"stem": "a/b"}),
         (ValueError, "stem must begin a file's name, without folders and a leading dot, got ''", {"stem": ""}),
         (ValueError, "stem must begin a file's name, without folders and a leading dot, got '.a'", {"stem": ".a"}),
-        (ValueError, "threads must be at least 1, got 0", {"threads": 0}),
+        (ValueError, "threads must be from 1 to 1024, got 0", {"threads": 0}),
         (TypeError, "folder must be a str or a path, got int: 3", {"folder": 3}),
         (ValueError, "folder must be a folder that can be written into, got /proc/deep (", {"folder": "/proc/deep"}),
     ],

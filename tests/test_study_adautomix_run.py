@@ -178,13 +178,13 @@ def test_a_run_is_of_one_process(tmp_path, monkeypatch):
             pass
         with study_command.locked(jobs[0], options) as other:  # a run of its own
             assert other != folder
-    with FileLock(folder / ".lock", timeout=0):  # free again
+    with FileLock(folder / ".study.lock", timeout=0):  # free again
         pass
     monkeypatch.setattr(study_adautomix, "run_one", lambda *_: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["study", "--quick", "--out", str(tmp_path), "--one", "Mixup", "0"])
     before = signal.getsignal(signal.SIGINT)
     try:
-        with FileLock(folder / ".lock"), pytest.raises(Timeout):
+        with FileLock(folder / ".study.lock"), pytest.raises(Timeout):
             study_adautomix.main()
     finally:
         signal.signal(signal.SIGINT, before)

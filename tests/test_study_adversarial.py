@@ -275,7 +275,7 @@ def test_a_run_is_stopped_resumed_and_measured(tmp_path, monkeypatch):
     job = next(job for job in jobs if job.variant == "hybrid")
     folder = tmp_path / job.name
     folder.mkdir(parents=True)
-    with FileLock(folder / ".lock"), pytest.raises(Timeout):
+    with FileLock(folder / ".study.lock"), pytest.raises(Timeout):
         study_adversarial.run_locked(job, options)
 
     evaluate = study_adversarial_run.evaluate_model

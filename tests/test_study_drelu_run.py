@@ -161,7 +161,7 @@ def test_a_run_is_stopped_resumed_and_measured(tmp_path, monkeypatch):
     job = next(job for job in jobs if job.variant == "D-ReLU head, lambda 10")
     folder, source = tmp_path / job.name, tmp_path / plan.source(0).name
     folder.mkdir(parents=True)
-    with FileLock(folder / ".lock"), pytest.raises(Timeout):
+    with FileLock(folder / ".study.lock"), pytest.raises(Timeout):
         study_drelu.run_locked(plan, job.variant, 0, options)
     with pytest.raises(RuntimeError, match="no-head-s1 must have its transferred images first"):
         study_drelu.run_locked(plan, job.variant, 0, options)

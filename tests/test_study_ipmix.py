@@ -240,7 +240,7 @@ def test_one_run_from_training_to_its_result(tmp_path, monkeypatch, pictures):
     _, jobs = study_jobs(options)
     (job,) = (job for job in jobs if job.variant == "IPMix + JSD")
     (tmp_path / job.name).mkdir(parents=True)
-    with FileLock(tmp_path / job.name / ".lock"), pytest.raises(Timeout):
+    with FileLock(tmp_path / job.name / ".study.lock"), pytest.raises(Timeout):
         study_ipmix.run_one(job, options)
     assert study_ipmix.run_one(job, options) == 0
     row = study_ipmix.read_result(job, options)

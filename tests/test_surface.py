@@ -101,7 +101,7 @@ def test_refused():
         ((model, (image * 255).byte(), 0), TypeError, r"image must be a floating point tensor"),
         ((model, image * 3, 0), ValueError, r"image must lie in \[0, 1\], got values from"),
         ((model, image * float("nan"), 0), ValueError, r"image must lie in \[0, 1\]"),
-        ((model, image, 0, 0.0), ValueError, "radius must be above 0, got 0"),
+        ((model, image, 0, 0.0), ValueError, "radius must be above 0 and at most 1, got 0.0"),
         ((model, image, 0, 1.5), ValueError, "radius must be"),
         ((lambda x: x, image, 0), TypeError, r"torch\.nn\.Module, got function; wrap it in a"),
     ]:

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from mixaug._checks import check_label_values, check_tensor, kind_of
 
+#: For torch, the class that is ignored: one that no label is.
+_NO_CLASS = -(2**62)
+
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy ``-sum_k y_k log softmax(z)_k`` of each image.
@@ -29,11 +32,13 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     if isinstance(labels, Tensor) and labels.ndim == 2:
         _check_rows("labels", logits, labels)
-    else:
-        _check("cross_entropy", logits, labels, classes=1)
-    return nn.functional.cross_entropy(
-        logits, labels.to(logits.dtype) if labels.ndim == 2 else labels, reduction="none"
-    )
+        return nn.functional.cross_entropy(logits, labels.to(logits.dtype), reduction="none")
+    _check("cross_entropy", logits, labels, classes=1)
+    try:  # torch's own ignored class is -100, which would be a loss of 0
+        return nn.functional.cross_entropy(logits, labels, reduction="none", ignore_index=_NO_CLASS)
+    except (IndexError, RuntimeError):
+        _check_classes(logits, labels)
+        raise
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -59,7 +64,11 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """
     _check("margin", logits, labels, classes=2)
     chosen = labels[:, None]
-    others = logits.scatter(1, chosen, float("-inf"))
+    try:
+        others = logits.scatter(1, chosen, float("-inf"))
+    except (IndexError, RuntimeError):
+        _check_classes(logits, labels)
+        raise
     return others.amax(1) - logits.gather(1, chosen)[:, 0]
 
 
@@ -115,15 +124,19 @@ def kl(logits: Tensor, probabilities: Tensor) -> Tensor:
 
 
 def _check(name: str, logits: Tensor, labels: Tensor, classes: int) -> None:
-    """Raises unless the labels are classes of the logits; those on the CPU are read."""
+    """Raises unless the labels are of the kind and number that the logits need. Reads no value."""
     check_tensor("logits", logits, 2, floating=True)
     if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.dtype != torch.int64:
-        raise TypeError(f"{name} needs labels that are class indices of shape (B,), got {kind_of(labels)}")
+        raise TypeError(f"{name} needs class indices of shape (B,) as labels, got {kind_of(labels)}")
     if len(labels) != len(logits):
         raise ValueError(f"labels must be {len(logits)}, one for each row of logits, got {len(labels)}")
     if logits.shape[1] < classes:
         raise ValueError(f"{name} needs {classes} classes or more, got logits of {logits.shape[1]}")
-    if labels.device.type == "cpu" and type(labels) is Tensor and not torch.compiler.is_compiling():
+
+
+def _check_classes(logits: Tensor, labels: Tensor) -> None:
+    """Says which class was out of range, if that is why torch refused: an attack's step reads no value without need."""
+    if labels.device.type == "cpu":
         check_label_values(labels, logits.shape[1])
 
 

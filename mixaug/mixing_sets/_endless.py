@@ -12,8 +12,6 @@ from mixaug.mixing_sets._mixture import interleaved
 from mixaug.mixing_sets._recipes import MixtureRecipe, PicturesRecipe, SyntheticRecipe, resize
 from mixaug.mixing_sets._sources import iter_pictures
 
-_ENDLESS = 2**62  # more than 100,000 years of pictures
-
 
 class EndlessRecipe(Protocol):
     """How to make a set of pictures and all that follow; small, and importable where it is unpickled."""
@@ -40,7 +38,7 @@ class EndlessSynthetic(SyntheticRecipe):
 
     def pictures_from(self, start: int, chunk: int, threads: int | None) -> Iterator[torch.Tensor]:
         return iter_pictures(
-            self.source, _ENDLESS, self.size, self.seed, start=start, kinds=self.kinds, chunk=chunk, threads=threads
+            self.source, None, self.size, self.seed, start=start, kinds=self.kinds, chunk=chunk, threads=threads
         )
 
 

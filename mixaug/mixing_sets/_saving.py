@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from mixaug._checks import MAX_THREADS, check_int
-from mixaug._files import atomic_path
+from mixaug._files import FULL, atomic_path
 from mixaug.mixing_sets._progress import with_progress
 
 #: Only runs of filtered rows are worth searching: pictures of the five sources at 256 px take 2.7 to 5.3 ms and 62 to
@@ -120,12 +120,14 @@ def write_file(path: Path, content: bytes) -> Path:
     """Writes a file whole or not at all; not on several threads at once, as `atomic_path` is not made for that.
 
     Raises:
-        OSError: the disk is full or the folder gone; the message names the folder.
+        OSError: the disk is full or the folder gone; the message names the file or the folder.
     """
     try:
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
+        if error.errno in FULL:  # named already
+            raise
         reason = error.strerror or str(error)
         raise OSError(error.errno, f"pictures cannot be written into {path.parent} ({reason})") from error
     return path

@@ -120,9 +120,7 @@ class PictureBank(ABC):
         """
         batch = check_int("batch", batch, 0, MAX_BATCH)
         where = torch.device(device)
-        if not isinstance(size, tuple | list | torch.Size):
-            size = (size, size)
-        height, width = check_size("size", size)
+        height, width = check_size("size", size if isinstance(size, tuple | list | torch.Size) else (size, size))
         low, high = check_range("scale", scale, 1.0, MAX_SCALE)
         flip = check_number("flip", flip, 0.0, 1.0)
         drawn = sample_picks(batch, (height, width), len(self), (low, high), flip, generator, where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,7 @@ def check_kinds(kinds: str | Sequence[str] | None, known: tuple[str, ...]) -> tu
 
 def iter_pictures(
     source: str,
-    count: int,
+    count: int | None,
     size: int = 256,
     seed: int = 0,
     *,
@@ -90,7 +91,7 @@ def iter_pictures(
     """Makes the pictures of `make_pictures` in chunks of at most ``chunk``, so that memory stays small.
 
     Args:
-        source, count, size, seed, kinds, threads: as in `make_pictures`.
+        source, count, size, seed, kinds, threads: as in `make_pictures`; a count of None: without an end.
         start: index of the first picture, at least 0. Default 0.
         chunk: pictures at a time, at least 1. Default 16.
 
@@ -106,7 +107,8 @@ def iter_pictures(
         [2, 1]
     """
     found = source_of(source)
-    count = check_int("count", count, 1, MAX_PICTURES)
+    if count is not None:
+        count = check_int("count", count, 1, MAX_PICTURES)
     size = check_int("size", size, MIN_SIZE, MAX_SIDE)
     seed = check_seed("seed", seed)
     start = check_int("start", start, 0, MAX_SEED)
@@ -116,8 +118,8 @@ def iter_pictures(
     chosen = check_kinds(kinds, found.kinds)
 
     def pieces() -> Iterator[torch.Tensor]:
-        for first in range(start, start + count, chunk):
-            rows = min(chunk, start + count - first)
+        for first in itertools.count(start, chunk) if count is None else range(start, start + count, chunk):
+            rows = chunk if count is None else min(chunk, start + count - first)
             params = found.sample(rows, seed, first, kinds=chosen, threads=threads)
             yield found.render(params, size, threads=threads)
 
