@@ -198,6 +198,8 @@ def finite_tensor(name: str, value: Any) -> Tensor:
     """
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
         raise TypeError(f"{name} must be a dense tensor, got {kind_of(value)}")
-    if (value.is_floating_point() or value.is_complex()) and not value.isfinite().all():
+    if value.is_complex():
+        raise TypeError(f"{name} must be real, got {kind_of(value)}")
+    if value.is_floating_point() and not value.isfinite().all():
         raise ValueError(f"{name} must be finite, got {value[~value.isfinite()][0].item()}")
     return value

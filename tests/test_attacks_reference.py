@@ -284,7 +284,7 @@ def test_objectives_refuse_what_they_cannot_use():
         dlr(logits, torch.full((2, 5), 0.2))
     with pytest.raises(ValueError, match="dlr needs 3 classes or more, got logits of 2"):
         dlr(logits[:, :2], labels)
-    with pytest.raises(TypeError, match="kl needs probabilities"):
+    with pytest.raises(TypeError, match="probabilities must be probabilities of shape"):
         kl(logits, labels)
 
 

@@ -186,12 +186,11 @@ def read_generator(path: str | os.PathLike[str]) -> SavedGenerator:
             f"{path} is the checkpoint of a model: the generator of a run with adautomix is in "
             f"{Path(path).with_name('generator.pt')} beside it"
         )
-    if content.get("kind") == KIND and content.get("format") != FORMAT:
-        raise ValueError(
-            f"the generator {path} has format {content.get('format')}, this version of mixaug reads {FORMAT}"
-        )
+    newer = content.get("format")
+    if content.get("kind") == KIND and isinstance(newer, int) and newer != FORMAT:
+        raise ValueError(f"the generator {path} has format {newer}, this version of mixaug reads {FORMAT}")
     if content.get("kind") != KIND or any(part not in content for part in _PARTS):
-        raise ValueError(f"the generator {path} was not written by mixaug: it must have {', '.join(_PARTS)}")
+        raise ValueError(f"the generator {path} was not written by mixaug: it must have kind, {', '.join(_PARTS)}")
     try:
         return _parse(content, str(path))
     except ValueError as error:
@@ -202,6 +201,8 @@ def _parse(content: dict[str, Any], path: str) -> SavedGenerator:
     from mixaug.train.checkpoint import ModelSpec
 
     spec, classes, versions = content["spec"], content["classes"], content.get("versions", {})
+    with part("format"):
+        check_int("format", content["format"])
     for name in ("generator", "teacher"):
         with part(name):
             state_of_tensors(name, content[name])

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mixaug._checks import ABOVE_ZERO, check_flag, check_int, check_label_values, check_number
+from mixaug._checks import ABOVE_ZERO, check_flag, check_int, check_label_values, check_number, check_tensor
 from mixaug._random import Drawing, GeneratorState
 from mixaug.adautomix._checks import check_draws, check_images, check_logits
 from mixaug.adautomix.draws import MixDraw, MixLaw, sample_mix
@@ -316,6 +316,8 @@ class AdAutoMix(Drawing):
         """Restores :meth:`get_extra_state`; earlier versions kept a dict."""
         if isinstance(state, Mapping):
             state = torch.tensor([state["calls"], state["skipped"], state["in_a_row"]], dtype=torch.int64)
+        if check_tensor("_extra_state", state, 1, floating=False).shape != (3,) or (state < 0).any():
+            raise ValueError(f"_extra_state must be 3 counts of at least 0, got {state.tolist()}")
         self._calls, self.skipped, self.skipped_in_a_row = state.tolist()
 
     def extra_repr(self) -> str:

@@ -159,8 +159,6 @@ def _check_content(content: dict[str, Any]) -> None:
         check_int("format", content["format"])
     with part("model"):
         model = state_of_tensors("model", content["model"])
-        if any(value.is_complex() for value in model.values()):
-            raise TypeError("it must have real weights, got complex ones")
     with part("spec"):
         spec = ModelSpec.from_dict(content["spec"]).checked()
         # Before a model is built: absurd numbers would allocate terabytes.
@@ -237,7 +235,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, 
         model.load_state_dict(content["model"])
     except (TypeError, KeyError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"the weights of the checkpoint {path} do not fit its model: {reason}") from error
+        raise ValueError(
+            f"the weights of the checkpoint {path} do not fit its model: {reason}; its spec: {content['spec']}"
+        ) from error
     known = {name: content[name] for name in ("data", "settings", "epoch", "step")}
     more = {name: content.get(name, {}) for name in ("metrics", "versions")}
     return model.eval(), {**known, **more, "spec": spec, "path": str(path)}

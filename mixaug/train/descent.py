@@ -22,6 +22,8 @@ __all__ = ["HALVE_AFTER", "STOP_AFTER", "Descent", "load_optimiser"]
 HALVE_AFTER, STOP_AFTER = 5, 10
 #: How much lower counts for the rate, as in Keras, which the D-ReLU paper used; any counts for the end.
 _LOWER = 1e-4
+#: What a plateau counts.
+_COUNTS = ("num_bad_epochs", "cooldown_counter", "last_epoch")
 #: What the optimisers keep of a weight.
 _SGD, _ADAM = ("momentum_buffer",), ("step", "exp_avg", "exp_avg_sq")
 
@@ -132,12 +134,36 @@ class Descent:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict`."""
-        if self._plateau is not None and state["plateau"] is not None:
-            self._plateau.load_state_dict(state["plateau"])
-        lowest = state["lowest"]
-        if isinstance(lowest, bool) or not isinstance(lowest, int | float) or math.isnan(lowest):
-            raise TypeError(f"lowest must be a number, got {lowest!r}")
-        self._lowest, self._waited = float(lowest), check_int("waited", state["waited"], 0)
+        if self._plateau is not None:
+            _load_plateau(self._plateau, plain(names(state["plateau"])))
+        _check_lowest("lowest", state["lowest"])
+        self._lowest, self._waited = float(state["lowest"]), check_int("waited", state["waited"], 0, STOP_AFTER)
+
+
+def _check_lowest(name: str, value: Any) -> None:
+    """Raises unless the lowest loss so far is a number; it is infinite before the first."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+
+
+def _load_plateau(plateau: ReduceLROnPlateau, state: dict[str, Any]) -> None:
+    """``plateau.load_state_dict``, which itself takes anything."""
+    own = plateau.state_dict()
+    for name, value in state.items():
+        if name == "best":
+            _check_lowest(name, value)
+        elif name in _COUNTS:
+            check_int(name, value, 0)
+        elif name == "_last_lr":
+            for rate in value:
+                check_number(name, rate, 0.0)
+        elif name in own and value != own[name]:
+            raise ValueError(f"{name} must be that of the settings, {own[name]}, got {value}")
+    missing = [name for name in ("best", *_COUNTS) if name not in state]
+    if missing:
+        raise ValueError(f"it must have {', '.join(missing)}")
+    # Other versions of torch may lack a setting.
+    plateau.load_state_dict({**own, **state})
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -222,7 +222,10 @@ def _check_progress(run: Run, stored: dict[str, Any]) -> None:
 
 
 def _check_row(row: Any, epoch: int, step: int) -> None:
-    for name, value in names(row).items():
+    missing = [name for name in ("epoch", "step", "seconds") if name not in names(row)]
+    if missing:
+        raise ValueError(f"each row must have {', '.join(missing)}")
+    for name, value in row.items():
         if "loss" not in name:  # which may be infinite on the validation part
             check_number(name, value, 0.0, 1.0 if "accuracy" in name else math.inf)
         elif isinstance(value, bool) or not isinstance(value, int | float):
