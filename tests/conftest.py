@@ -70,6 +70,12 @@ def pictures():
     return MixingSet.from_tensor(torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8, generator=generator))
 
 
+@pytest.fixture(scope="session")
+def plain_kernels():
+    """Folder of the kernels that are compiled for the oldest processor: once a run, since that takes half a minute."""
+    return _CACHE / "kernels-of-a-plain-processor"
+
+
 @pytest.fixture
 def images():
     """Five RGB images of 33x47 pixels, float32 in [0, 1]."""

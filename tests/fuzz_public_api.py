@@ -74,9 +74,11 @@ def count(low: int, high: int) -> Make:
 
 
 class Flat(nn.Flatten):
-    """Takes every floating dtype, so that an error is not the model's."""
+    """Takes every floating dtype, and says what it takes: an error that does not is not the model's."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if type(x) is torch.Tensor and x.shape[1:] != (3, 8, 8):
+            raise ValueError(f"images must have shape (B, 3, 8, 8), got {tuple(x.shape)}")
         return super().forward(x).float()
 
 

@@ -20,8 +20,11 @@ import os, signal, sys
 from mixaug._files import atomic_path, sole_use
 with sole_use(sys.argv[1] + "/.lock", "busy"), atomic_path(sys.argv[1] + "/last.pt") as temporary:
     temporary.write_text("half")
-    if not os.fork():
+    reads, writes = os.pipe()
+    if not os.fork():  # its lock is given up before the first line here
+        os.write(writes, b"x")
         signal.pause()
+    os.read(reads, 1)
     print("ready", flush=True)
     signal.pause()
 """

@@ -224,8 +224,8 @@ def tampered(content, only):
         inner = isinstance(parent, dict) and len(parent) > 9 and "mixer" in path
         if (many or inner) and path[-1] not in [*list(parent)[:2], *list(parent)[-3:]]:
             continue
-        # All values at once would take minutes: each field gets three, other fields others, the same ones every time.
-        for value in random.Random(str(path)).sample(hostile(parent[path[-1]]), 3):
+        # All values at once would take minutes: each field gets two, other fields others, the same ones every time.
+        for value in random.Random(str(path)).sample(hostile(parent[path[-1]]), 2):
             yield path, value
 
 
@@ -282,7 +282,7 @@ def test_a_tampered_checkpoint_is_refused_by_field_or_makes_no_difference(tmp_pa
             assert all(torch.equal(found[name], wanted[name]) for name in wanted), case
         if "history" not in path:  # a record of what was measured, which decides nothing
             assert timeless(resumed.history) == timeless(whole.history), case
-    assert refused > 5 and accepted < refused
+    assert refused > 3 and accepted < refused
 
 
 def test_a_moment_that_no_optimiser_has_is_refused(tmp_path, monkeypatch):
@@ -329,4 +329,4 @@ def test_a_tampered_generator_is_refused_by_field_or_makes_no_difference(tmp_pat
             raise AssertionError(case) from error
         assert torch.equal(found[1], wanted[1]), case
         assert all(torch.equal(found[0][name], tensor) for name, tensor in wanted[0].items()), case
-    assert refused > 60
+    assert refused > 40

@@ -98,7 +98,7 @@ def test_another_process_makes_the_same_bytes(first):
 
 @compiled
 @pytest.mark.slow
-def test_a_plain_processor_makes_the_same_pictures(tmp_path, first):
+def test_a_plain_processor_makes_the_same_pictures(tmp_path, plain_kernels, first):
     """Code for the oldest processor of this family: no wide vectors, no fused operations. One level is allowed."""
     code = (
         "import sys, torch; from mixaug.mixing_sets import SOURCES, make_pictures\n"
@@ -107,7 +107,7 @@ def test_a_plain_processor_makes_the_same_pictures(tmp_path, first):
     settings = {
         "NUMBA_CPU_NAME": "generic",
         "NUMBA_CPU_FEATURES": "",
-        "NUMBA_CACHE_DIR": str(tmp_path),
+        "NUMBA_CACHE_DIR": str(plain_kernels),
         "ATEN_CPU_CAPABILITY": "default",
         "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX",
         "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",

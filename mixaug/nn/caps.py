@@ -187,8 +187,8 @@ def set_caps(model: nn.Module, images: Tensor, quantile: float) -> None:
     from mixaug.attacks._state import evaluation_mode
 
     quantile = check_number("quantile", quantile, 0.0, 1.0)
-    if check_tensor("images", images).ndim < 2:
-        raise ValueError(f"images must have two or more dimensions, got shape {tuple(images.shape)}")
+    if check_tensor("images", images).ndim == 0:
+        raise ValueError("images must be a batch, got a tensor without dimensions")
     _parameters(model)
     if isinstance(model, DistributedDataParallel):
         raise ValueError("model must not be wrapped yet, got DistributedDataParallel: set the caps first")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -226,9 +225,11 @@ def _check_row(row: Any, epoch: int, step: int) -> None:
     if missing:
         raise ValueError(f"each row must have {', '.join(missing)}")
     for name, value in row.items():
-        if "loss" not in name:  # which may be infinite on the validation part
-            check_number(name, value, 0.0, 1.0 if "accuracy" in name else math.inf)
-        elif isinstance(value, bool) or not isinstance(value, int | float):
+        if "accuracy" in name:
+            check_number(name, value, 0.0, 1.0)
+        elif name in ("epoch", "step") or "second" in name:
+            check_number(name, value, 0.0)
+        elif isinstance(value, bool) or not isinstance(value, int | float):  # a loss may be infinite, a cap negative
             raise TypeError(f"{name} must be a number, got {kind_of(value)}")
     if (row["epoch"], row["step"]) != (epoch, step):
         raise ValueError(f"epoch {epoch} must end with step {step}, got epoch {row['epoch']} and step {row['step']}")
