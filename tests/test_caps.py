@@ -295,7 +295,9 @@ def test_caps_are_quantiles_of_the_positive_pre_activations(quantile: float) -> 
 
 def test_a_layer_called_twice_takes_both_calls() -> None:
     layer = DReLU(1, dim=0)
-    set_caps(nn.Sequential(layer, nn.Linear(1, 1, bias=False).requires_grad_(False), layer), torch.ones(1, 1), 0.5)
+    same = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(same.weight)
+    set_caps(nn.Sequential(layer, same.requires_grad_(False), layer), torch.ones(1, 1), 0.5)
     assert layer.max_value.item() == 1.0
     double = nn.Linear(1, 1, bias=False)
     nn.init.constant_(double.weight, 3.0)
