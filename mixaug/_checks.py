@@ -22,6 +22,7 @@ __all__ = [
     "MAX_BATCH",
     "MAX_BOXES",
     "MAX_CHAINS",
+    "MAX_CLASSES",
     "MAX_COUNT",
     "MAX_PICTURES",
     "MAX_SEED",
@@ -65,6 +66,8 @@ MAX_SIDE = 16_384
 MAX_CHAINS, MAX_BOXES = 100, 1_000
 #: Most images of one draw, and the largest number of anything else that is only counted (steps, images of a pass).
 MAX_BATCH, MAX_COUNT = 2**20, 2**31 - 1
+#: Most classes: the rows of a few labels still fit into memory.
+MAX_CLASSES = 10_000_000
 #: Most pictures of a mixing set, and most threads or processes that one call may ask for.
 MAX_PICTURES, MAX_THREADS = 10_000_000, 1_024
 #: How far a value of an image in [0, 1] may lie outside: half a level of 8 bits. Images that were normalised and back

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mixaug.adautomix import AdAutoMix, MixDraw, MixLaw, sample_mix
 
 ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"num_classes": 1}, ValueError, "num_classes must be at least 2, got 1"),
+    ({"num_classes": 1}, ValueError, "num_classes must be from 2 to 10000000, got 1"),
     ({"num_classes": 4.0}, TypeError, "num_classes must be an int, got float"),
     ({"num_classes": True}, TypeError, "num_classes must be an int, got bool"),
     ({"n_mix": 1}, ValueError, "n_mix must be from 2 to 16, got 1"),

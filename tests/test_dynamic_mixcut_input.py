@@ -62,7 +62,7 @@ SHARED = [
     ({"area": "ab"}, TypeError, "area must be a pair (low, high), got str: 'ab'"),
     ({"area": (0.1, "b")}, TypeError, "area must be a number, got str: 'b'"),
     ({"square": 1}, TypeError, "square must be True or False, got int: 1"),
-    ({"num_classes": 0}, ValueError, "num_classes must be at least 1, got 0"),
+    ({"num_classes": 0}, ValueError, "num_classes must be from 1 to 10000000, got 0"),
     ({"num_classes": 10.0}, TypeError, "num_classes must be an int, got float: 10.0"),
     ({"num_classes": True}, TypeError, "num_classes must be an int, got bool: True"),
     ({"labels_getter": "auto"}, TypeError, "labels_getter must be 'default' or a function of the sample, got 'auto'"),

@@ -438,7 +438,7 @@ def test_bad_arguments():
         ({"mask_generator": mixer.teacher}, TypeError, "mask_generator must be a MixGenerator, got Teacher"),
         ({"teacher": net()}, TypeError, "teacher must be a Teacher, got Net"),
         ({"law": 3}, TypeError, "law must be a MixLaw, got int"),
-        ({"num_classes": 0}, ValueError, "num_classes must be at least 1, got 0"),
+        ({"num_classes": 0}, ValueError, "num_classes must be from 1 to 10000000, got 0"),
         ({"p": 1.5}, ValueError, "p must be from 0 to 1, got 1.5"),
         ({"smoothing": -0.1}, ValueError, "smoothing must be from 0 to 1, got -0.1"),
         ({"generator": 3}, TypeError, "generator must be a torch.Generator or None, got int"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mixaug._checks import check_int
+from mixaug._checks import MAX_CLASSES, check_int
 from mixaug._tensor_files import part, read_tensors, state_of_tensors, write_tensors
 from mixaug.adautomix.draws import MixLaw
 from mixaug.adautomix.teacher import Teacher, bare_model
@@ -209,7 +209,7 @@ def _parse(content: dict[str, Any], path: str) -> SavedGenerator:
     with part("channels"):
         check_int("channels", content["channels"], 1, 10**5)
     with part("num_classes"):
-        count = check_int("num_classes", content["num_classes"], 2, 10**7)
+        count = check_int("num_classes", content["num_classes"], 2, MAX_CLASSES)
     with part("feature_layer"):
         if not isinstance(content["feature_layer"], str):
             raise TypeError(f"it must be a name, got {type(content['feature_layer']).__name__}")

@@ -12,7 +12,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mixaug._checks import ABOVE_ZERO, check_flag, check_int, check_label_values, check_number, check_tensor
+from mixaug._checks import (
+    ABOVE_ZERO,
+    MAX_CLASSES,
+    check_flag,
+    check_int,
+    check_label_values,
+    check_number,
+    check_tensor,
+)
 from mixaug._random import Drawing, GeneratorState
 from mixaug.adautomix._checks import check_draws, check_images, check_logits
 from mixaug.adautomix.draws import MixDraw, MixLaw, sample_mix
@@ -151,7 +159,7 @@ class AdAutoMix(Drawing):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-        self.num_classes = check_int("num_classes", num_classes, 2)
+        self.num_classes = check_int("num_classes", num_classes, 2, MAX_CLASSES)
         self.law = MixLaw(n_mix, concentration, per_image, dirichlet)
         self.alpha, self.beta = check_number("alpha", alpha, 0.0, 1.0), check_number("beta", beta, 0.0, 1.0)
         self.share_weight = check_number("share_weight", share_weight, 0.0, 1e6)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mixaug._checks import check_label_values, check_tensor, kind_of
+from mixaug._checks import check_dense, check_label_values, check_tensor, kind_of
 
 #: For torch, the class that is ignored: one that no label is.
 _NO_CLASS = -(2**62)
@@ -143,7 +143,8 @@ def _check_classes(logits: Tensor, labels: Tensor) -> None:
 def _check_rows(name: str, logits: Tensor, rows: Tensor) -> None:
     """Raises unless the rows of probabilities fit the logits."""
     check_tensor("logits", logits, 2, floating=True)
-    if not isinstance(rows, Tensor) or rows.ndim != 2 or not rows.is_floating_point():
+    check_dense(name, rows)
+    if rows.ndim != 2 or not rows.is_floating_point():
         raise TypeError(f"{name} must be probabilities of shape (B, classes), got {kind_of(rows)}")
     if rows.shape != logits.shape:
         raise ValueError(f"{name} must have the shape of logits {tuple(logits.shape)}, got {tuple(rows.shape)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -156,6 +157,7 @@ def check_fill(fill: Any, images: Tensor) -> Tensor:
         >>> check_fill((0, 255), torch.zeros(1, 2, 4, 4, dtype=torch.uint8)).flatten().tolist()
         [0, 255]
     """
+    fill = fill.tolist() if isinstance(fill, np.ndarray | Tensor) else fill
     values = list(fill) if isinstance(fill, Sequence) and not isinstance(fill, str) else [fill]
     whole = images.dtype == torch.uint8
     for value in values:

@@ -189,6 +189,8 @@ def set_caps(model: nn.Module, images: Tensor, quantile: float) -> None:
     quantile = check_number("quantile", quantile, 0.0, 1.0)
     if check_tensor("images", images).ndim == 0:
         raise ValueError("images must be a batch, got a tensor without dimensions")
+    if images.is_meta:
+        raise ValueError("images must hold values, got a tensor on the device meta")
     _parameters(model)
     if isinstance(model, DistributedDataParallel):
         raise ValueError("model must not be wrapped yet, got DistributedDataParallel: set the caps first")

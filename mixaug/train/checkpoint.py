@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mixaug._checks import ABOVE_ZERO, check_int, check_number, kind_of
+from mixaug._checks import ABOVE_ZERO, MAX_CLASSES, check_int, check_number, kind_of
 from mixaug._tensor_files import part, plain, read_tensors, state_of_tensors, write_tensors
 from mixaug.adautomix.checkpoint import KIND as GENERATOR
 from mixaug.train.activation import Activation
@@ -66,7 +66,7 @@ class ModelSpec:
         """
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a string, got {kind_of(self.name)}")
-        check_int("num_classes", self.num_classes, 2, 10**7)
+        check_int("num_classes", self.num_classes, 2, MAX_CLASSES)
         channels = check_int("in_channels", self.in_channels, 1, 10**4)
         check_int("image_size", self.image_size, 1, _MOST_PIXELS)
         for name, low in (("mean", -math.inf), ("std", ABOVE_ZERO)):

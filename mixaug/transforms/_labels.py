@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixaug._checks import check_int, check_label_values, check_number
+from mixaug._checks import MAX_CLASSES, check_dense, check_int, check_label_values, check_number
 
 
 def smooth_labels(labels: Tensor, num_classes: int | None, smoothing: float) -> Tensor:
@@ -121,6 +121,7 @@ def check_labels(labels: Any, num_classes: int | None, images: Tensor | None = N
     """
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
+    check_dense("labels", labels)
     whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     if labels.ndim not in (1, 2):
         raise ValueError(
@@ -154,4 +155,4 @@ def check_classes(num_classes: Any) -> int | None:
         >>> check_classes(10)
         10
     """
-    return None if num_classes is None else check_int("num_classes", num_classes, 1)
+    return None if num_classes is None else check_int("num_classes", num_classes, 1, MAX_CLASSES)
