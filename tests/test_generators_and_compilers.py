@@ -149,7 +149,7 @@ def test_states_that_do_not_fit_the_pipeline_restore_nothing():
 
 @pytest.mark.parametrize(
     ("name", "backend"),
-    [("mixcut", "aot_eager"), ("ipmix", "inductor"), ("generated", "aot_eager")],  # each pair takes 5 to 15 seconds
+    [("mixcut", "inductor"), ("ipmix", "inductor"), ("generated", "inductor")],  # torch.compile's own choice
 )
 def test_compiled_calls_take_a_smaller_last_batch(name, backend):
     """From the second size on a compiler makes the sizes symbols, with which torch refuses ``generator=None``."""
