@@ -6,8 +6,11 @@ always checked, its values where reading them makes nobody wait: on the CPU, and
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +19,9 @@ import mixaug_ext
 from mixaug._checks import kind_of
 from mixaug_ext import _records
 
-__all__ = ["Rule", "Rules", "check_record", "reads_values"]
+__all__ = ["Rule", "Rules", "check_record", "kept", "reads_values"]
+
+R = TypeVar("R")
 
 #: Dtypes that are a part of another: what they hold is cast to it exactly.
 _EXACT = {
@@ -71,20 +76,42 @@ class Rule(NamedTuple):
 
 
 class Rules:
-    """The rules of a record's tensors, by name; kept by who checks many records of one shape.
+    """The rules of a record's tensors, by name; kept by who checks many records of one shape, see :func:`kept`.
 
     Attributes:
-        rules: as given.
-        one_pass: what the C++ pass is told of those that it checks, see :func:`mixaug_ext._records.first_out_of_range`.
+        fields: name, dtype, shape and rule of each tensor.
+        in_one_pass: names of those that the C++ pass checks.
+        table: what it is told of them, see :func:`mixaug_ext._records.table`.
+        others: names of those with bounds that it does not check.
     """
 
     def __init__(self, **rules: Rule) -> None:
         self.rules = rules
-        bounded = {name: rule for name, rule in rules.items() if _is_bounded(rule)}
-        self.bounded = tuple(bounded)
-        self.one_pass = {
-            name: _as_words(rule) for name, rule in bounded.items() if rule.dtype in (torch.int64, torch.float32)
-        }
+        self.fields = tuple((name, rule.dtype, torch.Size(rule.shape), rule) for name, rule in rules.items())
+        bounded = [name for name, rule in rules.items() if _is_bounded(rule)]
+        self.in_one_pass = tuple(name for name in bounded if rules[name].dtype in (torch.int64, torch.float32))
+        self.others = tuple(name for name in bounded if name not in self.in_one_pass)
+
+    @functools.cached_property
+    def table(self) -> bytes:
+        """Built with the first record that is read: shapes may be symbols of a compiler before."""
+        return _records.table([_as_words(self.rules[name]) for name in self.in_one_pass])
+
+
+def kept(make: Callable[..., Rules]) -> Callable[..., Rules]:
+    """Keeps the rules of the last few shapes; a compiler, whose shapes may be symbols, calls ``make`` itself.
+
+    Example:
+        >>> rules = kept(lambda n: Rules(index=Rule(torch.int64, (n,), 0, n - 1)))
+        >>> rules(3) is rules(3)
+        True
+    """
+    cached = functools.lru_cache(maxsize=64)(make)
+
+    def rules(*shape: Any) -> Rules:
+        return (make if torch.compiler.is_compiling() else cached)(*shape)
+
+    return rules
 
 
 def reads_values(device: torch.device, check_values: bool = False) -> bool:
@@ -98,44 +125,46 @@ def reads_values(device: torch.device, check_values: bool = False) -> bool:
 
 
 def check_record(
-    record: Any,
+    record: R,
     rules: Rules,
     device: torch.device,
     *,
     values: bool,
     move: bool = False,
     name: str = "params",
-) -> dict[str, Tensor]:
-    """The tensors of a record as they may be used: checked, contiguous, in the dtypes of the rules, on ``device``.
+) -> R:
+    """The record as it may be used: checked, its tensors contiguous, in the dtypes of the rules, on ``device``.
 
     Args:
-        record: has an attribute for each rule.
+        record: a dataclass with a field for each rule.
         rules: of its tensors.
         device: on which the record is used.
         values: read the values, see :func:`reads_values`.
         move: tensors of other devices are moved; False: refused.
         name: of the record, for messages.
 
+    Returns:
+        the record itself where nothing had to be cast or moved, else a copy.
+
     Raises:
         TypeError: not a tensor, or of a dtype that cannot be cast exactly.
         ValueError: another shape or device, a value that changes in the cast, or one out of range.
 
     Example:
-        >>> from types import SimpleNamespace
-        >>> record = SimpleNamespace(index=torch.tensor([0, 2], dtype=torch.uint8))
+        >>> record = dataclasses.make_dataclass("Record", ["index"])(torch.tensor([0, 2], dtype=torch.uint8))
         >>> rules = Rules(index=Rule(torch.int64, (2,), 0, 2))
         >>> check_record(record, rules, torch.device("cpu"), values=True)
-        {'index': tensor([0, 2])}
+        Record(index=tensor([0, 2]))
     """
-    tensors = {}
+    tensors, changed = {}, {}
     compiling, plain, strided = torch.compiler.is_compiling(), True, torch.strided
-    for field, rule in rules.rules.items():
+    for field, dtype, shape, rule in rules.fields:
         value = getattr(record, field)
         if compiling or type(value) is not Tensor:
             plain = False
-        elif (
-            value.dtype == rule.dtype
-            and value.shape == rule.shape
+        elif (  # a third of a microsecond; a function call for each question would double it
+            value.dtype is dtype
+            and value.shape == shape
             and value.device == device
             and value.layout is strided
             and value.is_contiguous()
@@ -143,11 +172,13 @@ def check_record(
         ):
             tensors[field] = value
             continue
-        tensors[field] = _fitting(f"{name}.{field}", value, rule, device, values, move)
+        tensors[field] = changed[field] = _fitting(f"{name}.{field}", value, rule, device, values, move)
     # Tensors of torch's own kinds, such as fake ones, have no values to read.
     if values and plain and device.type != "meta":
         _check_values(name, tensors, rules, device)
-    return tensors
+    if all(value is getattr(record, field) for field, value in changed.items()):
+        return record
+    return dataclasses.replace(record, **changed)  # type: ignore[type-var]
 
 
 def _fitting(name: str, value: Any, rule: Rule, device: torch.device, values: bool, move: bool) -> Tensor:
@@ -176,14 +207,11 @@ def _fitting(name: str, value: Any, rule: Rule, device: torch.device, values: bo
 
 
 def _check_values(name: str, tensors: dict[str, Tensor], rules: Rules, device: torch.device) -> None:
-    known_good: Any = ()
-    if device.type == "cpu" and mixaug_ext.library() is not None:
-        one_pass = rules.one_pass
-        if _records.first_out_of_range([(tensors[field], words) for field, words in one_pass.items()]) < 0:
-            known_good = one_pass
-    for field in rules.bounded:
-        if field in known_good:
-            continue
+    fields = (*rules.in_one_pass, *rules.others)
+    one_pass = device.type == "cpu" and mixaug_ext.library() is not None
+    if one_pass and _records.first_out_of_range([tensors[field] for field in rules.in_one_pass], rules.table) < 0:
+        fields = rules.others
+    for field in fields:
         rule = rules.rules[field]
         broken = rule.broken(tensors[field])
         if bool(broken.any()):
@@ -200,12 +228,13 @@ def _is_bounded(rule: Rule) -> bool:
 
 
 def _as_words(rule: Rule) -> _records.Words:
+    count = math.prod(rule.shape)
     if rule.kind == "sign":
-        return _records.SIGNS, 0, 0, 0.0, 0.0
+        return count, _records.SIGNS, 0, 0, 0.0, 0.0
     if rule.kind == "box":
-        return _records.BOXES, int(rule.low), int(rule.high), 0.0, 0.0
+        return count, _records.BOXES, int(rule.low), int(rule.high), 0.0, 0.0
     if rule.dtype == torch.float32:
         most = torch.finfo(torch.float32).max  # infinities are not numbers
-        return _records.FLOATS, 0, 0, max(rule.low, -most), min(rule.high, most)
+        return count, _records.FLOATS, 0, 0, max(rule.low, -most), min(rule.high, most)
     low, high = (int(x) if math.isfinite(x) else bound for x, bound in ((rule.low, _LEAST), (rule.high, _MOST)))
-    return _records.INTS, low, high, 0.0, 0.0
+    return count, _records.INTS, low, high, 0.0, 0.0

@@ -16,7 +16,7 @@ from pathlib import Path
 __all__ = ["ABI", "cuda_library", "library", "status", "warn_without", "why_no_cuda", "why_not"]
 
 #: Version of the C interface. A library built from other sources is refused instead of being misread.
-ABI = 7
+ABI = 8
 
 _SUFFIXES = (".so", ".dylib", ".dll", ".pyd")
 _NO_COMPILER = "not built: no C++ compiler was found when mixaug was installed, or it failed (reinstall with -v)"

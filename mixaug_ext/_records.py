@@ -16,7 +16,7 @@ import mixaug_ext
 INTS, FLOATS, SIGNS, BOXES = range(4)
 
 #: The struct RecordField of csrc/records.cpp, as 64-bit words in its order.
-_pack = struct.Struct("5q2d").pack
+_pack = struct.Struct("4q2d").pack
 
 
 def address(name: str, value: Tensor, dtype: torch.dtype, count: int) -> int:
@@ -45,27 +45,46 @@ def address(name: str, value: Tensor, dtype: torch.dtype, count: int) -> int:
     return value.data_ptr()
 
 
-#: Of a field: its kind, lowest and highest whole number (of BOXES the height and width of the image), those of FLOATS.
-Words = tuple[int, int, int, float, float]
+#: Of a field: its elements, kind, lowest and highest whole number (of BOXES the height and width of the image), those
+#: of FLOATS.
+Words = tuple[int, int, int, int, float, float]
 
 
-def first_out_of_range(fields: Sequence[tuple[Tensor, Words]]) -> int:
+def table(fields: Sequence[Words]) -> bytes:
+    """What :func:`first_out_of_range` is told of a record's fields.
+
+    Example:
+        >>> len(table([(4, INTS, 0, 1, 0.0, 0.0)]))
+        48
+    """
+    return b"".join(_pack(*words) for words in fields)
+
+
+def first_out_of_range(tensors: Sequence[Tensor], told: bytes) -> int:
     """The first field of a record with a value out of range, or -1; the C++ library must be there.
 
     Args:
-        fields: contiguous CPU tensors, int64 or of FLOATS float32: the caller has checked that.
+        tensors: contiguous CPU tensors, int64 or of FLOATS float32, of as many elements as the table says: the caller
+            has checked that.
+        told: the table of these fields.
 
     Example:
         >>> ones = torch.ones(4, dtype=torch.int64)
         >>> if mixaug_ext.library() is not None:
-        ...     assert first_out_of_range([(ones, (INTS, 0, 1, 0.0, 0.0)), (ones, (INTS, 2, 9, 0.0, 0.0))]) == 1
+        ...     told = table([(4, INTS, 0, 1, 0.0, 0.0), (4, INTS, 2, 9, 0.0, 0.0)])
+        ...     assert first_out_of_range([ones, ones], told) == 1
     """
-    words = b"".join([_pack(value.data_ptr(), value.numel(), *told) for value, told in fields])
-    return int(_check()(words, len(fields)))
+    pointers = _pointers(len(tensors))(*[value.data_ptr() for value in tensors])
+    return int(_check()(pointers, told, len(tensors)))
+
+
+@functools.cache
+def _pointers(count: int) -> Any:
+    return struct.Struct(f"{count}Q").pack
 
 
 @functools.cache
 def _check() -> Any:
     function = mixaug_ext.library().mixaug_check_record  # type: ignore[union-attr]
-    function.restype, function.argtypes = ctypes.c_int64, (ctypes.c_char_p, ctypes.c_int64)
+    function.restype, function.argtypes = ctypes.c_int64, (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int64)
     return function

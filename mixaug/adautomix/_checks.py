@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mixaug._checks import kind_of
-from mixaug._records import Rule, Rules, check_record, reads_values
+from mixaug._records import Rule, Rules, check_record, kept, reads_values
 from mixaug.adautomix.draws import MixDraw
 
 _SUM_TOLERANCE = 1e-3
@@ -65,17 +65,21 @@ def check_draw(
             f"{name}.index must name at least {min(2, count)} of the {count} images of the batch, got shape "
             f"{tuple(draw.index.shape)}"
         )
-    rules = Rules(
+    draw = check_record(draw, _rules(rows, n, count), device, values=values, move=True, name=name)
+    ratios = draw.ratios
+    if values and bool(((ratios.sum(1) - 1).abs() > _SUM_TOLERANCE).any()):
+        wrong = int((ratios.sum(1) - 1).abs().argmax())
+        raise ValueError(f"{name}.ratios must be 0 or more and sum to 1, got {ratios[wrong].tolist()}")
+    return draw
+
+
+@kept
+def _rules(rows: int, n: int, count: int) -> Rules:
+    return Rules(
         index=Rule(torch.int64, (rows, n), 0, count - 1),
         ratios=Rule(torch.float32, (rows, n), 0.0, 1.0),
         plain=Rule(torch.bool, (rows,)),
     )
-    tensors = check_record(draw, rules, device, values=values, move=True, name=name)
-    ratios = tensors["ratios"]
-    if values and bool(((ratios.sum(1) - 1).abs() > _SUM_TOLERANCE).any()):
-        wrong = int((ratios.sum(1) - 1).abs().argmax())
-        raise ValueError(f"{name}.ratios must be 0 or more and sum to 1, got {ratios[wrong].tolist()}")
-    return draw if all(tensors[field] is getattr(draw, field) for field in tensors) else MixDraw(**tensors)
 
 
 __all__ = ["check_draw", "check_draws", "check_images", "check_logits"]

@@ -21,7 +21,7 @@ from mixaug._checks import (
     kind_of,
 )
 from mixaug._random import drawn_by
-from mixaug._records import Rule, Rules, check_record, reads_values
+from mixaug._records import Rule, Rules, check_record, kept, reads_values
 
 #: Most that a picture is enlarged by: the side of a resized picture stays one that memory can hold.
 MAX_SCALE = 100.0
@@ -122,16 +122,19 @@ def check_picks(params: Any, pictures: int) -> PickParams:
     }
     if len(others) == 1 and others != {len(params.index)}:
         raise ValueError(f"params.index must have shape ({others.pop()},), as the other fields, got {shape}")
+    return check_record(params, _rules(shape, pictures), device, values=reads_values(device))
+
+
+@kept
+def _rules(shape: tuple[int, ...], pictures: int) -> Rules:
     unit = Rule(torch.float32, shape, 0.0, 1.0)
-    rules = Rules(
+    return Rules(
         index=Rule(torch.int64, shape, 0, pictures - 1),
         scale=Rule(torch.float32, shape, 1.0, MAX_SCALE),
         top=unit,
         left=unit,
         flip=Rule(torch.bool, shape),
     )
-    checked: dict[str, Any] = check_record(params, rules, device, values=reads_values(device))
-    return replace(params, **checked)
 
 
 def crop_pictures(pictures: Tensor, params: PickParams) -> Tensor:

@@ -7,7 +7,6 @@ Three forms with the same bits: one call into C++ for CPU tensors and one CUDA l
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 import mixaug_ext
 from mixaug._checks import check_flag, check_int, kind_of
-from mixaug._records import Rule, Rules, check_record, reads_values
+from mixaug._records import Rule, Rules, check_record, kept, reads_values
 from mixaug.ops._select import update
 from mixaug.ops.color import luma
 from mixaug.ops.image import image_operation
@@ -146,14 +145,11 @@ def check_ipmix(
     if op.ndim != 3 or op.shape[0] != batch * views:
         raise ValueError(f"params.op must have shape ({batch * views}, k, t), got {tuple(op.shape)}")
     n, k, t = op.shape
-    rules = (_make_rules if torch.compiler.is_compiling() else _rules)(n, k, t, h, w, side, pictures)
-    tensors = check_record(params, rules, device, values=values, move=True)
-    if all(tensors[name] is getattr(params, name) for name in tensors):
-        return params
-    return dataclasses.replace(params, **tensors)  # type: ignore[arg-type]
+    return check_record(params, _rules(n, k, t, h, w, side, pictures), device, values=values, move=True)
 
 
-def _make_rules(n: int, k: int, t: int, h: int, w: int, side: int, pictures: int | None) -> Rules:
+@kept
+def _rules(n: int, k: int, t: int, h: int, w: int, side: int, pictures: int | None) -> Rules:
     ints, floats, step = torch.int64, torch.float32, (n, k, t)
     return Rules(
         depth=Rule(ints, (n, k), 0, t),
@@ -172,10 +168,6 @@ def _make_rules(n: int, k: int, t: int, h: int, w: int, side: int, pictures: int
         top=Rule(ints, (n,), 0, side - h),
         left=Rule(ints, (n,), 0, side - w),
     )
-
-
-#: Those of the last few shapes are kept; a compiler traces the function itself.
-_rules = functools.lru_cache(maxsize=64)(_make_rules)
 
 
 def _checked(images: Any, params: Any, pictures: Any) -> IPMixParams:

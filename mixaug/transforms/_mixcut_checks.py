@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mixaug._checks import kind_of
-from mixaug._records import Rule, Rules, check_record, reads_values
+from mixaug._records import Rule, Rules, check_record, kept, reads_values
 from mixaug.transforms.dynamic_mixcut_params import DynamicMixCutParams
 
 
@@ -26,17 +26,18 @@ def fitting_record(params: DynamicMixCutParams, images: Tensor, check_values: bo
             f"params were drawn for {len(params.lam)} images of size {params.size}, got images of shape "
             f"{tuple(images.shape)}"
         )
-    rules = Rules(
-        boxes=Rule(torch.int64, (batch, params.boxes.shape[1], 4), h, w, kind="box"),
+    rules, values = _rules(batch, params.boxes.shape[1], h, w), reads_values(images.device, check_values)
+    return check_record(params, rules, images.device, values=values, move=True)
+
+
+@kept
+def _rules(batch: int, boxes: int, h: int, w: int) -> Rules:
+    return Rules(
+        boxes=Rule(torch.int64, (batch, boxes, 4), h, w, kind="box"),
         lam=Rule(torch.float32, (batch,), 0.0, 1.0),
         index=Rule(torch.int64, (batch, 2), 0, batch - 1),
         beta=Rule(torch.float32, (batch,), 0.0, 1.0),
     )
-    values = reads_values(images.device, check_values)
-    tensors = check_record(params, rules, images.device, values=values, move=True)
-    if all(tensors[name] is getattr(params, name) for name in tensors):
-        return params
-    return DynamicMixCutParams(params.size, **tensors)
 
 
 def check_views(views: Any, images: Tensor) -> None:

@@ -755,7 +755,7 @@ void run_row(const IPMixArgs& g, i64 r, Scratch& s) {
 }  // namespace
 
 // Bumped whenever a struct or its meaning changes, here or in a header; the loader refuses a library with another number.
-MIXAUG_API int mixaug_abi() { return 7; }
+MIXAUG_API int mixaug_abi() { return 8; }
 
 // Mirrors mixaug_ext/_ipmix.py: SampleArgs. The uniforms of a row: 16 for each of its k t steps, 3 for each chain, 4.
 struct SampleArgs {
