@@ -25,6 +25,8 @@ _umask_lock = threading.Lock()
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.tmp")
+#: Temporary files that were in a folder when this process first wrote to it, by folder and by the file they were to be.
+_left_behind: dict[Path, dict[str, list[Path]]] = {}
 #: Descriptors of locks: a forked child (a loader worker) must not keep one that its killed parent held.
 _held: set[int] = set()
 
@@ -45,8 +47,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside ``path`` and renames it to ``path`` when the block ends without an error.
 
     A killed run leaves the old file (or none), never half of a new one. The parent folder is made if it is missing;
-    the temporary file is removed when the block raises. What a killed process was writing is found by
-    :func:`remove_stale`: the system holds a lock on the temporary file while its writer lives.
+    the temporary file is removed when the block raises. What a killed process was writing is removed when the file is
+    written again, or by :func:`remove_stale`: the system holds a lock on the temporary file while its writer lives.
 
     Raises:
         OSError: the disk is full; the message names the file and the space that is left.
@@ -62,6 +64,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     with full_disk_named(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_behind(target)
         handle, temporary = _temporary(target)
         try:
             yield temporary
@@ -120,22 +123,38 @@ def remove_stale(folder: str | os.PathLike[str], name: str = "*") -> list[Path]:
         >>> [path.name for path in remove_stale(folder, "*.pt")]
         ['.last.pt.abcd1234.tmp']
     """
-    removed: list[Path] = []
     if fcntl is None:
-        return removed
+        return []
     pattern = glob.escape(name).replace("[*]", "*")
-    for path in Path(folder).glob(f".{pattern}.????????.tmp"):
-        if not _TEMPORARY.fullmatch(path.name):
-            continue
-        with suppress(OSError):  # another user's, or gone meanwhile
-            handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-                removed.append(path)
-            finally:
-                os.close(handle)
-    return removed
+    found = Path(folder).glob(f".{pattern}.????????.tmp")
+    return [path for path in found if _TEMPORARY.fullmatch(path.name) and _removed(path)]
+
+
+def _removed(temporary: Path) -> bool:
+    """Removes a temporary file unless its writer lives."""
+    with suppress(OSError):  # another user's, or gone meanwhile
+        handle = os.open(temporary, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            temporary.unlink()
+            return True
+        finally:
+            os.close(handle)
+    return False
+
+
+def _remove_left_behind(target: Path) -> None:
+    """Removes what killed writers of the file left; lists each folder once, since exports write 10^5 files to one."""
+    if fcntl is None:
+        return
+    left = _left_behind.get(target.parent)
+    if left is None:
+        left = _left_behind[target.parent] = {}
+        for path in target.parent.glob(".*.tmp"):
+            if match := _TEMPORARY.fullmatch(path.name):
+                left.setdefault(match["name"], []).append(path)
+    for path in left.pop(target.name, ()):
+        _removed(path)
 
 
 def only_ours(folder: str | os.PathLike[str]) -> bool:

@@ -7,16 +7,18 @@ import shutil
 import signal
 import sys
 import tempfile
-from pathlib import Path
 
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-# Before mixaug is imported: no test reads or writes the user's own cache.
-_RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"single-{os.getpid()}")
-_CACHE = Path(tempfile.gettempdir()) / f"mixaug-tests-{_RUN}"
-os.environ["MIXAUG_CACHE"] = str(_CACHE)
+# Before mixaug is imported: no test reads or writes the user's own cache. The processes of xdist, and a pytest that a
+# test starts, inherit the folder of the first, which removes it at the end.
+_FIRST = "MIXAUG_TESTS_CACHE" not in os.environ
+if _FIRST:
+    os.environ["MIXAUG_TESTS_CACHE"] = tempfile.mkdtemp(prefix="mixaug-tests-")
+os.environ["MIXAUG_CACHE"] = os.environ["MIXAUG_TESTS_CACHE"]
+_TESTS = os.path.dirname(__file__)
 
 # A shell starts what runs in its background with Ctrl-C ignored, and every child inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -24,8 +26,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if not hasattr(session.config, "workerinput"):  # the controller, after all workers
-        shutil.rmtree(_CACHE, ignore_errors=True)
+    if _FIRST:  # after all workers
+        shutil.rmtree(os.environ["MIXAUG_TESTS_CACHE"], ignore_errors=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,7 +38,7 @@ class _Float32InTests(TorchFunctionMode):
     """Runs what a test itself asks of torch under float32: its inputs have the dtype they always had."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if Path(sys._getframe(1).f_code.co_filename).parent != Path(__file__).parent:
+        if os.path.dirname(sys._getframe(1).f_code.co_filename) != _TESTS:
             return func(*args, **(kwargs or {}))
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
@@ -68,12 +70,6 @@ def pictures():
 
     generator = torch.Generator().manual_seed(5)
     return MixingSet.from_tensor(torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8, generator=generator))
-
-
-@pytest.fixture(scope="session")
-def plain_kernels():
-    """Folder of the kernels that are compiled for the oldest processor: once a run, since that takes half a minute."""
-    return _CACHE / "kernels-of-a-plain-processor"
 
 
 @pytest.fixture

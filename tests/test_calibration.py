@@ -8,7 +8,16 @@ import sys
 import pytest
 import torch
 
-from mixaug.evaluate.calibration import ece, reliability_curve, rms, rms_equal_width
+from mixaug.evaluate import calibration
+from mixaug.evaluate.calibration import (
+    CALIBRATION,
+    ece,
+    reliability_curve,
+    resampled_calibration,
+    rms,
+    rms_equal_width,
+)
+from mixaug.evaluate.intervals import resample
 
 
 def test_ece_and_rms_by_hand():
@@ -120,6 +129,18 @@ def test_equals_torchmetrics_from_full_probabilities(classes, bins):
         assert ours(confidence, predicted == labels, bins=bins) == pytest.approx(float(theirs), abs=1e-6)
 
 
+@pytest.mark.parametrize("n", [1, 7, 150, 1234])
+def test_resamples_are_those_one_by_one(n):
+    g = torch.Generator().manual_seed(n)
+    confidence = (torch.rand(n, generator=g, dtype=torch.float64) * 1.2).clamp(0.3, 1.0)  # a part of exactly 1
+    correct = torch.rand(n, generator=g) < 0.7
+    draws = resampled_calibration(confidence, correct, resamples=60)
+    index = torch.cat(list(resample(n, 60)))
+    for name, measure in CALIBRATION.items():
+        expected = [measure(confidence[row], correct[row]) for row in index]
+        torch.testing.assert_close(draws[name], torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
 def test_the_reliability_curve_gives_the_ece():
     generator = torch.Generator().manual_seed(2)
     confidence, correct = torch.rand(400, generator=generator), torch.rand(400, generator=generator) < 0.4
@@ -162,6 +183,7 @@ def test_refuses_an_unknown_variant():
 
 
 def test_names_the_extra_when_torchmetrics_is_missing(monkeypatch):
+    calibration._library.cache_clear()
     monkeypatch.setitem(sys.modules, "torchmetrics.functional.classification", None)
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "mixaug\[train\]"'):

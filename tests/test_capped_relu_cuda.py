@@ -25,9 +25,9 @@ F16, BF16, F32 = CODES
 #: (outer, caps, inner), dtype: one cap, runs, columns, periods with and without a whole number of vectors, a last row
 #: cut short, and more than one row and band of each.
 CASES = [
-    ((1, 1, 5003), F16), ((1, 1, 600_008), BF16), ((3, 4, 16), BF16), ((5, 3, 7), F16), ((70, 33, 1), F32),
+    ((1, 1, 5003), F16), ((1, 1, 270_008), F32), ((3, 4, 16), BF16), ((5, 3, 7), F16), ((70, 33, 1), F32),
     ((65, 32, 1), F16), ((2, 3, 1000), F32), ((9, 1, 8), BF16), ((1, 6, 1), F32), ((40_000, 3, 1), F16),
-    ((6000, 64, 1), F32), ((90, 8, 64), BF16),
+    ((2600, 64, 1), F32), ((90, 8, 64), BF16),
 ]  # fmt: skip
 
 

@@ -324,11 +324,18 @@ def test_preview_of_dynamic_mixcut(capsys, monkeypatch):
 def test_demo(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("mixaug.commands.demo.N_CORRUPTION", 8)
     monkeypatch.setattr("mixaug.commands.demo.N_ATTACK", 4)
+    from mixaug.train import data, loop
+
+    load = data.load_data
+    monkeypatch.setattr(data, "load_data", lambda name: load(name, limit=640))
     assert main(["demo", "--epochs", "1", "--out", "demo"]) == 0
     out = capsys.readouterr().out
     assert "Against standard training, IPMix" in out and "report.html" in out
     assert (tmp_path / "demo" / "report.html").exists()
-    assert main(["demo", "--epochs", "1", "--out", "demo"]) == 0  # its own folder is made anew
+    with monkeypatch.context() as patch:  # its own folder is made anew
+        patch.setattr(loop, "train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(["demo", "--epochs", "1", "--out", "demo"]) == 130
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["demo"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     assert main(["demo", "--epochs", "1", "--out", "mine"]) == 2

@@ -83,6 +83,10 @@ FORMS = {
     "our own": lambda: ImageTensors(IMAGES, LABELS),
     "dicts": lambda: Items(dicts()),
     "dicts as of CIFAR-100": lambda: Items({**item, "coarse_label": 0} for item in dicts("img", "fine_label")),
+    "dicts with masks and names": lambda: Items(
+        {"seg_mask": item["jpg"].convert("L"), "label_name": "cat", "depth": IMAGES[0], **item, "target": item["jpg"]}
+        for item in dicts("jpg", "class_label")
+    ),
     "UserDicts": lambda: Items(UserDict(item) for item in dicts("pixel_values", "labels")),
     "loader": lambda: DataLoader(Items(pairs()), batch_size=5),
     "loader with workers": lambda: DataLoader(Items(pairs()), batch_size=5, num_workers=1),
@@ -411,9 +415,9 @@ WRONG_ITEMS = [
     (None, TypeError, "got NoneType at index 2"),
     ({"image": IMAGES[0]}, TypeError, r"item at index 2 must have a label \(labels, .*keys \['image'\]"),
     (
-        {"jpg": IMAGES[0], "label": 0},
+        {"left": IMAGES[0], "right": IMAGES[1], "label": 0},
         TypeError,
-        r"item at index 2 must have an image \(image, .*keys \['jpg', 'label'\]",
+        r"item at index 2 must have an image \(image, .*keys \['left', 'right', 'label'\]",
     ),
     (("a.png", 0), TypeError, "image at index 2 must be a PIL image, a tensor or a NumPy array, got str"),
     ((None, 0), TypeError, "image at index 2 must be a PIL image, a tensor or a NumPy array, got NoneType"),

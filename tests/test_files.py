@@ -50,11 +50,25 @@ def test_a_live_writer_keeps_its_file_and_lock_and_a_killed_one_neither_although
 
 def test_the_own_temporary_is_no_stale_one_and_other_files_stay(tmp_path):
     (tmp_path / ".mine.tmp").write_text("mine")
-    (tmp_path / ".last.pt.abcd1234.tmp").write_text("half")
+    (tmp_path / ".best.pt.abcd1234.tmp").write_text("half")
     with atomic_path(tmp_path / "last.pt") as temporary:
-        assert [path.name for path in remove_stale(tmp_path)] == [".last.pt.abcd1234.tmp"]
+        assert [path.name for path in remove_stale(tmp_path)] == [".best.pt.abcd1234.tmp"]
         temporary.write_text("whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "last.pt"]
+
+
+def test_what_a_killed_writer_left_goes_when_the_file_is_written_again(tmp_path):
+    left, others = tmp_path / ".a.png.abcd1234.tmp", tmp_path / ".b.png.abcd1234.tmp"
+    for path in (left, others):
+        path.write_text("half")
+    with atomic_path(tmp_path / "a.png") as temporary:
+        assert not left.exists() and others.exists()  # a name that this program does not write is not its business
+        with atomic_path(tmp_path / "a.png") as second:  # whose writer lives
+            assert temporary.exists()
+            second.write_text("second")
+        temporary.write_text("whole")
+    assert (tmp_path / "a.png").read_text() == "whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.png.abcd1234.tmp", "a.png"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

@@ -108,17 +108,6 @@ def test_orbit_kernels_are_not_contracted():
     assert not _kernels.render_rows.targetoptions.get("fastmath")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not JIT, reason="nothing is compiled")
-def test_same_pictures_on_a_plain_processor(tmp_path, plain_kernels):
-    """Code for the oldest processor of this family (no wide vectors, no fused operations) makes the same pictures."""
-    code = "import sys, torch, mixaug.mixing_sets as m; torch.save(m.make_pictures('fractals', 8, 32, 9), sys.argv[1])"
-    settings = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(plain_kernels)}
-    command = [sys.executable, "-c", code, str(tmp_path / "pictures.pt")]
-    subprocess.run(command, env=os.environ | settings, check=True, timeout=200)
-    assert torch.equal(torch.load(tmp_path / "pictures.pt"), make_pictures("fractals", 8, 32, 9))
-
-
 LISTING = """
 import numba, numpy as np
 from mixaug.mixing_sets import _fractal_kernels as k

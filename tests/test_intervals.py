@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mixaug.evaluate.intervals import bootstrap_centred, bootstrap_means, wilson
+from mixaug.evaluate.intervals import bootstrap_means, centred, resample, wilson
 
 
 def test_wilson_by_hand():
@@ -28,5 +28,6 @@ def test_bootstrap_agrees_with_the_normal_interval():
         assert estimate.value == pytest.approx(values[:, column].mean().item(), abs=1e-6)
         assert estimate.high - estimate.value == pytest.approx(half, rel=0.1)
         assert estimate.value - estimate.low == pytest.approx(half, rel=0.1)
-    centred = bootstrap_centred(lambda index: values[index, 0].double().mean(), 400, lower=0.0)
-    assert centred.high - centred.value == pytest.approx(1.96 * values[:, 0].std().item() / 20, rel=0.15)
+    draws = torch.cat([values[index, 0].double().mean(1) for index in resample(400, 1000)])
+    moved = centred(values[:, 0].mean().item(), draws, 400, lower=0.0)
+    assert moved.high - moved.value == pytest.approx(1.96 * values[:, 0].std().item() / 20, rel=0.15)

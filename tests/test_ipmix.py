@@ -110,7 +110,7 @@ def test_in_pipelines(pictures):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
     ipmix = IPMix(mixing_set=pictures, generator=seeded())
     out = transforms.Compose([transforms.RandomCrop(32, 4), ipmix, transforms.ToTensor()])(image)
-    assert out.shape == (3, 32, 32) and out.dtype == torch.float32
+    assert out.shape == (3, 32, 32) and out.dtype == torch.get_default_dtype()  # as ToTensor makes it
     out, label = v2.Compose([v2.ToImage(), ipmix, v2.ToDtype(torch.float32, scale=True)])(image, 7)
     assert type(out) is tv_tensors.Image and label == 7
     sample = ipmix({"image": tv_tensors.Image(torch.rand(3, 32, 32)), "label": torch.tensor(3), "name": "a"})

@@ -98,8 +98,9 @@ def test_another_process_makes_the_same_bytes(first):
 
 @compiled
 @pytest.mark.slow
-def test_a_plain_processor_makes_the_same_pictures(tmp_path, plain_kernels, first):
-    """Code for the oldest processor of this family: no wide vectors, no fused operations. One level is allowed."""
+def test_a_plain_processor_makes_the_same_pictures(tmp_path, first):
+    """Code for the oldest processor of this family: no wide vectors, no fused operations. Where Fourier transforms or
+    functions of NumPy and MKL have a part, one level is allowed."""
     code = (
         "import sys, torch; from mixaug.mixing_sets import SOURCES, make_pictures\n"
         "torch.save({s: make_pictures(s, 4, 40, seed=6, threads=1) for s in SOURCES}, sys.argv[1])"
@@ -107,7 +108,7 @@ def test_a_plain_processor_makes_the_same_pictures(tmp_path, plain_kernels, firs
     settings = {
         "NUMBA_CPU_NAME": "generic",
         "NUMBA_CPU_FEATURES": "",
-        "NUMBA_CACHE_DIR": str(plain_kernels),
+        "NUMBA_CACHE_DIR": str(tmp_path),
         "ATEN_CPU_CAPABILITY": "default",
         "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX",
         "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
@@ -116,7 +117,8 @@ def test_a_plain_processor_makes_the_same_pictures(tmp_path, plain_kernels, firs
     subprocess.run(command, env=os.environ | settings, check=True, timeout=500)
     for source, pictures in torch.load(tmp_path / "pictures.pt").items():
         gap = (pictures.int() - first[source].int()).abs()
-        assert gap.max() <= 1 and (gap > 0).double().mean() <= 1e-3, source
+        most = 0 if source in ("fractals", "dead-leaves", "contours") else 1
+        assert gap.max() <= most and (gap > 0).double().mean() <= 1e-3, source
 
 
 @compiled

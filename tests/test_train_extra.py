@@ -9,7 +9,7 @@ from train_parts import fit, parts, settings
 
 import mixaug.train.loop as loop
 from mixaug.train.batches import batches
-from mixaug.train.data import DataParts
+from mixaug.train.data import DataParts, load_data
 from mixaug.train.extra import mixed_order, with_extra
 from mixaug.train.images import ImageTensors, MixedPart, in_memory
 
@@ -108,3 +108,20 @@ def test_folders_that_do_not_fit(tmp_path):
         with_extra(data, str(tmp_path / "other"))
     with pytest.raises(FileNotFoundError):
         with_extra(data, str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("where", ["test", "val", "linked", "the tree itself"])
+def test_pictures_that_are_held_out_are_no_extra_ones(tmp_path, where):
+    root = tmp_path / "data"
+    for number, part in enumerate(("train", "val", "test")):
+        folder(root / part, ["columns", "rows"], value=number)
+    place = root / where
+    if where == "linked":
+        place = folder(tmp_path / "own", ["columns", "rows"])
+        (place / "rows" / "again.png").symlink_to(root / "test" / "rows" / "0.png")
+    elif where == "the tree itself":
+        place = root = root / "train"
+    data = load_data(f"folder:{root}")
+    with pytest.raises(ValueError, match=r"extra_data must not have pictures of the validation or test part.*\.png"):
+        with_extra(data, str(place))
+    assert with_extra(data, str(folder(tmp_path / "new", ["rows", "columns"]))).train.extra_count == 8

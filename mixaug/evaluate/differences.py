@@ -11,7 +11,7 @@ from torch import Tensor
 from mixaug.evaluate.anomaly import resampled_figures as resampled_anomaly
 from mixaug.evaluate.calibration import CALIBRATION
 from mixaug.evaluate.headline import HIGHER
-from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_centred, bootstrap_means
+from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_means, centred
 from mixaug.evaluate.robustness import all_right
 
 if TYPE_CHECKING:
@@ -87,13 +87,9 @@ def by_image(report: Report, key: str, worst: Sequence[str] = ()) -> Tensor:
 
 
 def _calibration(report: Report, reference: Report, key: str) -> Estimate:
-    one, two, metric = report.outcomes, reference.outcomes, CALIBRATION[key]
-
-    def statistic(index: Tensor) -> Tensor:
-        here = metric(one.confidence[index], one.correct[index])
-        return torch.tensor(here - metric(two.confidence[index], two.correct[index]), dtype=torch.float32)
-
-    return bootstrap_centred(statistic, len(one.correct), lower=-1.0, resamples=500, method=_METHOD)
+    value = report.calibration[key].value - reference.calibration[key].value
+    draws = report.resampled_calibration[key] - reference.resampled_calibration[key]
+    return centred(value, draws, len(report.outcomes.correct), lower=-1.0, method=_METHOD)
 
 
 def _anomaly(report: Report, reference: Report, key: str) -> Estimate:

@@ -27,12 +27,11 @@ from torch.utils.data import (
 from mixaug._checks import check_int, image_range, in_unit_range, kind_of, out_of_range
 from mixaug._pictures import from_pil
 from mixaug.train.images import ImageTensors
+from mixaug.transforms._sample import IMAGES, LABELS, find_item
 
 IN_MEMORY_BYTES = 2 << 30  # a map-style data set up to this size is read once and kept
 ITERABLE_BYTES = 16 << 30  # what can be read only once must be kept: an endless stream has to end before the memory
 _FORMS = "(images, labels) tensors, a map-style data set of (image, label), a DataLoader or an iterable of batches"
-_IMAGE_KEYS = ("image", "images", "img", "imgs", "pixel_values")
-_LABEL_KEYS = ("labels", "label", "targets", "target")
 
 
 class LabelledImages:
@@ -40,8 +39,9 @@ class LabelledImages:
 
     Convention:
         A data set is asked for its items, whatever its attributes are called. An item or a batch is ``(images,
-        labels)`` or a mapping with a key ``image``, ``images``, ``img``, ``imgs`` or ``pixel_values`` and a key
-        ``labels``, ``label``, ``targets`` or ``target`` (or else the first with "label" in it, such as
+        labels)`` or a mapping, in which the transforms' rule finds them: a key ``image``, ``images``, ``img``,
+        ``imgs``, ``pixel_values``, ``video`` or ``videos``, or else the only picture that is no mask, depth map or the
+        like; a key ``labels``, ``label``, ``targets`` or ``target`` (or else the first with "label" in it, such as
         ``fine_label``), in any case. Whether it is one image or a batch is told by its images: a list or tuple, or a
         tensor or array with one more dimension, is a batch.
 
@@ -390,15 +390,13 @@ def _parsed(entry: Any, index: int) -> _Block:
 
 def _pair(entry: Mapping[Any, Any], what: str) -> tuple[Any, Any]:
     """Images and labels of a mapping."""
-    names = {key.lower(): key for key in reversed(list(entry)) if isinstance(key, str)}
-    image = next((names[name] for name in _IMAGE_KEYS if name in names), None)
-    label = next((names[name] for name in _LABEL_KEYS if name in names), None)
-    if label is None:
-        label = next((key for key in entry if isinstance(key, str) and "label" in key.lower()), None)
-    if image is None or label is None:
-        missing = f"an image ({', '.join(_IMAGE_KEYS)})" if image is None else f"a label ({', '.join(_LABEL_KEYS)})"
-        raise TypeError(f"{what} must have {missing}, got a {type(entry).__name__} with the keys {list(entry)}")
-    return entry[image], entry[label]
+    try:
+        return find_item(entry)
+    except KeyError as error:
+        missing = f"an image ({', '.join(IMAGES)})" if "image" in error.args else f"a label ({', '.join(LABELS)})"
+        raise TypeError(
+            f"{what} must have {missing}, got a {type(entry).__name__} with the keys {list(entry)}"
+        ) from None
 
 
 def _block(images: Any, labels: Any, index: int, batch: bool) -> _Block:

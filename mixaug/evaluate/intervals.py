@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -178,55 +178,39 @@ def bootstrap_means(
     ]
 
 
-def bootstrap_centred(
-    statistic: Callable[[Tensor], Tensor],
-    n: int,
-    *,
-    lower: float,
-    resamples: int = 1000,
-    seed: int = 0,
-    method: str = "bootstrap",
-) -> Estimate:
-    """A statistic of the images with a 95% bootstrap interval whose centre is moved to the measured value.
+def centred(value: float, draws: Tensor, n: int, *, lower: float, method: str = "bootstrap") -> Estimate:
+    """A figure of n images with a 95% bootstrap interval whose centre is moved to the measured value.
 
     A calibration error is biased upwards by sampling noise, and resampling adds that noise a second time: the plain
     percentile interval may lie wholly above the figure. Here the draws are moved by ``value - mean(draws)`` first.
 
     Args:
-        statistic: takes (n,) int64 indices of images, gives a scalar.
+        value: of all images.
+        draws: the same figure of each resample, (resamples,) float64.
         n: number of images.
-        lower: smallest possible value of the statistic; the interval is cut there.
-        resamples: number of bootstrap draws; default 1000.
-        seed: seed of the draws; default 0.
+        lower: smallest possible value of the figure; the interval is cut there.
         method: name kept in the result.
 
-    Returns:
-        The statistic of all images as an :class:`Estimate`.
-
     Example:
-        >>> values = torch.tensor([0.0, 1.0, 2.0, 3.0])
-        >>> bootstrap_centred(lambda index: values[index].mean(), 4, lower=0.0).value
-        1.5
+        >>> centred(1.5, torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), 4, lower=0.0)
+        150.0% [52.5, 247.5]
     """
-    value = float(statistic(torch.arange(n)))
-    draws = bootstrap(statistic, n, resamples=resamples, seed=seed)
     draws = draws - draws.mean() + value
     low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(value, max(lower, min(low, value)), max(lower, high, value), n, method)
 
 
-def bootstrap(statistic: Callable[[Tensor], Tensor], n: int, *, resamples: int, seed: int) -> Tensor:
-    """The statistic on ``resamples`` draws of n images with replacement: (resamples,) float64.
+def resample(n: int, resamples: int, seed: int = 0) -> Iterator[Tensor]:
+    """Draws of n images with replacement, a few at a time: (rows, n) int64, ``resamples`` rows in all.
 
     Example:
-        >>> bootstrap(lambda index: index.double().mean(), 10, resamples=3, seed=0).shape
-        torch.Size([3])
+        >>> [tuple(index.shape) for index in resample(10, 60)]
+        [(50, 10), (10, 10)]
     """
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.empty(resamples, dtype=torch.float64)
-    for draw in range(resamples):
-        draws[draw] = statistic(torch.randint(n, (n,), generator=generator))
-    return draws
+    for start in range(0, resamples, _CHUNK):
+        rows = min(_CHUNK, resamples - start)
+        yield torch.stack([torch.randint(n, (n,), generator=generator) for _ in range(rows)])
 
 
 def _three_digits(value: float) -> str:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mixaug.evaluate._save import save_files
-from mixaug.evaluate.calibration import CALIBRATION, ReliabilityCurve, reliability_curve
+from mixaug.evaluate.calibration import CALIBRATION, ReliabilityCurve, reliability_curve, resampled_calibration
 from mixaug.evaluate.corruptions import CORRUPTIONS, mce
-from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_centred, bootstrap_means, complement, share
+from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_means, centred, complement, share
 from mixaug.evaluate.labels import attack_label
 from mixaug.evaluate.lipschitz import mean_constant
 from mixaug.evaluate.outcomes import Examples, Outcomes
@@ -134,14 +134,15 @@ class Report:
     def calibration(self) -> dict[str, Estimate]:
         """``rms`` (equal-count bins of 100, all of them), ``rms_ipmix_papers``, ``rms_equal_width`` and ``ece``."""
         confidence, correct = self.outcomes.confidence, self.outcomes.correct
+        return {
+            name: centred(measure(confidence, correct), self.resampled_calibration[name], len(correct), lower=0.0)
+            for name, measure in CALIBRATION.items()
+        }
 
-        def estimate(name: str) -> Estimate:
-            def statistic(index: Tensor) -> Tensor:
-                return torch.tensor(CALIBRATION[name](confidence[index], correct[index]), dtype=torch.float32)
-
-            return bootstrap_centred(statistic, len(correct), lower=0.0, resamples=500)
-
-        return {name: estimate(name) for name in CALIBRATION}
+    @cached_property
+    def resampled_calibration(self) -> dict[str, Tensor]:
+        """The calibration errors on the same 500 resamples for every report of as many images."""
+        return resampled_calibration(self.outcomes.confidence, self.outcomes.correct)
 
     @property
     def rms(self) -> Estimate:

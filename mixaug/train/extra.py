@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -78,7 +79,8 @@ def with_extra(data: DataParts, path: str) -> DataParts:
         the data set; validation, test, mean and standard deviation are its own.
 
     Raises:
-        ValueError: the folder has a class that the data set has not, or no pictures.
+        ValueError: the folder has a class that the data set has not, no pictures, or one of the validation or test
+            part.
         FileNotFoundError: there is no such folder.
     """
     source, _, _, classes = scan(Path(path).expanduser())
@@ -86,5 +88,11 @@ def with_extra(data: DataParts, path: str) -> DataParts:
     if unknown:
         known = ", ".join(data.classes)
         raise ValueError(f"extra_data must have folders of the data set's classes ({known}), got {', '.join(unknown)}")
+    shared = [path for path in source.paths if os.path.realpath(path) in data.held_out]
+    if shared:
+        raise ValueError(
+            "extra_data must not have pictures of the validation or test part, which training would then have seen, "
+            f"got {shared[0]}{f' and {len(shared) - 1} more' if len(shared) > 1 else ''}"
+        )
     labels = [data.classes.index(name) for name in classes]
     return dataclasses.replace(data, train=MixedPart(data.train, source.load(data.image_size), labels))

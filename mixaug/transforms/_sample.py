@@ -48,6 +48,7 @@ __all__ = [
     "entries_of",
     "find_batch",
     "find_images",
+    "find_item",
     "find_labels",
     "named_entries",
     "parse_getter",
@@ -259,20 +260,63 @@ def _labels_under(sample: Mapping[Any, Any], path: Path) -> Entry:
     return entry
 
 
-def _named(items: list[tuple[Any, str | None, Any]], path: Path) -> Entry | None:
+def _named(
+    items: list[tuple[Any, str | None, Any]], path: Path, can_be: Callable[[Any], bool] | None = None
+) -> Entry | None:
     """The entry whose name says that it is the labels, of the entries of one container."""
+    can_be = can_be or _may_be_labels
     exact = [item for wanted in LABELS for item in items if item[1] == wanted and item[2] is not None]
     containing = [item for item in items if item[1] is not None and "label" in item[1] and item not in exact]
     # 'target' may be another image, and 'label_name' a list of words: only what labels can be counts there.
     sure = [item for item in exact if item[1] in ("labels", "label")]
-    likely = [item for item in (*exact, *containing) if _may_be_labels(item[2])]
+    likely = [item for item in (*exact, *containing) if can_be(item[2])]
     for key, _, value in (*sure, *likely, *exact, *containing):
         if isinstance(value, Mapping):
-            within = _named(items_of(value) or [], (*path, key))
+            within = _named(items_of(value) or [], (*path, key), can_be)
             if within is not None:
                 return within
         return Entry((*path, key), value)
     return None
+
+
+def find_item(sample: Mapping[Any, Any]) -> tuple[Any, Any]:
+    """Image and label of a mapping that a data set gives, by the same keys: one item, or a batch, not yet a tensor.
+
+    An item holds numbers, arrays and lists of pictures where a batch has tensors, so the kinds tell less here: without
+    a key of `IMAGES`, its only picture or array of three or four dimensions is meant.
+
+    Raises:
+        KeyError: with ``"image"`` or ``"label"``: there is none, or several are as likely.
+
+    Example:
+        >>> import PIL.Image
+        >>> picture = PIL.Image.new("L", (8, 8))
+        >>> find_item({"mask": picture, "jpg": picture, "label_name": "cat", "label": 3}) == (picture, 3)
+        True
+    """
+    items = items_of(sample) or []
+    label = _named(items, (), _may_be_label)
+    entries = [Entry((key,), value, () if name is None else (name,)) for key, name, value in items]
+    rest = [entry for entry in entries if label is None or entry.path != label.path[:1]]
+    meant = [entry for wanted in IMAGES for entry in rest if entry.names == (wanted,)][:1]
+    meant = meant or [entry for entry in rest if _may_be_picture(entry.value) and not _is_other(entry)]
+    if len(meant) != 1:
+        raise KeyError("image")
+    if label is None:
+        raise KeyError("label")
+    return meant[0].value, label.value
+
+
+def _may_be_label(value: Any) -> bool:
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0:
+        return True
+    return isinstance(value, numbers.Number) or _may_be_labels(value)
+
+
+def _may_be_picture(value: Any) -> bool:
+    if isinstance(value, (list, tuple)) and value:
+        return _may_be_picture(value[0])
+    return isinstance(value, PIL.Image.Image) or (isinstance(value, (Tensor, np.ndarray)) and value.ndim in (3, 4))
 
 
 def _may_be_labels(value: Any) -> bool:
