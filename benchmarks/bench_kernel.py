@@ -4,7 +4,9 @@
 
 1. the share of the replay (all chains and steps) in a whole call, in PyTorch form and with the C++ kernel;
 2. its two hottest steps (the bilinear warp and random-element mixing of whole images) as PyTorch operations, as numba
-   loops and in C++, with numba's compilation time.
+   loops and in C++, with numba's compilation time;
+3. what the check of a record adds to its replay: by itself, and as the difference of calls with and without it, which
+   also counts that the caches hold other things than the check's after two milliseconds of pictures.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import torch
 
 from mixaug import IPMix, MixingSet
 from mixaug.ops import ipmix_torch, replay_ipmix
+from mixaug.ops.ipmix import carry_out, check_ipmix
 from mixaug.ops.ipmix_record import OP, IPMixParams
 from mixaug.ops.warp import affine_matrix
 
@@ -157,8 +160,34 @@ def steps(pictures: MixingSet, batch: int, size: int) -> None:
         print(f"| {name} | {batch}x3x{size}x{size} | {cells} |")
 
 
+def checks(pictures: MixingSet, batch: int, size: int) -> None:
+    """Prints what the check of a record costs."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=generator)
+    params = IPMix(mixing_set=pictures).sample(images, generator=generator)
+    resized = pictures.resized(params.side)
+
+    def check() -> None:
+        check_ipmix(params, batch, (size, size), len(resized), images.device, True)
+
+    def timed(call: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        call()
+        return 1e3 * (time.perf_counter() - start)
+
+    alone = statistics.median(timed(check) for _ in range(1000))
+    pairs = [
+        (timed(lambda: replay_ipmix(images, params, resized)), timed(lambda: carry_out(images, params, resized)))
+        for _ in range(300)
+    ]
+    without = statistics.median(bare for _, bare in pairs)
+    added = statistics.median(whole - bare for whole, bare in pairs)
+    cells = f"{without:.3f} | {alone:.3f} ({100 * alone / without:.1f}%) | {added:.3f} ({100 * added / without:.1f}%)"
+    print(f"| {batch}x3x{size}x{size} | {cells} |")
+
+
 def main() -> None:
-    """Prints both tables."""
+    """Prints the three tables."""
     torch.set_num_threads(1)
     pictures = MixingSet.default()
     versions = f"torch {torch.__version__}, numba {numba.__version__}"
@@ -170,6 +199,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for batch, size in ((128, 32), (32, 224)):
         steps(pictures, batch, size)
+    print("\n| batch | replay without check, ms | check alone, ms | added to a replay, ms |\n|---|---|---|---|")
+    for batch, size in ((128, 32), (32, 224)):
+        checks(pictures, batch, size)
 
 
 if __name__ == "__main__":

@@ -241,8 +241,8 @@ class AdaptiveLoss(nn.Module):
 
     def update(self, accuracy_clean: float, accuracy_adv: float) -> float:
         """Sets ``alpha`` from the accuracies of an epoch, each in [0, 1], and returns it."""
-        for name, value in (("accuracy_clean", accuracy_clean), ("accuracy_adv", accuracy_adv)):
-            check_number(name, value, 0.0, 1.0)
+        accuracy_clean = check_number("accuracy_clean", accuracy_clean, 0.0, 1.0)
+        accuracy_adv = check_number("accuracy_adv", accuracy_adv, 0.0, 1.0)
         total = accuracy_adv + accuracy_clean
         self.alpha = accuracy_adv / total if total > 0 else 0.5
         return self.alpha

@@ -518,6 +518,14 @@ def test_records_in_other_dtypes_are_cast_exactly(name, dtype):
         assert torch.equal(got, wanted)
 
 
+def test_halves_of_a_record_are_the_numbers_that_they_hold():
+    params = DynamicMixCut(4).sample(IMAGES)
+    half = dataclasses.replace(params, beta=params.beta.half(), lam=params.lam.bfloat16())
+    same = dataclasses.replace(params, beta=half.beta.float(), lam=half.lam.float())
+    for got, wanted in zip(*(DynamicMixCut(4).replay(IMAGES, LABELS, each) for each in (half, same)), strict=True):
+        assert torch.equal(got, wanted)
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 def test_records_that_name_other_images(batch):
     params = DynamicMixCut(4).sample(IMAGES[:batch])

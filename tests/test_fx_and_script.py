@@ -96,12 +96,25 @@ def test_quantised_models(make):
     assert (found - wanted).abs().max() < 0.1 * wanted.abs().max()
 
 
+def scripted(model):
+    """torch.jit.script, which knows builtins by id() and also keeps those of custom operators that are gone (the other
+    tests' in this process): one in some hundred models has an attribute in such a place, a copy has it in another."""
+    for _ in range(3):
+        try:
+            return torch.jit.script(model)
+        except RuntimeError as error:
+            if "builtin cannot be used as a value" not in str(error):
+                raise
+            first, model = model, copy.deepcopy(model)  # noqa: F841  # kept, so that its places stay taken
+    raise AssertionError("three copies in a row")
+
+
 @deprecated
 @models
 def test_scripted_models(make):
     model = make()
     layers = [type(module) for module in model.modules()]
-    script = torch.jit.script(model)
+    script = scripted(model)
     assert [type(module) for module in model.modules()] == layers  # the model itself stays as it was
     assert torch.equal(script(IMAGES), model(IMAGES))
     file = io.BytesIO()

@@ -415,8 +415,9 @@ def test_in_workers_of_a_loader(method):
     def run() -> Tensor:
         torch.manual_seed(0)
         loader = DataLoader(
-            Samples(), batch_size=4, num_workers=2, multiprocessing_context=method, collate_fn=Collate(mix_of()),
-            timeout=240, persistent_workers=method == "spawn",  # starting one of these takes seconds
+            Samples(), batch_size=4, num_workers=2 if method == "fork" else 1, multiprocessing_context=method,
+            collate_fn=Collate(mix_of()), timeout=240,
+            persistent_workers=method == "spawn",  # starting one of these takes seconds
         )  # fmt: skip
         return torch.stack([torch.cat([torch.cat([x.flatten(1), y], 1) for x, y in loader]) for _ in range(2)])
 

@@ -136,7 +136,7 @@ def test_forked_workers(used: MixingSet, workers: int, persistent: bool) -> None
 @pytest.mark.parametrize("method", [start_method("spawn"), start_method("forkserver")])
 def test_started_workers(used: MixingSet, method: str) -> None:
     """Starting a process costs seconds: workers that stay from the one, new workers from the other."""
-    workers, persistent = 2, method == "spawn"
+    workers, persistent = (2, True) if method == "spawn" else (1, False)
     got = run(used, workers, method, persistent)
     check_draws(*got)
     if "fork" in multiprocessing.get_all_start_methods():

@@ -185,7 +185,7 @@ def test_a_fresh_draw_is_not_checked_again(monkeypatch):
 # ------------------------------------------------------------------ under sanitizers
 
 GXX = shutil.which("g++")
-FLAGS = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-fno-trapping-math", "-fPIC", "-shared", "-pthread", "-w"]
+FLAGS = ["-std=c++17", "-O0", "-g", "-ffp-contract=off", "-fno-trapping-math", "-fPIC", "-shared", "-pthread", "-w"]
 FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 
 

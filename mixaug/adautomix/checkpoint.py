@@ -100,7 +100,10 @@ class SavedGenerator:
         if model is not None:
             return bare_model(model)
         if self.spec is not None:
-            return self.spec.build()
+            try:
+                return self.spec.build()
+            except ValueError as error:
+                raise ValueError(f"the generator {self.path} is damaged, its spec has no model: {error}") from error
         raise ValueError(
             f"model must be given: the generator {self.path} was trained with a model of the user's own (features of "
             f"{self.feature_layer!r}, {self.num_classes} classes)"

@@ -102,13 +102,13 @@ def wilson(successes: int, n: int) -> Estimate:
         The share as an :class:`Estimate`.
 
     Raises:
-        ValueError: ``n`` below 1, or ``successes`` outside of 0 to ``n``.
+        ValueError: ``n`` below 1 or above 2^53, or ``successes`` outside of 0 to ``n``.
 
     Example:
         >>> round(wilson(0, 10).high, 3)
         0.278
     """
-    n = check_int("n", n, 1)
+    n = check_int("n", n, 1, 2**53)
     successes = check_int("successes", successes, 0, n)
     share = successes / n
     scale = 1 + _Z95**2 / n
@@ -192,8 +192,8 @@ def centred(value: float, draws: Tensor, n: int, *, lower: float, method: str = 
         method: name kept in the result.
 
     Example:
-        >>> centred(1.5, torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), 4, lower=0.0)
-        150.0% [52.5, 247.5]
+        >>> centred(1.5, torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), 4, lower=0.0).low
+        0.55
     """
     draws = draws - draws.mean() + value
     low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()

@@ -186,8 +186,7 @@ def _orders(positions: Tensor, height: int, width: int, patch_size: int, seed: i
 def _ratios(ratios: Any) -> tuple[float, ...]:
     if isinstance(ratios, str) or not isinstance(ratios, Sequence):
         raise TypeError(f"ratios must be a sequence of numbers, got {type(ratios).__name__}")
-    for ratio in ratios:
-        check_ratio(ratio)
+    ratios = [check_ratio(ratio) for ratio in ratios]
     if not ratios or any(one >= two for one, two in pairwise(ratios)):
-        raise ValueError(f"ratios must be one or more, ascending, got {list(ratios)}")
-    return tuple(float(ratio) for ratio in ratios)
+        raise ValueError(f"ratios must be one or more, ascending, got {ratios}")
+    return tuple(ratios)

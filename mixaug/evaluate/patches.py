@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixaug._checks import MAX_BATCH, MAX_SIDE, check_generator, check_int, check_number
+from mixaug._checks import MAX_BATCH, MAX_SIDE, check_generator, check_int, check_number, kind_of
 from mixaug._random import drawn_by
 
 __all__ = ["check_fill", "check_ratio", "occlude", "patch_grid", "patch_size_of", "sample_patch_order"]
@@ -102,22 +102,24 @@ def occlude(
     if not isinstance(images, Tensor) or not (images.is_floating_point() or images.dtype == torch.uint8):
         got = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images must be uint8 or floating point in [0, 1], got {got}")
-    if images.ndim != 4:
+    if images.ndim != 4 or 0 in images.shape[2:]:
         raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")
-    check_ratio(ratio)
+    ratio = check_ratio(ratio)
     height, width = images.shape[2:]
     rows, columns = patch_grid(height, width, patch_size)
     count = rows * columns
     if not isinstance(order, Tensor) or order.dtype != torch.int64:
         got = order.dtype if isinstance(order, Tensor) else type(order).__name__
         raise TypeError(f"order must be an int64 tensor, got {got}")
+    if order.device != images.device:
+        raise ValueError(f"order must be on the images' device {images.device}, got {order.device}")
     if order.shape != (len(images), count):
         raise ValueError(
             f"order must have shape ({len(images)}, {count}), the images and the patches of {patch_size} px, "
             f"got {tuple(order.shape)}"
         )
     hidden = torch.zeros_like(order, dtype=torch.bool)
-    hidden.scatter_(1, order[:, : round(ratio * count)].to(images.device), True)
+    hidden.scatter_(1, order[:, : round(ratio * count)], True)
     grid = hidden.view(-1, 1, rows, columns)
     mask = grid.repeat_interleave(patch_size, 2).repeat_interleave(patch_size, 3)[..., :height, :width]
     result = torch.where(mask, check_fill(fill, images), images)
@@ -142,9 +144,9 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
     return -(-height // patch_size), -(-width // patch_size)
 
 
-def check_ratio(ratio: object) -> None:
-    """Raises unless it is a number in [0, 1]."""
-    check_number("ratio", ratio, 0.0, 1.0)
+def check_ratio(ratio: object) -> float:
+    """A number in [0, 1], or an error."""
+    return check_number("ratio", ratio, 0.0, 1.0)
 
 
 def check_fill(fill: Any, images: Tensor) -> Tensor:
@@ -157,6 +159,8 @@ def check_fill(fill: Any, images: Tensor) -> Tensor:
         >>> check_fill((0, 255), torch.zeros(1, 2, 4, 4, dtype=torch.uint8)).flatten().tolist()
         [0, 255]
     """
+    if isinstance(fill, Tensor) and fill.device.type == "meta":
+        raise TypeError(f"fill must be numbers, got {kind_of(fill)}")
     fill = fill.tolist() if isinstance(fill, np.ndarray | Tensor) else fill
     values = list(fill) if isinstance(fill, Sequence) and not isinstance(fill, str) else [fill]
     whole = images.dtype == torch.uint8

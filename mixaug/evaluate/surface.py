@@ -15,6 +15,9 @@ from mixaug.attacks._random import signs_like
 from mixaug.attacks._state import evaluation_mode
 from mixaug.evaluate._place import gradients_kept
 
+#: A side of the grid at most: its points are a million.
+_MOST_POINTS = 1001
+
 #: The radii of a report's figure.
 RADII = (0.05, 0.1, 0.15)
 
@@ -129,7 +132,7 @@ def loss_surface(
         >>> surface.losses.shape, float(surface.rise[2, 2])
         (torch.Size([5, 5]), 0.0)
     """
-    _check(model, image, radius, points, batch_size)
+    radius, points, batch_size = _check(model, image, radius, points, batch_size)
     label = int(label)
     if attack is None:
         attack = PGD(eps=radius, step_size=radius / 4, steps=20, generator=generator)
@@ -204,7 +207,8 @@ def plane_losses(
     return grid
 
 
-def _check(model: nn.Module, image: Tensor, radius: float, points: int, batch_size: int) -> None:
+def _check(model: nn.Module, image: Tensor, radius: float, points: int, batch_size: int) -> tuple[float, int, int]:
+    """The numbers, as Python's own."""
     check_model(model)
     if not isinstance(image, Tensor) or not image.is_floating_point():
         got = image.dtype if isinstance(image, Tensor) else type(image).__name__
@@ -212,8 +216,9 @@ def _check(model: nn.Module, image: Tensor, radius: float, points: int, batch_si
     if image.ndim != 3:
         raise ValueError(f"image must have shape (C, H, W), got {tuple(image.shape)}")
     clipped("image", image)
-    check_length("radius", radius, ABOVE_ZERO)
-    points = check_int("points", points, 3)
+    radius = check_length("radius", radius, ABOVE_ZERO)
+    points = check_int("points", points, 3, _MOST_POINTS)
     if points % 2 == 0:
         raise ValueError(f"points must be odd, so that the image itself is on the grid, got {points}")
     batch_size = check_int("batch_size", batch_size, 1, MAX_COUNT)
+    return radius, points, batch_size

@@ -106,9 +106,8 @@ def check_picks(params: Any, pictures: int) -> PickParams:
         raise TypeError(f"params must be PickParams, got {kind_of(params)}")
     if not isinstance(params.size, (tuple, list, torch.Size)) or len(params.size) != 2:
         raise TypeError(f"params.size must be a pair (H, W), got {kind_of(params.size)}")
-    for side in params.size:
-        check_int("params.size", side, 1, MAX_SIDE)
-    check_int("params.side", params.side, 1)
+    height, width = (check_int("params.size", side, 1, MAX_SIDE) for side in params.size)
+    side = check_int("params.side", params.side, 1)
     if not isinstance(params.index, Tensor) or params.index.ndim != 1:
         raise TypeError(f"params.index must be a tensor (B,), got {kind_of(params.index)}")
     scale = params.scale
@@ -122,7 +121,8 @@ def check_picks(params: Any, pictures: int) -> PickParams:
     }
     if len(others) == 1 and others != {len(params.index)}:
         raise ValueError(f"params.index must have shape ({others.pop()},), as the other fields, got {shape}")
-    return check_record(params, _rules(shape, pictures), device, values=reads_values(device))
+    params = check_record(params, _rules(shape, pictures), device, values=reads_values(device))
+    return replace(params, size=(height, width), side=side)
 
 
 @kept

@@ -47,7 +47,7 @@ class PictureBank(ABC):
         """A copy of one picture, uint8 (3, S, S), or of several, (n, 3, S, S), for a slice."""
         if isinstance(index, slice):
             return self.pictures[index].clone()
-        if isinstance(index, bool) or not hasattr(index, "__index__"):
+        if isinstance(index, bool | type) or not hasattr(index, "__index__"):
             raise TypeError(f"index must be an int or a slice, got {type(index).__name__}: {index!r}")
         place = index.__index__()
         if not -len(self) <= place < len(self):

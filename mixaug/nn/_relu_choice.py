@@ -16,8 +16,8 @@ from mixaug.nn._relu_report import ReLUSite
 __all__ = ["check_chosen", "choose"]
 
 
-def check_chosen(names: Any, last: Any, where: Any) -> tuple[str, ...] | None:
-    """Raises unless the three are of the kinds that :func:`choose` takes; gives the patterns.
+def check_chosen(names: Any, last: Any, where: Any) -> tuple[tuple[str, ...] | None, int | str | None]:
+    """Raises unless the three are of the kinds that :func:`choose` takes; gives the patterns and ``last``.
 
     Args:
         names: see there.
@@ -35,10 +35,10 @@ def check_chosen(names: Any, last: Any, where: Any) -> tuple[str, ...] | None:
         if last != "block":
             raise TypeError(f'last must be an int or "block", got {last!r}')
     elif last is not None:
-        check_int("last", last, 1)
+        last = check_int("last", last, 1)
     if where is not None and not callable(where):
         raise TypeError(f"where must be a function of a ReLUSite, got {type(where).__name__}")
-    return patterns
+    return patterns, last
 
 
 def choose(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import UninitializedParameter
 
-from mixaug._checks import check_flag, check_number
+from mixaug._checks import MAX_COUNT, check_flag, check_number
 from mixaug.ops.capped_relu import cap_checked, capped_relu_torch, check_cap
 
 __all__ = ["DReLU", "SReLU"]
@@ -255,6 +255,8 @@ def _shape(num_features: Any) -> tuple[int, ...]:
         raise TypeError(f"num_features must be an int, a shape or None, got {num_features!r}")
     if not sides or min(sides) < 1:
         raise ValueError(f"num_features must be at least 1, got {num_features!r}")
+    if math.prod(int(side) for side in sides) > MAX_COUNT:
+        raise ValueError(f"num_features must be at most {MAX_COUNT} in all, got {num_features!r}")
     return tuple(int(side) for side in sides)
 
 

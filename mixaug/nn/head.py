@@ -75,7 +75,7 @@ def add_drelu_head(
           (output): Linear(in_features=32, out_features=10, bias=True)
         )
     """
-    _check(model, features, init, activation, "add the head")
+    features, init = _check(model, features, init, activation, "add the head")
     heads = output_layers(model, example_input)
     for name, layer in heads.items():
         _check_new(model, name, layer, _HEAD, "head")
@@ -123,7 +123,7 @@ def add_drelu_stem(
         >>> list(add_drelu_stem(model, features=16)[0].state_dict())
         ['extra.weight', 'extra.bias', 'activation.max_value', 'conv.weight', 'conv.bias']
     """
-    _check(model, features, init, activation, "add the stem")
+    features, init = _check(model, features, init, activation, "add the stem")
     name, layer = _first_convolution(model, example_input)
     _check_new(model, name, layer, _STEM, "stem")
     with torch.inference_mode(False):
@@ -131,13 +131,13 @@ def add_drelu_stem(
     return put_layers(model, swaps, example_input)
 
 
-def _check(model: Any, features: Any, init: Any, activation: Any, verb: str) -> None:
-    check_int("features", features, 1, MAX_BATCH)
-    above_zero("init", init)
+def _check(model: Any, features: Any, init: Any, activation: Any, verb: str) -> tuple[int, float]:
+    features, init = check_int("features", features, 1, MAX_BATCH), above_zero("init", init)
     if isinstance(activation, nn.Module) or not callable(activation):
         got = f"the module {activation}" if isinstance(activation, nn.Module) else type(activation).__name__
         raise TypeError(f"activation must make a new module, as nn.ReLU does, got {got}")
     check_plain(model, verb)
+    return features, init
 
 
 def _first_convolution(model: nn.Module, example_input: Any) -> tuple[str, nn.Conv2d]:

@@ -93,7 +93,7 @@ def replace_relu(
         >>> model[1]
         DReLU(8, init=100, dim=1)
     """
-    patterns = check_chosen(names, last, where)
+    patterns, last = check_chosen(names, last, where)
     make = _maker(activation, granularity, init)
     check_plain(model, "swap", scripted=True)
     _check_example(example_input)

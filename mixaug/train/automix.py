@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mixaug._checks import kind_of
 from mixaug._tensor_files import finite_tensor
 from mixaug.adautomix import AdAutoMix, AdAutoMixOutput
 from mixaug.train.descent import load_optimiser
@@ -148,9 +149,10 @@ class AutoMixStep(Step):
         self.mixer.load_state_dict(state["mixer"])
         load_optimiser(self.optimiser, state["generator_optimiser"])
         # The sums are of all processes: the first one goes on from them.
-        if finite_tensor("sums", state["sums"]).shape != self._sums.shape:
-            raise ValueError(f"sums must have the shape {tuple(self._sums.shape)}, got {tuple(state['sums'].shape)}")
-        sums = state["sums"].to(self._sums.device)
+        sums = finite_tensor("sums", state["sums"])
+        if sums.shape != self._sums.shape or sums.dtype != self._sums.dtype:
+            raise ValueError(f"sums must be {self._sums.dtype} of shape {tuple(self._sums.shape)}, got {kind_of(sums)}")
+        sums = sums.to(self._sums.device)
         self._sums = sums if self._setup.processes.leads else torch.zeros_like(sums)
 
     def _draw(self, step: int) -> None:

@@ -111,10 +111,13 @@ def load_data(
         >>> len(data.train), len(data.validation), len(data.test), data.image_size
         (1000, 500, 1000, 28)
     """
-    _check(name, validation, image_size, limit, seed)
+    _check_name(name)
+    validation, seed = check_number("validation", validation, ABOVE_ZERO, 0.5), check_seed("seed", seed)
+    image_size = None if image_size is None else check_int("image_size", image_size, 1, MAX_SIDE)
+    limit = None if limit is None else check_int("limit", limit, 1, MAX_COUNT)
     folder = Path(root).expanduser() if root is not None else data_folder()
     train, held_out, test, classes = _load(name, folder, download)
-    share = float(validation)
+    share = validation
     if test is None:
         kept, off = stratified_split(train.labels, _TEST_SHARE, seed)
         train, test = train.subset(kept), train.subset(off)
@@ -146,7 +149,7 @@ def data_folder() -> Path:
     return Path(platformdirs.user_cache_dir("mixaug", appauthor=False)) / "data"
 
 
-def _check(name: str, validation: float, image_size: int | None, limit: int | None, seed: int) -> None:
+def _check_name(name: str) -> None:
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, got {type(name).__name__}")
     if name not in DATA_SETS and not name.startswith(_FOLDER):
@@ -159,11 +162,6 @@ def _check(name: str, validation: float, image_size: int | None, limit: int | No
         )
     if name.startswith(_FOLDER) and not name.removeprefix(_FOLDER):
         raise ValueError(f"name must have a path after 'folder:', got {name!r}")
-    check_number("validation", validation, ABOVE_ZERO, 0.5)
-    check_seed("seed", seed)
-    for argument, value, most in (("image_size", image_size, MAX_SIDE), ("limit", limit, MAX_COUNT)):
-        if value is not None:
-            check_int(argument, value, 1, most)
 
 
 def _load(name: str, folder: Path, download: bool) -> _Loaded:
