@@ -256,6 +256,8 @@ def test_ctrl_c_ends_all_processes_and_the_next_run_goes_on(tmp_path, monkeypatc
         assert len(started) == 2 and all(alive(pid) for pid in started)
         os.killpg(program.pid, signal.SIGINT)
         _, err = program.communicate(timeout=400)
+    # A Ctrl-C between Python's open() and the `with` around it leaves the file to the garbage collector.
+    err = re.sub(r"Exception ignored in: <_io.*?ResourceWarning: unclosed file[^\n]*\n", "", err, flags=re.DOTALL)
     assert program.returncode == 130 and "Traceback" not in err
     assert not any(alive(pid) for pid in started)
     kept = nodes()
