@@ -19,7 +19,7 @@ import mixaug_ext
 from mixaug._checks import kind_of
 from mixaug_ext import _records
 
-__all__ = ["Rule", "Rules", "check_record", "kept", "reads_values"]
+__all__ = ["Rule", "Rules", "check_record", "holds_values", "kept", "reads_values"]
 
 R = TypeVar("R")
 
@@ -124,6 +124,16 @@ def reads_values(device: torch.device, check_values: bool = False) -> bool:
     return (device.type == "cpu" or (check_values and device.type != "meta")) and not torch.compiler.is_compiling()
 
 
+def holds_values(value: Any) -> bool:
+    """Whether it is a tensor with memory of its own, as parameters and ``tv_tensors`` have; fake ones have none.
+
+    Example:
+        >>> holds_values(torch.nn.Parameter(torch.ones(1))), holds_values([1.0])
+        (True, False)
+    """
+    return isinstance(value, Tensor) and type(value).__torch_dispatch__ is Tensor.__torch_dispatch__
+
+
 def check_record(
     record: R,
     rules: Rules,
@@ -144,7 +154,7 @@ def check_record(
         name: of the record, for messages.
 
     Returns:
-        the record itself where nothing had to be cast or moved, else a copy.
+        the record itself where nothing had to be cast or moved, else a copy; its tensors are plain ones.
 
     Raises:
         TypeError: not a tensor, or of a dtype that cannot be cast exactly.
@@ -159,7 +169,9 @@ def check_record(
     tensors, changed = {}, {}
     compiling, plain, strided = torch.compiler.is_compiling(), True, torch.strided
     for field, dtype, shape, rule in rules.fields:
-        value = getattr(record, field)
+        value = given = getattr(record, field)
+        if type(value) is not Tensor and holds_values(value) and not compiling:
+            value = value.as_subclass(Tensor)
         if compiling or type(value) is not Tensor:
             plain = False
         elif (  # a third of a microsecond; a function call for each question would double it
@@ -171,14 +183,16 @@ def check_record(
             and not value.is_neg()
         ):
             tensors[field] = value
+            if value is not given:
+                changed[field] = value
             continue
-        tensors[field] = changed[field] = _fitting(f"{name}.{field}", value, rule, device, values, move)
+        tensors[field] = value = _fitting(f"{name}.{field}", value, rule, device, values, move)
+        if value is not given:
+            changed[field] = value
     # Tensors of torch's own kinds, such as fake ones, have no values to read.
     if values and plain and device.type != "meta":
         _check_values(name, tensors, rules, device)
-    if all(value is getattr(record, field) for field, value in changed.items()):
-        return record
-    return dataclasses.replace(record, **changed)  # type: ignore[type-var]
+    return dataclasses.replace(record, **changed) if changed else record  # type: ignore[type-var]
 
 
 def _fitting(name: str, value: Any, rule: Rule, device: torch.device, values: bool, move: bool) -> Tensor:

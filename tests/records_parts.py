@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
 
 from mixaug import IPMix, MixingSet
 
@@ -54,6 +55,8 @@ def hostile(value: Tensor) -> Iterator[Any]:
         last = value.clone(memory_format=torch.contiguous_format)
         last.view(-1)[-1] = edge
         yield last
+        yield torch.nn.Parameter(last, requires_grad=False)
+        yield tv_tensors.Mask(last)
 
 
 def pictures() -> MixingSet:

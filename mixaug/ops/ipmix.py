@@ -15,7 +15,7 @@ from torch import Tensor
 
 import mixaug_ext
 from mixaug._checks import check_flag, check_int, kind_of
-from mixaug._records import Rule, Rules, check_record, kept, reads_values
+from mixaug._records import Rule, Rules, check_record, holds_values, kept, reads_values
 from mixaug.ops._select import update
 from mixaug.ops.color import luma
 from mixaug.ops.image import image_operation
@@ -189,7 +189,7 @@ def _checked(images: Any, params: Any, pictures: Any) -> IPMixParams:
     if pictures.device != images.device:
         raise ValueError(f"pictures must be on the images' device {images.device}, got {pictures.device}")
     size = images.shape[2], images.shape[3]
-    values = reads_values(images.device) and type(images) is Tensor
+    values = reads_values(images.device) and holds_values(images)
     return check_ipmix(params, images.shape[0], size, len(pictures), images.device, values)
 
 
