@@ -49,7 +49,7 @@ class DataParts:
         image_size: side of the square images in pixels.
         mean: of each channel, images in [0, 1].
         std: of each channel.
-        held_out: real paths of the files of validation and test, if it is a folder: no training may read them.
+        held_out: files of validation and test, if it is a folder: no training may read them.
 
     Each part has a length and gives ``(image (C, H, W) uint8, label int)`` by position; ``labels`` holds all its
     labels. Parts in memory are :class:`ImageTensors` with ``images`` (N, C, H, W) uint8 and ``labels`` (N,) int64.
@@ -64,7 +64,7 @@ class DataParts:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    held_out: frozenset[str] = frozenset()
+    held_out: tuple[str, ...] = ()
 
 
 def load_data(
@@ -135,7 +135,7 @@ def load_data(
     mean, std = mean_and_std(training)
     if name.startswith(_FOLDER):
         name = f"{_FOLDER}{Path(name.removeprefix(_FOLDER)).expanduser().absolute()}"
-    files = frozenset(os.path.realpath(path) for part in (held_out, test) for path in getattr(part, "paths", ()))
+    files = tuple(path for part in (held_out, test) for path in getattr(part, "paths", ()))
     return DataParts(training, held_out.load(side), test.load(side), classes, name, len(mean), side, mean, std, files)
 
 

@@ -88,7 +88,8 @@ def with_extra(data: DataParts, path: str) -> DataParts:
     if unknown:
         known = ", ".join(data.classes)
         raise ValueError(f"extra_data must have folders of the data set's classes ({known}), got {', '.join(unknown)}")
-    shared = [path for path in source.paths if os.path.realpath(path) in data.held_out]
+    held_out = {os.path.realpath(path) for path in data.held_out}
+    shared = [path for path in source.paths if os.path.realpath(path) in held_out]
     if shared:
         raise ValueError(
             "extra_data must not have pictures of the validation or test part, which training would then have seen, "

@@ -92,7 +92,7 @@ class TrainSettings:
         drelu_lambda: weight of the sum of the squared caps, 0 or more; None: 0.1 for drelu.
         drelu_m_lr: learning rate of the caps at the start, 0 or more; None: ``lr``.
         extra_data: folder of pictures in folders of the same class names, such as generated ones, that training is
-            mixed with; None: none.
+            mixed with, none of them of the validation or test part; None: none.
         extra_share: of each epoch's images that come from ``extra_data``, in (0, 1]; None: 0.7 (with ``extra_data``).
         flip: horizontal flips; None: for all data but digits.
         padding: pixels of the random crop; None: an eighth of the side. 0: no crop.
