@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,10 +59,10 @@ class Job:
                 runs.append((index, 1))
         return runs
 
-    def make(self, first: int, rows: int) -> None:
-        """Makes and writes the pictures of a run, on this thread alone."""
+    def make(self, first: int, rows: int, write: Callable[[Path, bytes], object] = write_file) -> None:
+        """Makes the pictures of a run and has ``write`` write them, on this thread alone."""
         for path, picture in self._pictures(first, rows, 1):
-            write_file(path, png_bytes(picture))
+            write(path, png_bytes(picture))
 
     def make_on_threads(self, runs: list[tuple[int, int]]) -> Iterator[tuple[Path]]:
         """Makes and writes the pictures of all runs on torch's number of threads; yields each file."""
