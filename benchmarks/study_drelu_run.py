@@ -18,12 +18,13 @@ from study_ipmix import processor, write_text
 from torch import Tensor, nn
 
 from mixaug._files import atomic_path
+from mixaug._model_state import evaluation_mode
+from mixaug._pictures import as_float
 from mixaug.attacks import APGD, CWL2, FGSM, PGD, AutoAttack, CWLinf, Square
-from mixaug.attacks._state import evaluation_mode
 from mixaug.evaluate import Report, evaluate_model
 from mixaug.evaluate._choices import seeded, subset
 from mixaug.evaluate.capping import cap_figures, zero_gradient_share
-from mixaug.evaluate.images import LabelledImages, as_float
+from mixaug.evaluate.images import LabelledImages
 from mixaug.evaluate.intervals import bootstrap_means, share
 from mixaug.train.checkpoint import load_checkpoint
 from mixaug.train.data import load_data

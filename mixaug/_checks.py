@@ -7,9 +7,11 @@ NumPy scalars (and 0-d arrays and tensors of one number) are numbers as Python's
 from __future__ import annotations
 
 import difflib
+import importlib
 import math
 import numbers
 from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,7 @@ __all__ = [
     "kind_of",
     "out_of_range",
 ]
+
 
 #: The lowest number that is above 0, and the highest below 1: bounds that exclude their end.
 ABOVE_ZERO, BELOW_ONE = math.ulp(0.0), math.nextafter(1.0, 0.0)
@@ -590,3 +593,21 @@ def _bounds(low: float, high: float) -> str:
     if low == ABOVE_ZERO:
         return f"above 0 and {below}"
     return f"at least {low:g} and {below}" if high == BELOW_ONE else f"from {low:g} to {high:g}"
+
+
+def optional_import(module: str) -> ModuleType:
+    """The module, or an ImportError that says what to install.
+
+    Example:
+        >>> optional_import("json").dumps(1)
+        '1'
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        library = module.partition(".")[0]
+        if error.name is not None and error.name.partition(".")[0] != library:
+            raise  # the library is there, one of its own dependencies is not
+        raise ModuleNotFoundError(
+            f'this needs {library}, which is not installed: pip install "mixaug[train]"', name=error.name
+        ) from error

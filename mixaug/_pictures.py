@@ -34,7 +34,14 @@ from torch import Tensor
 
 from mixaug._checks import kind_of
 
-__all__ = ["EXTENSIONS", "FolderWalk", "from_pil", "read_picture", "read_tensor"]
+__all__ = [
+    "EXTENSIONS",
+    "FolderWalk",
+    "from_pil",
+    "read_picture",
+    "read_tensor",
+]
+
 
 #: Endings, in any case, of the names of pictures: what PIL reads, but for documents, videos, measurements and drawings.
 EXTENSIONS = (
@@ -373,3 +380,23 @@ def _refuse(error: OSError, path: str) -> NoReturn:
 
 def _holds(outer: str, inner: str) -> bool:
     return inner == outer or inner.startswith(outer.rstrip(os.sep) + os.sep)
+
+
+def as_float(images: Tensor) -> Tensor:
+    """float32 in [0, 1], as models take them.
+
+    Example:
+        >>> float(as_float(torch.tensor([255], dtype=torch.uint8)))
+        1.0
+    """
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """uint8, as pictures are stored; floats are rounded to the nearest level.
+
+    Example:
+        >>> int(as_bytes(torch.tensor([0.5])))
+        128
+    """
+    return images if images.dtype == torch.uint8 else (images * 255).round().clamp(0, 255).to(torch.uint8)

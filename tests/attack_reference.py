@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mixaug.attacks import APGD, CWL2, FGSM, KLPGD, PGD, SPSA, CWLinf, FeatureScatter, Square
-from mixaug.attacks._attack import Attack
+from mixaug.attacks.attack import Attack
 
 CLASSES = 5
 

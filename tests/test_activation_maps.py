@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixaug._drawing import overlay
 from mixaug.evaluate import class_activation_maps, draw_activation_maps
-from mixaug.evaluate.activation_map_figure import overlay
 from mixaug.evaluate.images import fingerprint
 
 

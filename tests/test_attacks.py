@@ -28,9 +28,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mixaug.attacks
+from mixaug._model_state import training_attack
 from mixaug.attacks import CWL2, FGSM, KLPGD, PGD, SPSA, CWLinf, FeatureScatter, two_views
-from mixaug.attacks._random import other_classes
-from mixaug.attacks._state import training_attack
+from mixaug.attacks.attack import other_classes
 
 
 @pytest.mark.parametrize("size", [(8, 10), (15, 15)], ids=["8x10", "15x15"])

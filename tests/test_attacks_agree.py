@@ -26,7 +26,7 @@ from train_parts import fit, settings
 
 import mixaug.train.methods as methods
 from mixaug.attacks import APGD, CWL2, FGSM, KLPGD, PGD, SPSA, CWLinf, FeatureScatter, two_views
-from mixaug.attacks._random import start_in_ball
+from mixaug.attacks.attack import start_in_ball
 from mixaug.attacks.feature_scatter import transport_cost
 from mixaug.evaluate import evaluate_model, loss_surface
 from mixaug.train.adversarial import AdversarialStep

@@ -10,8 +10,8 @@ import torch
 from attack_reference import ATTACKS, CLASSES, Counting, batch, each_attack, generator, small_model
 from torch import nn
 
+from mixaug._model_state import training_attack
 from mixaug.attacks import CWL2, FGSM, KLPGD, PGD, SPSA, CWLinf, FeatureScatter
-from mixaug.attacks._state import training_attack
 
 #: Radii and steps that are too large in l-infinity and not in l2.
 LARGE = (8, 1.5, 300, 2.0)

@@ -15,7 +15,7 @@ from train_parts import fit, settings
 
 import mixaug.train.methods as methods
 from mixaug.attacks import APGD, CWL2, FGSM, PGD, AutoAttack, CWLinf, Square, margin, two_views
-from mixaug.attacks import _foreign as foreign
+from mixaug.attacks import adapter as foreign
 from mixaug.evaluate import evaluate_model
 from mixaug.train.adversarial import AdversarialStep
 from mixaug.train.step import StepResult

@@ -23,7 +23,7 @@ from attack_reference import (
 from torch import nn
 
 from mixaug.attacks import CWL2, FGSM, KLPGD, PGD, SPSA, CWLinf, FeatureScatter, cross_entropy, dlr, kl, margin
-from mixaug.attacks._random import start_in_ball
+from mixaug.attacks.attack import start_in_ball
 from mixaug.attacks.feature_scatter import transport_cost
 
 EPS, STEP, STEPS = 0.06, 0.02, 5

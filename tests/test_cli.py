@@ -199,7 +199,7 @@ def test_evaluate_names_a_missing_library_and_its_command(runs, capsys, monkeypa
     one = str(runs / "standard" / "best.pt")
     monkeypatch.setattr("mixaug.evaluate._judge.Judge.logits", None)
     with monkeypatch.context() as patch:
-        patch.setattr("mixaug.attacks._foreign.importlib.util.find_spec", lambda name: None)
+        patch.setattr("mixaug.attacks.adapter.importlib.util.find_spec", lambda name: None)
         assert main(["evaluate", one, "--quiet", "--device", "cpu"]) == 2
     assert "pip install 'mixaug[attacks]'" in capsys.readouterr().err
     with monkeypatch.context() as patch:

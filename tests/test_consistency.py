@@ -13,15 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mixaug.evaluate.consistency import (
-    SHOWN,
-    FlipExample,
-    FlipRates,
-    flip_rates,
-    flips,
-    pairs,
-    sequence_predictions,
-)
+from mixaug.evaluate.consistency import SHOWN, FlipExample, FlipRates, flip_rates, flips, pairs, sequence_predictions
 from mixaug.evaluate.consistency_figure import flip_bars, flip_sequences
 from mixaug.evaluate.images import fingerprint
 from mixaug.evaluate.intervals import bootstrap_means

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from mixaug import DynamicMixCut, DynamicMixCutCollate, GeneratedMix, IPMix, LabelSmoothingCollate, MixingSet
-from mixaug._eps_schedule import EpsSchedule
 from mixaug.adautomix import AdAutoMix, MixLaw, SavedGenerator, sample_mix
 from mixaug.attacks import APGD, CWL2, FGSM, KLPGD, PGD, SPSA, CWLinf, FeatureScatter, Square
 from mixaug.evaluate import evaluate_model
@@ -31,7 +30,7 @@ from mixaug.evaluate.lipschitz import lipschitz_constants
 from mixaug.evaluate.occlusion import occlusion_curve
 from mixaug.evaluate.perturbations import PERTURBATIONS, frame, sample_perturbation
 from mixaug.evaluate.surface import loss_surface
-from mixaug.losses import jensen_shannon, soft_target_cross_entropy, trades_loss
+from mixaug.losses import EpsSchedule, jensen_shannon, soft_target_cross_entropy, trades_loss
 from mixaug.mixing_sets.contours import render_contours, sample_contours
 from mixaug.mixing_sets.dead_leaves import render_dead_leaves, sample_dead_leaves
 from mixaug.mixing_sets.fractals import render_fractals, sample_fractals

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from mixaug import DynamicMixCut, GeneratedMix, IPMix, MixingSet
-from mixaug.attacks._random import normal_like, signs_like, start_in_ball, uniform_like
+from mixaug.attacks.attack import normal_like, signs_like, start_in_ball, uniform_like
 from mixaug.losses import AdaptiveLoss
 from mixaug.transforms import generator_states, load_generator_states
 

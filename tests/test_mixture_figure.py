@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from mixaug._drawing import overlay
 from mixaug.adautomix import MixLaw, mix_images, sample_mix
 from mixaug.adautomix.figure import Mixture, draw_blocks, draw_mixtures
-from mixaug.evaluate.activation_map_figure import overlay
 
 
 def scene(count: int = 6, n_mix: int = 3, size: tuple[int, int] = (28, 28), channels: int = 3):

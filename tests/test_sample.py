@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision import tv_tensors
 
-from mixaug import AdAutoMix, DynamicMixCut, DynamicMixCutCollate, GeneratedMix, IPMix, LabelSmoothingCollate, MixingSet
+from mixaug import (
+    AdAutoMix,
+    DynamicMixCut,
+    DynamicMixCutCollate,
+    GeneratedMix,
+    IPMix,
+    LabelSmoothingCollate,
+    MixingSet,
+)
 from mixaug.train.models import build_model
 from mixaug.transforms import _sample
 

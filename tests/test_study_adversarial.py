@@ -19,8 +19,7 @@ import study_adversarial_tables
 import study_command
 import study_runs
 
-from mixaug._eps_schedule import EpsSchedule
-from mixaug.losses import AdaptiveLoss
+from mixaug.losses import AdaptiveLoss, EpsSchedule
 
 COUNTS = {"clean": 1000, **study_adversarial_plan.QUICK.n}
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mixaug._checks import optional_import
+from mixaug._drawing import overlay
 from mixaug._files import atomic_path
 from mixaug.adautomix.draws import MixDraw
-from mixaug.evaluate._optional import optional_import
-from mixaug.evaluate.activation_map_figure import overlay
 
 __all__ = ["Mixture", "draw_blocks", "draw_mixtures"]
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mixaug._model_state import gradients_off
 from mixaug.adautomix.draws import MixDraw
 from mixaug.adautomix.losses import share_gap, similarity
 from mixaug.adautomix.mixing import mix_images, mix_targets, plain_masks
 from mixaug.adautomix.shared import SharedPass
-from mixaug.attacks._state import gradients_off
 from mixaug.losses import soft_target_cross_entropy
 from mixaug.transforms import _labels
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from mixaug._checks import MAX_COUNT, check_choice, check_field, check_generator, check_int, check_number
-from mixaug.attacks._checks import check_radius
-from mixaug.attacks._foreign import LOG, NORM_NAMES, ForeignAttack, Logits, require_pyautoattack
+from mixaug.attacks.adapter import LOG, NORM_NAMES, Logits, require_pyautoattack
+from mixaug.attacks.adapter import AdaptedAttack as ForeignAttack
+from mixaug.attacks.attack import check_radius
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mixaug._checks import ABOVE_ZERO, MAX_COUNT, check_field, check_flag, check_generator, check_int, check_number
-from mixaug.attacks._adam import Adam
-from mixaug.attacks._attack import Attack, Goal, parts
-from mixaug.attacks._engine import CUT_OFF, Health, Point, follow_gradient
+from mixaug.attacks.attack import Attack, Goal, parts
 from mixaug.attacks.objectives import margin
+from mixaug.attacks.steps import CUT_OFF, Adam, Health, Point, follow_gradient
 
 
 @dataclass(frozen=True)

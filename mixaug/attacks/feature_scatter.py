@@ -20,12 +20,9 @@ from mixaug._checks import (
     check_tensor,
     kind_of,
 )
-from mixaug.attacks._attack import Attack, Goal
-from mixaug.attacks._ball import ball_around
-from mixaug.attacks._checks import BATCH_NORMS, check_radius, check_step_size
-from mixaug.attacks._engine import Health, Point, follow_gradient
-from mixaug.attacks._random import start_in_ball
-from mixaug.attacks._state import gradients_off
+from mixaug._model_state import gradients_off
+from mixaug.attacks.attack import BATCH_NORMS, Attack, Goal, check_radius, check_step_size, start_in_ball
+from mixaug.attacks.steps import Health, Point, ball_around, follow_gradient
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mixaug._checks import MAX_COUNT, check_choice, check_field, check_generator, check_int, check_number
-from mixaug.attacks._attack import Attack, Goal, parts
-from mixaug.attacks._ball import climb
-from mixaug.attacks._checks import BATCH_NORMS, check_radius, check_step_size
-from mixaug.attacks._random import normal_like
-from mixaug.attacks._state import gradients_off
+from mixaug._model_state import gradients_off
+from mixaug.attacks.attack import BATCH_NORMS, Attack, Goal, check_radius, check_step_size, normal_like, parts
 from mixaug.attacks.objectives import kl
+from mixaug.attacks.steps import climb
 
 
 @dataclass(frozen=True)

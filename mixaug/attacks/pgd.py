@@ -8,11 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from mixaug._checks import MAX_COUNT, check_choice, check_field, check_flag, check_generator, check_int
-from mixaug.attacks._attack import Attack, Goal
-from mixaug.attacks._ball import Objective, climb
-from mixaug.attacks._checks import BATCH_NORMS, check_objective, check_radius, check_step_size
-from mixaug.attacks._random import start_in_ball
+from mixaug.attacks.attack import (
+    BATCH_NORMS,
+    Attack,
+    Goal,
+    check_objective,
+    check_radius,
+    check_step_size,
+    start_in_ball,
+)
 from mixaug.attacks.objectives import cross_entropy, margin
+from mixaug.attacks.steps import Objective, climb
 
 
 @dataclass(frozen=True)

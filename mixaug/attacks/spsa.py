@@ -9,14 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from mixaug._checks import ABOVE_ZERO, MAX_COUNT, check_field, check_flag, check_generator, check_int, check_length
-from mixaug.attacks._adam import Adam
-from mixaug.attacks._attack import Attack, Goal
-from mixaug.attacks._ball import Objective, ball_around
-from mixaug.attacks._checks import check_objective, check_radius, check_step_size
-from mixaug.attacks._engine import Health
-from mixaug.attacks._random import signs_like, start_in_ball
-from mixaug.attacks._state import gradients_off
+from mixaug._model_state import gradients_off
+from mixaug.attacks.attack import (
+    Attack,
+    Goal,
+    check_objective,
+    check_radius,
+    check_step_size,
+    signs_like,
+    start_in_ball,
+)
 from mixaug.attacks.objectives import margin
+from mixaug.attacks.steps import Adam, Health, Objective, ball_around
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from mixaug._checks import MAX_COUNT, check_field, check_flag, check_generator, check_int, check_number
-from mixaug.attacks._checks import check_radius
-from mixaug.attacks._foreign import NORM_NAMES, ForeignAttack, Logits, require_pyautoattack
+from mixaug.attacks.adapter import NORM_NAMES, Logits, require_pyautoattack
+from mixaug.attacks.adapter import AdaptedAttack as ForeignAttack
+from mixaug.attacks.attack import check_radius
 
 _TILES_OVERRUN = (12, 14, 18, 19, 24)  # sides of which the first tiles, a fifth each, need more than there are
 

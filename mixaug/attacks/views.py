@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mixaug._checks import check_tensor
-from mixaug.attacks._attack import call_in_training
+from mixaug.attacks.attack import call_in_training
 
 
 def two_views(

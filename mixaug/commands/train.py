@@ -8,10 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mixaug._eps_schedule import SHAPES
 from mixaug._terminal import printable, quiet, tell
 from mixaug.cli import INTERRUPTED
 from mixaug.commands._arguments import fraction, names, number_or_range
+from mixaug.losses import SHAPES
 from mixaug.mixing_sets._named import named_parts
 from mixaug.train._settings_checks import OPTIMIZERS
 from mixaug.train.activation import ACTIVATIONS, GRANULARITIES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mixaug._pictures import as_bytes, as_float
 from mixaug.attacks import PGD, CWLinf
 from mixaug.evaluate import _costs
 from mixaug.evaluate._choices import seed_of
@@ -12,7 +13,6 @@ from mixaug.evaluate._judge import Judge
 from mixaug.evaluate._place import gradients_kept
 from mixaug.evaluate._plan import curve_radii
 from mixaug.evaluate.activation_maps import class_activation_maps
-from mixaug.evaluate.images import as_bytes, as_float
 from mixaug.evaluate.lipschitz import lipschitz_constants
 from mixaug.evaluate.outcomes import MapExample
 from mixaug.evaluate.surface import RADII, LossSurface, loss_surface

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mixaug._checks import check_choices, check_int, did_you_mean
-from mixaug.attacks._attack import Attack as OwnAttack
+from mixaug.attacks.attack import Attack as OwnAttack
 from mixaug.evaluate.attack_presets import ATTACK_PRESETS, preset_attacks
 from mixaug.evaluate.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, PRESETS
 

@@ -12,7 +12,7 @@ from mixaug.evaluate.intervals import Estimate
 from mixaug.evaluate.labels import interval_text
 
 if TYPE_CHECKING:
-    from mixaug.evaluate._drawing import FigureImage
+    from mixaug._drawing import FigureImage
 
 # The browser itself refuses anything that is not in the file.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixaug.attacks._checks import check_class_range, check_logits
-from mixaug.attacks._state import bare
+from mixaug._model_state import bare, check_class_range, check_logits
+from mixaug._pictures import as_bytes, as_float
 from mixaug.evaluate import _costs
 from mixaug.evaluate._choices import seed_of
 from mixaug.evaluate._journal import Journal
@@ -21,7 +21,7 @@ from mixaug.evaluate._place import timed
 from mixaug.evaluate._progress import Progress
 from mixaug.evaluate._subject import Subject
 from mixaug.evaluate.corruptions import corrupt
-from mixaug.evaluate.images import LabelledImages, as_bytes, as_float, fingerprint
+from mixaug.evaluate.images import LabelledImages, fingerprint
 from mixaug.evaluate.outcomes import SEVERITIES, CorruptedExample, Examples
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mixaug.evaluate.images import as_float
+from mixaug._pictures import as_float
 
 if TYPE_CHECKING:
     from mixaug.evaluate._judge import Judge

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from mixaug._pictures import as_float
 from mixaug.evaluate import _costs
 from mixaug.evaluate.consistency import FlipRates, flip_rates
 from mixaug.evaluate.features import FeatureMap, feature_map
-from mixaug.evaluate.images import as_float, fingerprint
+from mixaug.evaluate.images import fingerprint
 from mixaug.evaluate.occlusion import RATIOS, OcclusionCurve, occlusion_curve
 from mixaug.evaluate.perturbations import PERTURBATIONS
 

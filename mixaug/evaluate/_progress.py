@@ -7,8 +7,8 @@ import time
 from types import TracebackType
 from typing import Any
 
+from mixaug._checks import optional_import
 from mixaug._terminal import printable, quiet
-from mixaug.evaluate._optional import optional_import
 
 
 class Progress:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixaug.attacks._state import bare
+from mixaug._model_state import bare
 
 _LAYERS_UNSEEN = "TorchScript does not let its layers be looked into"
 # What ONNX calls its types, as far as images have them.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixaug.attacks._checks import check_logits
+from mixaug._model_state import check_logits
 from mixaug.nn._output_layers import new_output_layer, output_layers, put_layers
 from mixaug.nn._trace import look_at
 from mixaug.train.augment import crop_flip, default_padding, sample_crop_flip

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mixaug._pictures import as_bytes, as_float
 from mixaug.evaluate import _costs
 from mixaug.evaluate._choices import Attack, describe, repeats, seeded
 from mixaug.evaluate._judge import Judge
 from mixaug.evaluate._place import gradients_kept
-from mixaug.evaluate.images import as_bytes, as_float
 from mixaug.evaluate.outcomes import AdversarialExample
 
 _SHOWN = 4

@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixaug._drawing import _colours, new_figure, overlay, png_of
 from mixaug._files import atomic_path
-from mixaug.evaluate._drawing import new_figure, png_of
-from mixaug.evaluate._optional import optional_import
-from mixaug.evaluate.images import as_bytes
+from mixaug._pictures import as_bytes
 
-__all__ = ["draw_activation_maps", "overlay"]
+__all__ = [
+    "draw_activation_maps",
+]
+
 
 _COLUMNS = 6  # pictures side by side, where an image with its maps is not wider
 _WIDTH = 5.2  # inches of a figure
 _TITLE = 0.18  # inches above a picture with a name
-_STRENGTH = 0.75  # of the colour where a map is 1
 
 
 def draw_activation_maps(
@@ -78,34 +79,6 @@ def draw_activation_maps(
     with atomic_path(path) as temporary:
         temporary.write_bytes(png)
     return Path(path)
-
-
-def overlay(image: Tensor, map_: Tensor) -> Tensor:
-    """An image in grey with a map over it, in colours that grow stronger with the map.
-
-    Args:
-        image: (C, H, W) uint8, C of 1 or 3.
-        map_: (H, W) in [0, 1].
-
-    Shape:
-        result: (H, W, 3) uint8.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
-
-    Example:
-        >>> overlay(torch.full((1, 1, 1), 9, dtype=torch.uint8), torch.zeros(1, 1)).tolist()
-        [[[9, 9, 9]]]
-    """
-    colour_map = optional_import("matplotlib").colormaps["inferno"]
-    colours = torch.from_numpy(colour_map(map_.float().numpy())[..., :3]) * 255
-    grey = _colours(image).double().mean(-1, keepdim=True)
-    strength = (_STRENGTH * map_.double())[..., None]
-    return (grey * (1 - strength) + colours * strength).round().to(torch.uint8)
-
-
-def _colours(image: Tensor) -> Tensor:
-    return image.expand(3, -1, -1).permute(1, 2, 0)
 
 
 def _titles(names: Any, count: int, many: int) -> list[list[str]]:

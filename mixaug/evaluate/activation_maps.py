@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixaug._checks import MAX_COUNT, check_int
-from mixaug.attacks._checks import check_logits, check_model
-from mixaug.attacks._state import bare, evaluation_mode, parameters_frozen
+from mixaug._model_state import bare, check_logits, check_model, evaluation_mode, parameters_frozen
+from mixaug._pictures import as_float
 from mixaug.evaluate._place import home_of
-from mixaug.evaluate.images import as_float
 from mixaug.nn.feature_maps import as_map, map_layers, resolve_layer
 
 __all__ = ["class_activation_maps"]

@@ -13,15 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixaug._checks import MAX_COUNT, check_int, check_seed
-from mixaug.attacks._checks import check_logits
-from mixaug.attacks._state import bare, evaluation_mode
+from mixaug._checks import MAX_COUNT, check_int, check_seed, optional_import
+from mixaug._model_state import bare, check_logits, evaluation_mode
+from mixaug._pictures import as_float
 from mixaug.evaluate._choices import subset
-from mixaug.evaluate._optional import optional_import
 from mixaug.evaluate._place import home_of, on_device
 from mixaug.evaluate._progress import Progress
 from mixaug.evaluate._subject import subject_of
-from mixaug.evaluate.images import LabelledImages, as_float, of_classes
+from mixaug.evaluate.images import LabelledImages, of_classes
 from mixaug.evaluate.intervals import Estimate
 
 __all__ = ["AnomalyScores", "anomaly"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mixaug.evaluate._drawing import COLOURS, FigureImage, new_figure, png_of
+from mixaug._drawing import COLOURS, FigureImage, new_figure, png_of
 from mixaug.evaluate.anomaly import AnomalyScores
 
 _BINS = 25

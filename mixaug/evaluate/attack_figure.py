@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mixaug.evaluate._drawing import COLOURS, GREY, WRONG, FigureImage, new_figure, png_of
+from mixaug._drawing import COLOURS, GREY, WRONG, FigureImage, new_figure, png_of
 from mixaug.evaluate.intervals import Estimate
 from mixaug.evaluate.labels import attack_label, radius_text
 from mixaug.evaluate.report import Report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mixaug.attacks import APGD, CWL2, FGSM, PGD, SPSA, AutoAttack, CWLinf, Square
-from mixaug.attacks._attack import Attack
+from mixaug.attacks.attack import Attack
 
 __all__ = ["ATTACK_PRESETS", "USUAL_COUNTS", "black_box", "least_classes", "of_this_package", "preset_attacks"]
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from mixaug.evaluate._drawing import FigureImage, new_figure, png_of
+from mixaug._drawing import FigureImage, new_figure, png_of
 from mixaug.evaluate.audit import Audit
 from mixaug.evaluate.audit.result import FAIL, NOT_RUN, PASS, WARN, Check
 from mixaug.evaluate.intervals import Quantity

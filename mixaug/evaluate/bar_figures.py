@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mixaug.evaluate._drawing import BANDS, FigureImage, Look, add_legend, draw_curve, looks, new_figure, png_of
+from mixaug._drawing import FigureImage, Look, add_legend, looks, new_figure, png_of
+from mixaug.evaluate.drawing import BANDS, draw_curve
 from mixaug.evaluate.headline import HIGHER
 from mixaug.evaluate.intervals import Estimate, Quantity
 from mixaug.evaluate.labels import corruption_label

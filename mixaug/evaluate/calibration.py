@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mixaug._checks import MAX_BATCH, MAX_COUNT, check_choice, check_int
-from mixaug.evaluate._optional import optional_import
+from mixaug._checks import MAX_BATCH, MAX_COUNT, check_choice, check_int, optional_import
 from mixaug.evaluate.intervals import resample
 
 #: Equal-width bins, and images in an equal-count one, unless stated.

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixaug._checks import MAX_COUNT, check_int
-from mixaug.attacks._checks import check_batch, check_class_range, check_logits, check_model
-from mixaug.attacks._engine import CUT_OFF
-from mixaug.attacks._state import bare, evaluation_mode
+from mixaug._model_state import bare, check_batch, check_class_range, check_logits, check_model, evaluation_mode
+from mixaug._pictures import as_float
+from mixaug.attacks.steps import CUT_OFF
 from mixaug.evaluate._place import home_of
-from mixaug.evaluate.images import as_float
 from mixaug.evaluate.intervals import Estimate, share
 from mixaug.nn.activations import DReLU
 from mixaug.nn.caps import caps

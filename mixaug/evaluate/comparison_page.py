@@ -12,7 +12,7 @@ from mixaug.evaluate.page_audit import short_verdict, verdict_reason
 from mixaug.evaluate.page_tables import settings_table
 
 if TYPE_CHECKING:
-    from mixaug.evaluate._drawing import FigureImage
+    from mixaug._drawing import FigureImage
     from mixaug.evaluate.comparison import Comparison
 
 _TITLE = 3  # models up to which the title names them all

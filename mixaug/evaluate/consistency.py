@@ -13,17 +13,24 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
 
 from mixaug._checks import MAX_COUNT, check_choice, check_choices, check_int, check_seed
-from mixaug.attacks._checks import check_class_range, check_logits
-from mixaug.attacks._state import bare, evaluation_mode
+from mixaug._model_state import bare, check_class_range, check_logits, evaluation_mode
+from mixaug._pictures import as_bytes, as_float
 from mixaug.evaluate._choices import seed_of, subset
 from mixaug.evaluate._place import home_of, on_device
 from mixaug.evaluate._progress import Progress
 from mixaug.evaluate._subject import subject_of
 from mixaug.evaluate.corruptions import PRESETS
-from mixaug.evaluate.images import LabelledImages, as_bytes, as_float, of_classes
+from mixaug.evaluate.images import LabelledImages, of_classes
 from mixaug.evaluate.intervals import Estimate, bootstrap_means
 from mixaug.evaluate.outcomes import _from_png, _png
-from mixaug.evaluate.perturbations import FRAMES, PERTURBATIONS, PerturbationParams, frame, frames, sample_perturbation
+from mixaug.evaluate.perturbations import (
+    FRAMES,
+    PERTURBATIONS,
+    PerturbationParams,
+    frame,
+    frames,
+    sample_perturbation,
+)
 
 __all__ = ["FlipExample", "FlipRates", "flip_rates", "flips", "pairs", "sequence_predictions"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mixaug.evaluate._drawing import COLOURS, FigureImage, new_figure, png_of
+from mixaug._drawing import COLOURS, FigureImage, new_figure, png_of
 from mixaug.evaluate.bar_figures import grouped
 from mixaug.evaluate.consistency import FlipExample, FlipRates, pairs
 from mixaug.evaluate.perturbations import FRAMES

@@ -16,10 +16,19 @@ from torch import Tensor
 import mixaug
 from mixaug._checks import check_choice, check_choices, check_seed
 from mixaug._files import atomic_path
+from mixaug._pictures import as_bytes
 from mixaug.evaluate._choices import seed_of
 from mixaug.evaluate.corruptions import CORRUPTIONS, PRESETS, SEVERITIES, corrupt
-from mixaug.evaluate.corruptions.layouts import ABOUT, FORMAT, KNOWN, ArrayLayout, TreeLayout, checked_index, read_about
-from mixaug.evaluate.images import LabelledImages, as_bytes, fingerprint
+from mixaug.evaluate.corruptions.layouts import (
+    ABOUT,
+    FORMAT,
+    KNOWN,
+    ArrayLayout,
+    TreeLayout,
+    checked_index,
+    read_about,
+)
+from mixaug.evaluate.images import LabelledImages, fingerprint
 
 #: Images are corrupted in blocks of this size, each with a seed of its own, as in an evaluation: the same pictures.
 BLOCK = 256

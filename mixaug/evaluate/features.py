@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixaug._checks import MAX_COUNT, check_int, check_number, check_seed
-from mixaug.attacks._checks import check_class_range, check_logits
-from mixaug.attacks._state import bare, evaluation_mode
-from mixaug.evaluate._optional import optional_import
+from mixaug._checks import MAX_COUNT, check_int, check_number, check_seed, optional_import
+from mixaug._model_state import bare, check_class_range, check_logits, evaluation_mode
+from mixaug._pictures import as_float
 from mixaug.evaluate._place import home_of, on_device
-from mixaug.evaluate.images import LabelledImages, as_float
+from mixaug.evaluate.images import LabelledImages
 
 __all__ = ["FeatureMap", "Features", "feature_map", "penultimate_features", "why_no_features"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mixaug.evaluate._drawing import GREY, FigureImage, looks, new_figure, png_of
+from mixaug._drawing import GREY, FigureImage, looks, new_figure, png_of
 from mixaug.evaluate.features import FeatureMap
 
 _NAMED = 12

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mixaug.evaluate._drawing import FigureImage
+from mixaug._drawing import FigureImage
 from mixaug.evaluate.anomaly_figure import anomaly_figure
 from mixaug.evaluate.attack_figure import attack_bars
 from mixaug.evaluate.audit_figure import audit_grid

@@ -180,26 +180,6 @@ def of_classes(dataset: Any, name: str) -> Any:
     return found
 
 
-def as_float(images: Tensor) -> Tensor:
-    """float32 in [0, 1], as models take them.
-
-    Example:
-        >>> float(as_float(torch.tensor([255], dtype=torch.uint8)))
-        1.0
-    """
-    return images.float() / 255 if images.dtype == torch.uint8 else images
-
-
-def as_bytes(images: Tensor) -> Tensor:
-    """uint8, as pictures are stored; floats are rounded to the nearest level.
-
-    Example:
-        >>> int(as_bytes(torch.tensor([0.5])))
-        128
-    """
-    return images if images.dtype == torch.uint8 else (images * 255).round().clamp(0, 255).to(torch.uint8)
-
-
 def fingerprint(tensors: dict[str, Tensor]) -> str:
     """The SHA-256 of named tensors: their names, dtypes, shapes and bytes, in the order of the names.
 

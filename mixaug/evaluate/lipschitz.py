@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from mixaug._checks import ABOVE_ZERO, MAX_COUNT, check_int, check_length, check_seed
-from mixaug.attacks._ball import ball_around
-from mixaug.attacks._checks import check_logits, check_model
-from mixaug.attacks._engine import Health, Point, follow_gradient
-from mixaug.attacks._random import uniform_like
-from mixaug.attacks._state import evaluation_mode
+from mixaug._model_state import check_logits, check_model, evaluation_mode
+from mixaug._pictures import as_float
+from mixaug.attacks.attack import uniform_like
+from mixaug.attacks.steps import Health, Point, ball_around, follow_gradient
 from mixaug.evaluate._choices import seed_of, subset
 from mixaug.evaluate._place import home_of, on_device
-from mixaug.evaluate.images import LabelledImages, as_float
+from mixaug.evaluate.images import LabelledImages
 from mixaug.evaluate.intervals import Quantity, bootstrap_means
 
 STEPS = 20

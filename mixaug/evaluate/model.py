@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mixaug._checks import MAX_COUNT, check_flag, check_int, check_length, check_seed
-from mixaug.attacks._checks import check_logits
-from mixaug.attacks._state import bare, evaluation_mode
+from mixaug._checks import MAX_COUNT, check_flag, check_int, check_length, check_seed, optional_import
+from mixaug._model_state import bare, check_logits, evaluation_mode
+from mixaug._pictures import as_float
 from mixaug.evaluate._choices import AttackCounts, Attacks, chosen_corruptions, describe
 from mixaug.evaluate._journal import check_writable
 from mixaug.evaluate._judge import Judge
 from mixaug.evaluate._normalised import expects_normalised
-from mixaug.evaluate._optional import optional_import
 from mixaug.evaluate._place import environment, home_of, on_device
 from mixaug.evaluate._plan import check_set, expected_names, planned
 from mixaug.evaluate._progress import Progress
@@ -25,7 +24,7 @@ from mixaug.evaluate._run import Given, flip_preset, measured
 from mixaug.evaluate._subject import cut_off, subject_of
 from mixaug.evaluate.audit import Thresholds, audit_pieces
 from mixaug.evaluate.audit.subject import left_as_it_was
-from mixaug.evaluate.images import LabelledImages, as_float, fingerprint, of_classes
+from mixaug.evaluate.images import LabelledImages, fingerprint, of_classes
 from mixaug.evaluate.report import Report
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from mixaug._checks import MAX_COUNT, check_int, check_seed
 from mixaug._files import atomic_path
-from mixaug.attacks._checks import check_class_range, check_logits, check_model
-from mixaug.attacks._state import bare, evaluation_mode
+from mixaug._model_state import bare, check_class_range, check_logits, check_model, evaluation_mode
+from mixaug._pictures import as_float
 from mixaug.evaluate._choices import seed_of, subset
 from mixaug.evaluate._place import home_of, on_device
-from mixaug.evaluate.images import LabelledImages, as_float
+from mixaug.evaluate.images import LabelledImages
 from mixaug.evaluate.intervals import Estimate, bootstrap_means, share
 from mixaug.evaluate.patches import check_fill, check_ratio, occlude, patch_grid, patch_size_of, sample_patch_order
 

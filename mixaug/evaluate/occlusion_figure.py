@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mixaug.evaluate._drawing import BANDS, FigureImage, Look, add_legend, draw_curve, looks, new_figure, png_of
+from mixaug._drawing import FigureImage, Look, add_legend, looks, new_figure, png_of
+from mixaug.evaluate.drawing import BANDS, draw_curve
 from mixaug.evaluate.occlusion import OcclusionCurve
 
 

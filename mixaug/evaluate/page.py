@@ -13,16 +13,10 @@ from mixaug.evaluate.intervals import Estimate
 from mixaug.evaluate.labels import attack_label
 from mixaug.evaluate.page_audit import audit_table, banner, notices
 from mixaug.evaluate.page_parts import anomaly_table, curve_table, flip_table, occlusion_table
-from mixaug.evaluate.page_tables import (
-    attack_table,
-    calibration_table,
-    corruption_table,
-    rise_table,
-    settings_table,
-)
+from mixaug.evaluate.page_tables import attack_table, calibration_table, corruption_table, rise_table, settings_table
 
 if TYPE_CHECKING:
-    from mixaug.evaluate._drawing import FigureImage
+    from mixaug._drawing import FigureImage
     from mixaug.evaluate.report import Report
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixaug.evaluate._drawing import GREY, RIGHT, WRONG, FigureImage, new_figure, png_of
-from mixaug.evaluate.activation_map_figure import overlay
+from mixaug._drawing import GREY, RIGHT, WRONG, FigureImage, new_figure, overlay, png_of
 from mixaug.evaluate.labels import attack_label, corruption_label
 from mixaug.evaluate.outcomes import CorruptedExample
 from mixaug.evaluate.report import Report

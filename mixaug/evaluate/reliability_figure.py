@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mixaug.evaluate._drawing import COLOURS, GREY, FigureImage, add_legend, looks, new_figure, png_of
+from mixaug._drawing import COLOURS, GREY, FigureImage, add_legend, looks, new_figure, png_of
 
 if TYPE_CHECKING:
     from mixaug.evaluate.calibration import ReliabilityCurve

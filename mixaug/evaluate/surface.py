@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mixaug._checks import ABOVE_ZERO, MAX_COUNT, check_int, check_length, clipped
+from mixaug._model_state import check_logits, check_model, evaluation_mode
 from mixaug.attacks import PGD, cross_entropy
-from mixaug.attacks._checks import check_logits, check_model
-from mixaug.attacks._random import signs_like
-from mixaug.attacks._state import evaluation_mode
+from mixaug.attacks.attack import signs_like
 from mixaug.evaluate._place import gradients_kept
 
 #: A side of the grid at most: its points are a million.

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mixaug.evaluate._drawing import FigureImage, new_figure, png_of
+from mixaug._drawing import FigureImage, new_figure, png_of
 from mixaug.evaluate.surface import LossSurface
 from mixaug.evaluate.tables import cut
 

@@ -10,7 +10,16 @@ from typing import Any
 
 import torch
 
-from mixaug._checks import MAX_COUNT, MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_choice, check_int, check_seed
+from mixaug._checks import (
+    MAX_COUNT,
+    MAX_PICTURES,
+    MAX_SEED,
+    MAX_SIDE,
+    MAX_THREADS,
+    check_choice,
+    check_int,
+    check_seed,
+)
 
 #: Module of each source; it is imported when the source is used.
 _MODULES = {

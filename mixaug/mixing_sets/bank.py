@@ -11,12 +11,7 @@ import torch
 from mixaug._checks import MAX_PICTURES, MAX_SIDE, check_flag, check_int, check_seed
 from mixaug.mixing_sets._kept import KeptPictures
 from mixaug.mixing_sets._mixture import check_weights, mixture_counts
-from mixaug.mixing_sets._recipes import (
-    MixtureRecipe,
-    SyntheticRecipe,
-    mixed_chunks,
-    scan_folder,
-)
+from mixaug.mixing_sets._recipes import MixtureRecipe, SyntheticRecipe, mixed_chunks, scan_folder
 from mixaug.mixing_sets._sources import MIN_SIZE, check_kinds, source_of
 
 if TYPE_CHECKING:

@@ -184,7 +184,7 @@ def set_caps(model: nn.Module, images: Tensor, quantile: float) -> None:
         >>> model[0].max_value.tolist()
         [2.0]
     """
-    from mixaug.attacks._state import evaluation_mode
+    from mixaug._model_state import evaluation_mode
 
     quantile = check_number("quantile", quantile, 0.0, 1.0)
     if check_tensor("images", images).ndim == 0:

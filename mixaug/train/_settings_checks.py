@@ -24,7 +24,7 @@ from mixaug._checks import (
     check_int,
     check_number,
 )
-from mixaug._eps_schedule import SHAPES as EPS_SHAPES
+from mixaug.losses import SHAPES as EPS_SHAPES
 from mixaug.train import learned_mixing
 from mixaug.train.activation import ACTIVATIONS, GRANULARITIES, NEW_LAYERS, PLACEMENTS
 from mixaug.train.adversary import ADVERSARIAL_METHODS, AUGMENTED_METHODS, HYBRID_ATTACKS, OWN_SETTINGS

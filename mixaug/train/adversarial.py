@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mixaug._checks import check_number
 from mixaug.attacks import FGSM, KLPGD, PGD, FeatureScatter, two_views
-from mixaug.attacks._attack import call_in_training
+from mixaug.attacks.attack import call_in_training
 from mixaug.losses import AdaptiveLoss, EpsSchedule, soft_target_cross_entropy, trades_loss
 from mixaug.train.adversary import Adversary
 from mixaug.train.step import Setup, Step, StepResult

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mixaug.attacks._state import evaluation_mode
+from mixaug._model_state import evaluation_mode
 from mixaug.train.images import in_memory
 
 __all__ = ["accuracy", "batches", "derived_seed", "epoch_order"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mixaug._files import remove_stale, sole_use
-from mixaug.attacks._state import float32_default
+from mixaug._model_state import float32_default
 from mixaug.train.activation import start_caps
 from mixaug.train.batches import dead_worker_named
 from mixaug.train.devices import run_device

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from mixaug._checks import MAX_BATCH, MAX_SIDE, check_int
-from mixaug.attacks._state import float32_default
+from mixaug._model_state import float32_default
 from mixaug.train.networks import LeNet5, ResidualNet, ResNeXt, WideResNet
 
 __all__ = ["MODELS", "Normalize", "build_model", "torchvision_models"]

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mixaug._model_state import evaluation_mode
 from mixaug.attacks import FGSM, PGD
-from mixaug.attacks._state import evaluation_mode
 from mixaug.train.batches import batches, derived_seed
 
 __all__ = ["RobustAccuracy", "is_better", "overfitted", "overfitting_notice", "robust_accuracy", "score_of"]

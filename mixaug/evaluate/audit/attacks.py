@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mixaug.attacks import APGD, FGSM, PGD, SPSA, Square, cross_entropy, margin
-from mixaug.attacks._foreign import LOG
-from mixaug.attacks._random import signs_like
+from mixaug.attacks.adapter import LOG
+from mixaug.attacks.attack import signs_like
 from mixaug.evaluate._place import gradients_kept
 from mixaug.evaluate.audit.subject import Subject
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mixaug._checks import MAX_COUNT, check_int, check_length, check_seed
-from mixaug.attacks._checks import check_batch, check_model
+from mixaug._model_state import check_batch, check_model
+from mixaug._pictures import as_float
 from mixaug.evaluate._choices import subset
 from mixaug.evaluate._place import home_of, on_device
 from mixaug.evaluate._progress import Progress
@@ -18,7 +19,7 @@ from mixaug.evaluate.audit.result import Audit
 from mixaug.evaluate.audit.subject import Subject, left_as_it_was
 from mixaug.evaluate.audit.thresholds import Thresholds
 from mixaug.evaluate.audit.work import CURVE, AuditRun, Keep
-from mixaug.evaluate.images import LabelledImages, as_float
+from mixaug.evaluate.images import LabelledImages
 
 _DEFAULT = Thresholds()
 

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixaug.attacks._checks import check_logits
-from mixaug.attacks._state import bare, evaluation_mode
+from mixaug._model_state import bare, check_logits, evaluation_mode
 from mixaug.evaluate._choices import seed_of
 from mixaug.evaluate._place import home_of
 

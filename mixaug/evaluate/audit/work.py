@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mixaug._model_state import check_class_range
 from mixaug.attacks import cross_entropy, margin
-from mixaug.attacks._checks import check_class_range
-from mixaug.attacks._random import signs_like
+from mixaug.attacks.attack import signs_like
 from mixaug.evaluate.audit.attacks import BLACK_BOX, FOREIGN, LARGE, WHITE_BOX, Plan, attacked
 from mixaug.evaluate.audit.checks import all_checks
 from mixaug.evaluate.audit.evidence import Evidence

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixaug.attacks._attack import Attack, Goal, parts
-from mixaug.attacks._engine import Health
-from mixaug.attacks._state import float32_default, gradients_off, parameters_frozen
+from mixaug._model_state import float32_default, gradients_off, parameters_frozen
+from mixaug.attacks.attack import Attack, Goal, parts
+from mixaug.attacks.steps import Health
 
 LOG = logging.getLogger("auto-attack")  # pyautoattack's own; without a logger it would use warnings
 NORM_NAMES = {"linf": "Linf", "l2": "L2"}
@@ -65,7 +65,7 @@ def _draw_seed(generator: torch.Generator | None) -> int:
     return int(torch.randint(0, 2**31, (), generator=generator, device=device))
 
 
-class ForeignAttack(Attack):
+class AdaptedAttack(Attack):
     """An attack of pyautoattack: classes only, float32, the global state as it was."""
 
     batch_size: int | None = None

@@ -7,8 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixaug.evaluate._optional import optional_import
-from mixaug.evaluate.intervals import Estimate
+import torch
+from torch import Tensor
+
+from mixaug._checks import optional_import
+
+__all__ = [
+    "overlay",
+]
+
 
 # Narrow and tall: readable on a phone, two beside each other on a desk.
 _WIDTH = 5.2
@@ -18,8 +25,6 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 RIGHT, WRONG, GREY = "#00734F", "#B3400A", "#777777"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 _LINES = ("-", "--", ":")
-#: Lines above which their bands would cover each other.
-BANDS = 5
 _STYLE = {
     "font.size": 10,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
@@ -114,14 +119,32 @@ def add_legend(figure: Any, names: Sequence[str]) -> None:
         figure.legend(loc="outside upper center", ncols=min(len(names), columns), fontsize=8.5, frameon=False)
 
 
-def draw_curve(
-    axes: Any, places: Sequence[float], estimates: Sequence[Estimate], name: str, look: Look, band: bool = True
-) -> None:
-    """A line in percent with its band of 95% intervals."""
-    if band:
-        low, high = ([100 * getattr(estimate, end) for estimate in estimates] for end in ("low", "high"))
-        axes.fill_between(places, low, high, color=look.colour, alpha=0.12, linewidth=0)
-    values = [100 * estimate.value for estimate in estimates]
-    axes.plot(
-        places, values, look.line, marker=look.marker, color=look.colour, label=name, markersize=4.5, linewidth=1.6
-    )
+_STRENGTH = 0.75  # of the colour where a map is 1
+
+
+def overlay(image: Tensor, map_: Tensor) -> Tensor:
+    """An image in grey with a map over it, in colours that grow stronger with the map.
+
+    Args:
+        image: (C, H, W) uint8, C of 1 or 3.
+        map_: (H, W) in [0, 1].
+
+    Shape:
+        result: (H, W, 3) uint8.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+
+    Example:
+        >>> overlay(torch.full((1, 1, 1), 9, dtype=torch.uint8), torch.zeros(1, 1)).tolist()
+        [[[9, 9, 9]]]
+    """
+    colour_map = optional_import("matplotlib").colormaps["inferno"]
+    colours = torch.from_numpy(colour_map(map_.float().numpy())[..., :3]) * 255
+    grey = _colours(image).double().mean(-1, keepdim=True)
+    strength = (_STRENGTH * map_.double())[..., None]
+    return (grey * (1 - strength) + colours * strength).round().to(torch.uint8)
+
+
+def _colours(image: Tensor) -> Tensor:
+    return image.expand(3, -1, -1).permute(1, 2, 0)

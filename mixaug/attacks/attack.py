@@ -1,4 +1,4 @@
-"""What all attacks of this package share: checks of the batch, the model's state, half precision and empty batches."""
+"""What the attacks share: checks of their settings, random starts, the base class and the goal that they climb."""
 
 from __future__ import annotations
 
@@ -8,9 +8,99 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mixaug.attacks._checks import check_batch, check_class_range, check_logits, check_targets
-from mixaug.attacks._random import other_classes
-from mixaug.attacks._state import bare, evaluation_mode, parameters_frozen, training_attack, warn_if_training
+from mixaug._checks import ABOVE_ZERO, check_choice, check_field, check_length, check_number
+from mixaug._model_state import (
+    bare,
+    check_batch,
+    check_class_range,
+    check_logits,
+    check_targets,
+    evaluation_mode,
+    parameters_frozen,
+    training_attack,
+    warn_if_training,
+)
+from mixaug._random import drawn_by
+
+NORMS = ("linf", "l2")
+#: Whether an attack's passes leave the batch norms' running statistics as they are.
+BATCH_NORMS = ("still", "moves")
+
+
+def check_radius(attack: object) -> None:
+    """Raises unless ``norm`` is known and ``eps`` a radius in it: at most 1 in l-infinity, any finite one in l2.
+
+    An attack without ``norm`` has l-infinity's.
+
+    Args:
+        attack: while it is made; its fields become Python's own kinds.
+    """
+    if hasattr(attack, "norm"):
+        check_field(attack, "norm", check_choice, NORMS)
+    if getattr(attack, "norm", "linf") == "linf":
+        check_field(attack, "eps", check_length)
+    else:
+        check_field(attack, "eps", check_number, 0.0)
+
+
+def check_step_size(attack: object) -> None:
+    """Raises unless ``step_size`` is above 0 (0 is allowed with ``eps=0``), in l-infinity at most 1, or None."""
+    low = 0.0 if vars(attack)["eps"] == 0 else ABOVE_ZERO
+    check = check_length if getattr(attack, "norm", "linf") == "linf" else check_number
+    check_field(attack, "step_size", check, low, optional=True)
+
+
+def check_objective(objective: object) -> None:
+    """Raises unless ``objective`` can be called."""
+    if not callable(objective):
+        raise TypeError(f"objective must be a function (logits, labels) -> (B,), got {objective!r}")
+
+
+_DRAWN = torch.float32  # the same numbers for images of any precision
+
+
+def uniform_like(images: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniform numbers in [0, 1) of the images' shape, dtype and device, drawn in float32 where the generator is."""
+    return torch.rand(images.shape, device=_home(images, generator), dtype=_DRAWN, **drawn_by(generator)).to(images)
+
+
+def normal_like(images: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal numbers of the images' shape, dtype and device, drawn in float32 where the generator is."""
+    return torch.randn(images.shape, device=_home(images, generator), dtype=_DRAWN, **drawn_by(generator)).to(images)
+
+
+def signs_like(images: Tensor, generator: torch.Generator | None) -> Tensor:
+    """-1 or 1 with equal chances, in the images' shape, dtype and device."""
+    bits = torch.randint(0, 2, images.shape, device=_home(images, generator), dtype=torch.int8, **drawn_by(generator))
+    return (2 * bits - 1).to(images)
+
+
+def start_in_ball(images: Tensor, eps: float, norm: str, generator: torch.Generator | None) -> Tensor:
+    """``images`` plus a uniform point of the ball of radius ``eps``; not yet clipped to [0, 1].
+
+    In l2 the direction is that of normal numbers and the length ``eps * U^(1/n)`` with n the number of pixels, since
+    the ball's volume within r grows as ``r^n``.
+    """
+    if norm == "linf":
+        return images + eps * (2 * uniform_like(images, generator) - 1)
+    home = _home(images, generator)
+    direction = torch.randn(images.shape, device=home, dtype=_DRAWN, **drawn_by(generator)).to(images.device)
+    lengths = torch.rand(len(images), 1, 1, 1, device=home, dtype=_DRAWN, **drawn_by(generator)).to(images.device)
+    pixels = images[0].numel()
+    unit = direction / direction.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+    return images + (eps * lengths ** (1 / pixels) * unit).to(images.dtype)
+
+
+def other_classes(labels: Tensor, classes: int, generator: torch.Generator | None) -> Tensor:
+    """For each label a uniformly random class of the ``classes - 1`` others."""
+    if classes < 2:
+        raise ValueError(f"targeted needs a model with 2 classes or more, got logits of {classes} class")
+    offset = torch.randint(1, classes, labels.shape, device=_home(labels, generator), **drawn_by(generator))
+    return (labels + offset.to(labels.device)) % classes
+
+
+def _home(tensor: Tensor, generator: torch.Generator | None) -> torch.device:
+    return tensor.device if generator is None else generator.device
 
 
 class Attack:
