@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mixaug.adautomix import AdAutoMix
+    from mixaug.adautomix.transform import GeneratedMix
     from mixaug.mixing_sets import MixingSet
     from mixaug.nn import DReLU, SReLU, add_drelu_head, drelu_penalty, replace_relu
-    from mixaug.transforms import DynamicMixCut, DynamicMixCutCollate, GeneratedMix, IPMix, LabelSmoothingCollate
+    from mixaug.transforms import DynamicMixCut, DynamicMixCutCollate, IPMix, LabelSmoothingCollate
 
     __version__: str
 
@@ -38,7 +39,7 @@ _WHERE = {
     "DReLU": "mixaug.nn",
     "DynamicMixCut": "mixaug.transforms",
     "DynamicMixCutCollate": "mixaug.transforms",
-    "GeneratedMix": "mixaug.transforms",
+    "GeneratedMix": "mixaug.adautomix.transform",
     "IPMix": "mixaug.transforms",
     "LabelSmoothingCollate": "mixaug.transforms",
     "MixingSet": "mixaug.mixing_sets",

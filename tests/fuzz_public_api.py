@@ -26,7 +26,7 @@ from torch import nn
 import mixaug
 from mixaug import attacks, losses, ops
 from mixaug._checks import kind_of
-from mixaug.adautomix.draws import MixLaw, sample_mix
+from mixaug.adautomix.mixing import MixLaw, sample_mix
 from mixaug.attacks.feature_scatter import transport_cost
 from mixaug.evaluate import Thresholds
 from mixaug.evaluate.calibration import ece, reliability_curve, rms
@@ -42,8 +42,8 @@ from mixaug.nn.mix_generator import MixGenerator
 from mixaug.ops.capped_relu import capped_relu
 from mixaug.ops.composite import composite_boxes
 from mixaug.train.settings import TrainSettings
-from mixaug.transforms._labels import smooth_labels
-from mixaug.transforms.dynamic_mixcut_params import DynamicMixCutSettings, sample_boxes, sample_dynamic_mixcut
+from mixaug.transforms.dynamic_mixcut import DynamicMixCutSettings, sample_boxes, sample_dynamic_mixcut
+from mixaug.transforms.labels import smooth_labels
 
 #: Errors that are an answer to a wrong argument.
 ANSWERS = (TypeError, ValueError, IndexError, FloatingPointError, ModuleNotFoundError, NotADirectoryError)

@@ -12,8 +12,7 @@ import torch
 from adautomix_parts import CLASSES, batch, draw_of, mixer_of, net, seeded, soft
 
 from mixaug.adautomix import MixDraw, MixLaw, mix_images, mix_targets, sample_mix
-from mixaug.adautomix.losses import share_gap, similarity
-from mixaug.adautomix.mixing import plain_masks
+from mixaug.adautomix.mixing import plain_masks, share_gap, similarity
 
 
 @pytest.mark.parametrize(("count", "n"), [(7, 2), (7, 3), (5, 5), (3, 5), (2, 3), (2, 2)])

@@ -24,7 +24,7 @@ from adautomix_parts import (
 from torch import Tensor, nn
 
 from mixaug.adautomix import AdAutoMix, AdAutoMixOutput, MixDraw, mix_images, mix_targets
-from mixaug.adautomix.losses import share_gap, similarity
+from mixaug.adautomix.mixing import share_gap, similarity
 from mixaug.losses import soft_target_cross_entropy
 
 

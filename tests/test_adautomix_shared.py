@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from mixaug.adautomix.shared import SharedPass
+from mixaug.adautomix.passes import SharedPass
 
 
 @pytest.mark.parametrize("order", ["classifier first", "generator first", "sum", "classifier", "generator", "none"])

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import mixaug_ext
 from mixaug.transforms import sample_boxes
-from mixaug.transforms.dynamic_mixcut_params import DynamicMixCutParams, DynamicMixCutSettings, sample_dynamic_mixcut
+from mixaug.transforms.dynamic_mixcut import DynamicMixCutParams, DynamicMixCutSettings, sample_dynamic_mixcut
 
 P = 1e-4
 DRAWS = 40_000

@@ -44,8 +44,7 @@ from mixaug.train.data import load_data
 from mixaug.train.loop import train
 from mixaug.train.models import build_model
 from mixaug.train.settings import TrainSettings
-from mixaug.transforms._mixcut_law import PER_IMAGE, derive
-from mixaug.transforms.dynamic_mixcut_params import DynamicMixCutSettings
+from mixaug.transforms.dynamic_mixcut import PER_IMAGE, DynamicMixCutSettings, derive
 
 ROOT = Path(__file__).parent.parent
 OTHERS = [torch.float64, torch.float16, torch.bfloat16]
@@ -75,7 +74,7 @@ ALLOWED = {
     ("mixaug/mixing_sets/spectrum.py", "tensor"): "attempts",
     ("mixaug/ops/ipmix_record.py", "as_tensor"): "rows",
     ("mixaug/train/data.py", "as_tensor"): "the bytes and classes of a data set, arrays",
-    ("mixaug/transforms/ipmix_params.py", "tensor"): "sides in pixels",
+    ("mixaug/transforms/ipmix.py", "tensor"): "sides in pixels",
 }
 
 

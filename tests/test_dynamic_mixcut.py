@@ -25,7 +25,7 @@ from torchvision.transforms.v2._utils import _parse_labels_getter
 import mixaug_ext
 from mixaug import DynamicMixCut
 from mixaug.transforms import replay_dynamic_mixcut, smooth_labels
-from mixaug.transforms.dynamic_mixcut_params import DynamicMixCutParams, DynamicMixCutSettings, sample_dynamic_mixcut
+from mixaug.transforms.dynamic_mixcut import DynamicMixCutParams, DynamicMixCutSettings, sample_dynamic_mixcut
 
 DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32]
 LAYOUTS = ["contiguous", "channels_last", "sliced", "transposed", "expanded"]

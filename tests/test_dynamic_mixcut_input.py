@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from mixaug import DynamicMixCut, DynamicMixCutCollate, LabelSmoothingCollate
 from mixaug.transforms import replay_dynamic_mixcut, sample_boxes, smooth_labels
-from mixaug.transforms.dynamic_mixcut_params import DynamicMixCutSettings, sample_dynamic_mixcut
+from mixaug.transforms.dynamic_mixcut import DynamicMixCutSettings, sample_dynamic_mixcut
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3])

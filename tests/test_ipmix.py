@@ -23,7 +23,7 @@ import mixaug_ext
 from mixaug import IPMix, MixingSet
 from mixaug.ops import ipmix_torch, replay_ipmix
 from mixaug.ops.ipmix_record import IMAGE_OPERATIONS, OP, describe_operation
-from mixaug.transforms.ipmix_params import LEVELS, STRUCTURES, IPMixSettings, sample_ipmix
+from mixaug.transforms.ipmix import LEVELS, STRUCTURES, IPMixSettings, sample_ipmix
 
 DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32]
 
@@ -560,7 +560,7 @@ def test_compiled_sampler_draws_the_same(structure, levels, size, patch_sizes, a
         return sample_ipmix(2000, size, chosen, pictures=512, side=60, generator=seeded(1)).tensors()
 
     compiled = draw()
-    monkeypatch.setattr("mixaug.transforms.ipmix_params.mixaug_ext.library", lambda: None)
+    monkeypatch.setattr("mixaug.transforms.ipmix.mixaug_ext.library", lambda: None)
     for name, value in draw().items():
         assert value.dtype == compiled[name].dtype and value.equal(compiled[name]), name
 

@@ -16,7 +16,7 @@ import mixaug_ext
 from mixaug.ops import ipmix_torch, replay_ipmix
 from mixaug.ops.ipmix import _empty_rows, _record_of
 from mixaug.ops.ipmix_record import IMAGE_OPERATIONS, OPERATIONS, IPMixParams
-from mixaug.transforms.ipmix_params import LEVELS, STRUCTURES, IPMixSettings, sample_ipmix
+from mixaug.transforms.ipmix import LEVELS, STRUCTURES, IPMixSettings, sample_ipmix
 from mixaug_ext import _ipmix
 
 ROOT = Path(__file__).resolve().parents[1]

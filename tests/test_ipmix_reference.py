@@ -15,7 +15,7 @@ from torch import Tensor
 import mixaug_ext
 from mixaug.ops import image_operation, ipmix_torch, mix, replay_ipmix
 from mixaug.ops.ipmix_record import IMAGE_OPERATIONS, MIXING_OPERATIONS, OP, OPERATIONS, IPMixParams
-from mixaug.transforms.ipmix_params import LEVELS, STRUCTURES, IPMixSettings, sample_ipmix
+from mixaug.transforms.ipmix import LEVELS, STRUCTURES, IPMixSettings, sample_ipmix
 
 Replay = Callable[[Tensor, IPMixParams, Tensor], Tensor]
 

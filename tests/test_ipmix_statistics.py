@@ -18,7 +18,7 @@ from torch import Tensor
 from mixaug.ops import replay_ipmix
 from mixaug.ops.ipmix_record import DISJOINT, IMAGE_OPERATIONS, MIXING_OPERATIONS, IPMixParams
 from mixaug.ops.mixing import counter_hash
-from mixaug.transforms.ipmix_params import LEVELS, LOWEST, IPMixSettings, sample_ipmix
+from mixaug.transforms.ipmix import LEVELS, LOWEST, IPMixSettings, sample_ipmix
 
 DRAWS = 20_000
 P = 1e-4

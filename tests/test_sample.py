@@ -25,7 +25,7 @@ from mixaug import (
     MixingSet,
 )
 from mixaug.train.models import build_model
-from mixaug.transforms import _sample
+from mixaug.transforms import sample as _sample
 
 CLASSES = 5
 PICTURES = MixingSet.from_tensor(torch.randint(0, 256, (4, 3, 24, 24), dtype=torch.uint8))

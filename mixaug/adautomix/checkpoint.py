@@ -8,20 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mixaug._checks import MAX_CLASSES, check_int
 from mixaug._tensor_files import part, read_tensors, state_of_tensors, write_tensors
-from mixaug.adautomix.draws import MixLaw
+from mixaug.adautomix.mixing import MixLaw
 from mixaug.adautomix.teacher import Teacher, bare_model
 from mixaug.nn.mix_generator import MixGenerator
+from mixaug.train.checkpoint import ModelSpec
 
-if TYPE_CHECKING:
-    from mixaug.adautomix.mixer import AdAutoMix
-    from mixaug.train.checkpoint import ModelSpec
 
 __all__ = ["KIND", "SavedGenerator", "read_generator", "save_generator"]
 
@@ -110,9 +108,19 @@ class SavedGenerator:
         )
 
 
+class Mixer(Protocol):
+    """What is saved of an :class:`mixaug.AdAutoMix`."""
+
+    generator: MixGenerator
+    teacher: Teacher
+    feature_layer: str
+    num_classes: int
+    law: MixLaw
+
+
 def save_generator(
     path: str | os.PathLike[str],
-    mixer: AdAutoMix,
+    mixer: Mixer,
     *,
     spec: ModelSpec | None = None,
     classes: Sequence[str] | None = None,
@@ -138,10 +146,7 @@ def save_generator(
         >>> read_generator(path).law.n_mix
         2
     """
-    from mixaug.adautomix.mixer import AdAutoMix
-    from mixaug.train.checkpoint import ModelSpec
-
-    if not isinstance(mixer, AdAutoMix):
+    if not isinstance(getattr(mixer, "generator", None), MixGenerator):
         raise TypeError(f"mixer must be an AdAutoMix, got {type(mixer).__name__}")
     if spec is not None and not isinstance(spec, ModelSpec):
         raise TypeError(f"spec must be a ModelSpec or None, got {type(spec).__name__}")
@@ -201,8 +206,6 @@ def read_generator(path: str | os.PathLike[str]) -> SavedGenerator:
 
 
 def _parse(content: dict[str, Any], path: str) -> SavedGenerator:
-    from mixaug.train.checkpoint import ModelSpec
-
     spec, classes, versions = content["spec"], content["classes"], content.get("versions", {})
     with part("format"):
         check_int("format", content["format"])

@@ -16,7 +16,7 @@ from torch import Tensor
 from mixaug._checks import optional_import
 from mixaug._drawing import overlay
 from mixaug._files import atomic_path
-from mixaug.adautomix.draws import MixDraw
+from mixaug.adautomix.mixing import MixDraw
 
 __all__ = ["Mixture", "draw_blocks", "draw_mixtures"]
 

@@ -20,7 +20,7 @@ from mixaug.train.descent import HALVE_AFTER, STOP_AFTER
 from mixaug.train.learned_mixing import TERMS
 from mixaug.train.schedules import SCHEDULES
 from mixaug.train.settings import AMP, METHOD_NAMES, TrainSettings
-from mixaug.transforms.ipmix_params import STRUCTURES
+from mixaug.transforms.ipmix import STRUCTURES
 
 #: Imported before the command runs, see :func:`mixaug.cli.main`.
 NEEDS = ("mixaug.train.loop", "mixaug.train.data")

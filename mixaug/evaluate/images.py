@@ -27,7 +27,7 @@ from torch.utils.data import (
 from mixaug._checks import check_int, image_range, in_unit_range, kind_of, out_of_range
 from mixaug._pictures import from_pil
 from mixaug.train.images import ImageTensors
-from mixaug.transforms._sample import IMAGES, LABELS, find_item
+from mixaug.transforms.sample import IMAGES, LABELS, find_item
 
 IN_MEMORY_BYTES = 2 << 30  # a map-style data set up to this size is read once and kept
 ITERABLE_BYTES = 16 << 30  # what can be read only once must be kept: an endless stream has to end before the memory

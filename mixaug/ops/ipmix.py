@@ -63,7 +63,7 @@ def replay_ipmix(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tenso
             is out of range. Those of a record on a GPU are not read: the kernel traps where it cannot use them.
 
     Example:
-        >>> from mixaug.transforms.ipmix_params import sample_example
+        >>> from mixaug.transforms.ipmix import sample_example
         >>> images, pictures = torch.rand(2, 3, 32, 32), torch.zeros(512, 3, 36, 36, dtype=torch.uint8)
         >>> replay_ipmix(images, sample_example(batch=2), pictures).shape
         torch.Size([2, 3, 32, 32])
@@ -99,7 +99,7 @@ def ipmix_torch(images: Tensor, params: IPMixParams, pictures: Tensor) -> Tensor
         as there.
 
     Example:
-        >>> from mixaug.transforms.ipmix_params import sample_example
+        >>> from mixaug.transforms.ipmix import sample_example
         >>> images, pictures = torch.rand(2, 3, 32, 32), torch.zeros(512, 3, 36, 36, dtype=torch.uint8)
         >>> params = sample_example(batch=2)
         >>> ipmix_torch(images, params, pictures).equal(replay_ipmix(images, params, pictures))
@@ -126,7 +126,7 @@ def check_ipmix(
         ValueError: it does not fit the images, or a value is out of range.
 
     Example:
-        >>> from mixaug.transforms.ipmix_params import sample_example
+        >>> from mixaug.transforms.ipmix import sample_example
         >>> check_ipmix(sample_example(), 2, (32, 32), 512, torch.device("cpu"), True).batch
         2
     """
@@ -228,7 +228,7 @@ def mixture_coefficients(params: IPMixParams, dtype: torch.dtype) -> tuple[Tenso
         ``skip (N,)`` and ``coef (N, k)``, float32.
 
     Example:
-        >>> from mixaug.transforms.ipmix_params import sample_example
+        >>> from mixaug.transforms.ipmix import sample_example
         >>> skip, coef = mixture_coefficients(sample_example(), torch.uint8)
         >>> torch.allclose(skip + coef.sum(1), torch.ones(2))
         True

@@ -82,7 +82,7 @@ class IPMixParams:
         """The tensors of the record by name.
 
         Example:
-            >>> from mixaug.transforms.ipmix_params import sample_example
+            >>> from mixaug.transforms.ipmix import sample_example
             >>> sorted(sample_example().tensors())[:3]
             ['a', 'b', 'box']
         """
@@ -92,7 +92,7 @@ class IPMixParams:
         """The same record with its tensors on ``device``.
 
         Example:
-            >>> from mixaug.transforms.ipmix_params import sample_example
+            >>> from mixaug.transforms.ipmix import sample_example
             >>> sample_example().to("cpu").m.device.type
             'cpu'
         """
@@ -109,7 +109,7 @@ class IPMixParams:
             ValueError: the record holds several views.
 
         Example:
-            >>> from mixaug.transforms.ipmix_params import sample_example
+            >>> from mixaug.transforms.ipmix import sample_example
             >>> sample_example(batch=3).rows([2]).batch
             1
         """
@@ -126,7 +126,7 @@ class IPMixParams:
             times: copies of each row, at least 0.
 
         Example:
-            >>> from mixaug.transforms.ipmix_params import sample_example
+            >>> from mixaug.transforms.ipmix import sample_example
             >>> sample_example(batch=2).repeat_interleave(3).m.shape
             torch.Size([6])
         """
@@ -145,7 +145,7 @@ class IPMixParams:
             lines such as ``"0.61  rotate -6°, multiply 8x8"``; ``"0.20  (unchanged)"`` for a chain without a step.
 
         Example:
-            >>> from mixaug.transforms.ipmix_params import sample_example
+            >>> from mixaug.transforms.ipmix import sample_example
             >>> len(sample_example().describe(0))
             3
         """

@@ -29,7 +29,7 @@ from mixaug.train import learned_mixing
 from mixaug.train.activation import ACTIVATIONS, GRANULARITIES, NEW_LAYERS, PLACEMENTS
 from mixaug.train.adversary import ADVERSARIAL_METHODS, AUGMENTED_METHODS, HYBRID_ATTACKS, OWN_SETTINGS
 from mixaug.train.schedules import SCHEDULES
-from mixaug.transforms.ipmix_params import LEVELS, STRUCTURES
+from mixaug.transforms.ipmix import LEVELS, STRUCTURES
 
 if TYPE_CHECKING:
     from mixaug.train.settings import TrainSettings

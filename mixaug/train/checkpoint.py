@@ -23,7 +23,8 @@ __all__ = ["ModelSpec", "load_checkpoint", "read_checkpoint", "write_checkpoint"
 
 #: Raised when the content changes so that older versions cannot read it.
 FORMAT = 1
-_MOST_STEPS, _MOST_PIXELS = 10**12, 10**5
+_MOST_STEPS = 10**12
+MOST_PIXELS = 10**5
 _PARTS = ("format", "spec", "model", "data", "settings", "epoch", "step")
 
 
@@ -68,7 +69,7 @@ class ModelSpec:
             raise TypeError(f"name must be a string, got {kind_of(self.name)}")
         check_int("num_classes", self.num_classes, 2, MAX_CLASSES)
         channels = check_int("in_channels", self.in_channels, 1, 10**4)
-        check_int("image_size", self.image_size, 1, _MOST_PIXELS)
+        check_int("image_size", self.image_size, 1, MOST_PIXELS)
         for name, low in (("mean", -math.inf), ("std", ABOVE_ZERO)):
             values = getattr(self, name)
             for value in values:
@@ -189,7 +190,7 @@ def _check_data(data: dict[str, Any], spec: ModelSpec) -> None:
         if len(classes) != spec.num_classes:
             raise ValueError(f"classes must be the {spec.num_classes} of the model, got {len(classes)}")
     if data.get("image_size") is not None:
-        check_int("image_size", data["image_size"], 1, _MOST_PIXELS)
+        check_int("image_size", data["image_size"], 1, MOST_PIXELS)
     if data.get("validation") is not None:
         check_number("validation", data["validation"], 0.0, 1.0)
 

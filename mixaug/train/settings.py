@@ -20,7 +20,7 @@ from mixaug.train._settings_checks import (
 from mixaug.train.activation import NEW_LAYERS, Activation
 from mixaug.train.adversary import ADVERSARIAL_METHODS, OWN_SETTINGS, Adversary, resolve
 from mixaug.train.learned_mixing import check_learned_mixing
-from mixaug.transforms.ipmix_params import LEVELS
+from mixaug.transforms.ipmix import LEVELS
 
 __all__ = ["AMP", "CONSISTENT_METHODS", "METHOD_NAMES", "TrainSettings"]
 

@@ -1,22 +1,18 @@
 """What a torchvision pipeline uses."""
 
-from typing import TYPE_CHECKING, Any
+import importlib
+from typing import Any
 
 from mixaug._random import generator_states, load_generator_states
-from mixaug.transforms._labels import smooth_labels
 from mixaug.transforms.collate import DynamicMixCutCollate, LabelSmoothingCollate
-from mixaug.transforms.dynamic_mixcut import DynamicMixCut
-from mixaug.transforms.dynamic_mixcut_params import sample_boxes
-from mixaug.transforms.dynamic_mixcut_replay import replay_dynamic_mixcut
+from mixaug.transforms.dynamic_mixcut import DynamicMixCut, replay_dynamic_mixcut, sample_boxes
 from mixaug.transforms.ipmix import IPMix
-
-if TYPE_CHECKING:
-    from mixaug.transforms.generated_mix import GeneratedMix
+from mixaug.transforms.labels import smooth_labels
 
 __all__ = [
     "DynamicMixCut",
     "DynamicMixCutCollate",
-    "GeneratedMix",
+    "GeneratedMix",  # noqa: F822  # see __getattr__
     "IPMix",
     "LabelSmoothingCollate",
     "generator_states",
@@ -28,9 +24,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Imported at its first use: it needs mixaug.adautomix, which needs what is in this package.
+    # By its name and at its first use: it is a transform, but stands above this package, on mixaug.adautomix.
     if name != "GeneratedMix":
         raise AttributeError(f"module 'mixaug.transforms' has no attribute {name!r}")
-    from mixaug.transforms.generated_mix import GeneratedMix
-
-    return GeneratedMix
+    return importlib.import_module("mixaug.adautomix.transform").GeneratedMix

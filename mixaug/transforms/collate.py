@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import default_collate, get_worker_info
 
 from mixaug._checks import check_number, kind_of
-from mixaug.transforms import _labels, _sample
+from mixaug.transforms import labels as _labels
+from mixaug.transforms import sample as _sample
 from mixaug.transforms.dynamic_mixcut import DynamicMixCut
 
 

@@ -6,9 +6,13 @@ import weakref
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
-__all__ = ["SharedPass"]
+__all__ = [
+    "SharedPass",
+    "frozen_call",
+]
 
 
 class SharedPass:
@@ -96,3 +100,31 @@ class _Routed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *scale: Tensor) -> tuple[Tensor, None, None]:
         return scale[0] * ctx.shared.gradient(), None, None
+
+
+def frozen_call(model: nn.Module, images: Tensor) -> Tensor:
+    """What the model gives, in its own mode, with a gradient to the images alone.
+
+    Each place of a parameter or buffer is replaced meanwhile, and once: ``functional_call`` with ``tie_weights`` puts
+    the replacement, not the parameter, back into a module that has two names.
+
+    Args:
+        model: not wrapped.
+        images: what it is called with.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(2, 2)
+        >>> frozen_call(model, torch.rand(1, 2)).requires_grad, model.weight.requires_grad
+        (False, True)
+    """
+    parameters = {id(value): value.detach() for value in model.parameters()}
+    buffers = {id(value): value.detach().clone() for value in model.buffers()}
+    places: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        for kept, stand_ins in ((module._parameters, parameters), (module._buffers, buffers)):
+            for name, value in kept.items():
+                if value is not None:
+                    places[f"{prefix}.{name}" if prefix else name] = stand_ins[id(value)]
+    out: Tensor = functional_call(model, places, (images,), tie_weights=False)
+    return out

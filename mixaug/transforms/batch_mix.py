@@ -12,8 +12,9 @@ from torchvision.transforms import v2
 
 from mixaug._checks import check_dense, check_flag, check_label_values, check_number
 from mixaug._random import Drawing, GeneratorState
-from mixaug.transforms import _labels, _sample
-from mixaug.transforms._images import DTYPES, check_values
+from mixaug.transforms import labels as _labels
+from mixaug.transforms import sample as _sample
+from mixaug.transforms.images import DTYPES, check_values
 
 __all__ = ["BatchMix", "as_plain", "check_images", "check_one_size"]
 

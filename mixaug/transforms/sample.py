@@ -30,7 +30,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from mixaug._checks import kind_of
-from mixaug.transforms._images import DTYPES
+from mixaug.transforms.images import DTYPES
 
 __all__ = [
     "COLLATED",

@@ -1,14 +1,12 @@
-"""Mixtures of a trained, frozen generator of AdAutoMix as a transform of whole batches.
-
-Paper: Qin et al., "Adversarial AutoMixup", ICLR 2024 (arXiv:2312.11954).
-"""
+"""What GeneratedMix is given: draws that fit the images, and images that the teacher takes."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,15 +16,54 @@ from torchvision import tv_tensors
 from mixaug._checks import check_number
 from mixaug._random import drawn_by
 from mixaug.adautomix.checkpoint import read_generator
-from mixaug.adautomix.draws import MixDraw, MixLaw, sample_mix
-from mixaug.adautomix.mixing import mix_images, mix_targets, plain_masks
+from mixaug.adautomix.mixing import MixDraw, MixLaw, check_draw, mix_images, mix_targets, plain_masks, sample_mix
 from mixaug.adautomix.teacher import Teacher
 from mixaug.nn.mix_generator import MixGenerator
-from mixaug.transforms import _labels, _sample
-from mixaug.transforms._batch_mix import BatchMix, as_plain, check_images, check_one_size
-from mixaug.transforms._generated_checks import fitting_draw, per_frame, teacher_takes
+from mixaug.transforms import labels as _labels
+from mixaug.transforms import sample as _sample
+from mixaug.transforms.batch_mix import BatchMix, as_plain, check_images, check_one_size
 
-__all__ = ["GeneratedMix"]
+__all__ = [
+    "GeneratedMix",
+    "fitting_draw",
+    "per_frame",
+    "teacher_takes",
+]
+
+
+def fitting_draw(params: Any, images: Tensor, check_values: bool = False) -> MixDraw:
+    """The draw on the images' device, if it was drawn for so many images; ``check_values`` reads one on a GPU."""
+    if not isinstance(params, MixDraw):
+        raise TypeError(f"params must be a MixDraw, got {type(params).__name__}")
+    if len(params.index) != len(images):
+        raise ValueError(f"params were drawn for {len(params.index)} images, got images of shape {tuple(images.shape)}")
+    return check_draw(params, len(images), images.device, check_values=check_values)
+
+
+def per_frame(draw: MixDraw, images: Tensor) -> MixDraw:
+    """The draw of a batch of clips (B, T, C, H, W) as that of the B T frames one after the other; of images, itself."""
+    if images.ndim == 4:
+        return draw
+    frames = images.shape[1]
+    place = torch.arange(frames, device=draw.index.device)
+    index = draw.index[:, None] * frames + place[:, None]
+    return MixDraw(
+        index.flatten(0, 1), draw.ratios.repeat_interleave(frames, 0), draw.plain.repeat_interleave(frames, 0)
+    )
+
+
+@contextmanager
+def teacher_takes(images: Tensor) -> Iterator[None]:
+    """A pass of the teacher whose failure names the images: what a convolution says does not."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"images must be such as the generator's teacher takes, got shape {tuple(images.shape)}: {reason}"
+        ) from error
 
 
 class GeneratedMix(BatchMix):
