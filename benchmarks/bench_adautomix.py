@@ -29,7 +29,7 @@ import torch
 
 from mixaug import AdAutoMix
 from mixaug.losses import soft_target_cross_entropy
-from mixaug.train.models import build_model
+from mixaug.models import build_model
 
 CLASSES = 10
 #: Settings by name; None is the plain step.

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from mixaug.attacks import PGD, two_views
-from mixaug.train.models import build_model
+from mixaug.models import build_model
 
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
 BY_HAND = "written by hand"

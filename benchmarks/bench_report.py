@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mixaug.evaluate import Report, evaluate_model
-from mixaug.train.models import build_model
+from mixaug.models import build_model
 
 _IMAGES, _SIDE, _CLASSES = 1_000, 32, 10
 _GOAL = 180.0

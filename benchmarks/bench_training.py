@@ -25,8 +25,8 @@ import measure
 import pytest
 import torch
 
+from mixaug.models import build_model
 from mixaug.train.methods import Setup, build_step
-from mixaug.train.models import build_model
 from mixaug.train.settings import TrainSettings
 
 CLASSES, EPOCH = 10, 50_000

@@ -36,13 +36,13 @@ from mixaug.mixing_sets.dead_leaves import render_dead_leaves, sample_dead_leave
 from mixaug.mixing_sets.fractals import render_fractals, sample_fractals
 from mixaug.mixing_sets.ifs import render_ifs, sample_ifs
 from mixaug.mixing_sets.spectrum import render_spectrum, sample_spectrum
+from mixaug.models import build_model
 from mixaug.nn import DReLU, MixGenerator, SReLU, add_drelu_head, replace_relu, set_caps
 from mixaug.ops import replay_ipmix
 from mixaug.ops.ipmix import ipmix_torch
 from mixaug.train.checkpoint import load_checkpoint
 from mixaug.train.data import load_data
 from mixaug.train.loop import train
-from mixaug.train.models import build_model
 from mixaug.train.settings import TrainSettings
 from mixaug.transforms.dynamic_mixcut import PER_IMAGE, DynamicMixCutSettings, derive
 

@@ -14,9 +14,9 @@ from torch import nn
 from torchvision.models.regnet import BlockParams
 from torchvision.models.vision_transformer import VisionTransformer
 
+from mixaug.models import MODELS, Normalize, build_model
 from mixaug.nn import DReLU, SReLU, add_drelu_head, add_drelu_stem
 from mixaug.nn._trace import look_at
-from mixaug.train.models import MODELS, Normalize, build_model
 
 PARTS = ("dense", "activation", "output")
 FAMILIES = (

@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 from mixaug import AdAutoMix, GeneratedMix
 from mixaug.adautomix import MixLaw
-from mixaug.train.checkpoint import ModelSpec
+from mixaug.models import ModelSpec
 
 DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32]
 LAYOUTS = ["contiguous", "channels_last", "sliced", "transposed", "expanded"]

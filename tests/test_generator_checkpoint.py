@@ -15,7 +15,8 @@ from torch import nn
 from mixaug import AdAutoMix
 from mixaug.adautomix import MixLaw, read_generator, sample_mix, save_generator
 from mixaug.adautomix.checkpoint import FORMAT, KIND
-from mixaug.train.checkpoint import ModelSpec, describe_model, write_checkpoint
+from mixaug.models import ModelSpec
+from mixaug.train.checkpoint import describe_model, write_checkpoint
 
 NAMES = ["a", "b", "c", "d"]
 

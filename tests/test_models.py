@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mixaug.train.models import MODELS, Normalize, build_model, torchvision_models
+from mixaug.models import MODELS, Normalize, build_model, torchvision_models
 
 # The smallest member of each family of heads and stems in torchvision, with the smallest convenient image.
 FAMILIES = {

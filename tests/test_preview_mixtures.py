@@ -12,7 +12,7 @@ from mixaug import AdAutoMix, GeneratedMix
 from mixaug.adautomix import figure
 from mixaug.cli import main
 from mixaug.evaluate import class_activation_maps
-from mixaug.train.checkpoint import ModelSpec
+from mixaug.models import ModelSpec
 from mixaug.train.data import load_data
 
 DIGITS = tuple("0123456789")

@@ -74,7 +74,7 @@ def test_dynamic_mixcut(field):
 @pytest.mark.parametrize("field", ["index", "ratios", "plain"])
 def test_generated_mix(field):
     from mixaug import AdAutoMix
-    from mixaug.train.models import build_model
+    from mixaug.models import build_model
 
     torch.manual_seed(0)
     mixer = AdAutoMix(build_model("resnet-small", 10), 10)

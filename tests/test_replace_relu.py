@@ -13,8 +13,8 @@ from relu_models import IMAGES, ROWS, Block, Functions, Modes, Shared, Twice
 from torch import Tensor, nn
 
 from mixaug import DReLU, SReLU, add_drelu_head, replace_relu
+from mixaug.models import build_model
 from mixaug.nn import ReLUReport, ReLUSite, caps
-from mixaug.train.models import build_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:outputs change:UserWarning")  # low caps, on purpose
 

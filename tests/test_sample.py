@@ -24,7 +24,7 @@ from mixaug import (
     LabelSmoothingCollate,
     MixingSet,
 )
-from mixaug.train.models import build_model
+from mixaug.models import build_model
 from mixaug.transforms import sample as _sample
 
 CLASSES = 5

@@ -12,10 +12,12 @@ from torch import nn
 from train_parts import fit, parts, same_weights, settings, stop_after, timeless
 
 from mixaug import DReLU, MixingSet
+from mixaug.models import ModelSpec
+from mixaug.models.activation import Activation
 from mixaug.nn import caps
-from mixaug.train.activation import CAP_COLUMNS, Activation, start_caps
+from mixaug.train.activation import CAP_COLUMNS, start_caps
 from mixaug.train.adversary import ADVERSARIAL_METHODS
-from mixaug.train.checkpoint import ModelSpec, load_checkpoint, read_checkpoint
+from mixaug.train.checkpoint import load_checkpoint, read_checkpoint
 from mixaug.train.descent import Descent
 from mixaug.train.settings import METHOD_NAMES, TrainSettings
 

@@ -12,10 +12,10 @@ from torch.utils.data import TensorDataset
 from train_parts import Part, fit, parts, same_weights, settings, stop_after, timeless
 
 from mixaug import AdAutoMix
+from mixaug.models import build_model
 from mixaug.train.automix import MIXING_COLUMNS, AutoMixStep
 from mixaug.train.checkpoint import load_checkpoint, read_checkpoint
 from mixaug.train.learned_mixing import LEARNED
-from mixaug.train.models import build_model
 from mixaug.train.settings import TrainSettings
 from mixaug.train.step import Setup
 

@@ -8,14 +8,8 @@ import re
 import pytest
 import torch
 
-from mixaug.train.checkpoint import (
-    FORMAT,
-    ModelSpec,
-    describe_model,
-    load_checkpoint,
-    read_checkpoint,
-    write_checkpoint,
-)
+from mixaug.models import ModelSpec
+from mixaug.train.checkpoint import FORMAT, describe_model, load_checkpoint, read_checkpoint, write_checkpoint
 
 SPEC = ModelSpec("lenet5", 3, 1, 16, (0.4,), (0.2,))
 

@@ -40,7 +40,7 @@ def test_the_recipe_written_out(tmp_path):
     result = fit(chosen, data)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        from mixaug.train.models import build_model
+        from mixaug.models import build_model
 
         model = build_model("lenet5", 3, 1, 16, (0.5,), (0.25,)).to(memory_format=torch.channels_last).train()
     velocity = [torch.zeros_like(p) for p in model.parameters()]

@@ -14,10 +14,10 @@ from train_parts import MapStyle, stripes
 
 from mixaug.evaluate import _tuning, transfer
 from mixaug.evaluate.images import fingerprint
+from mixaug.models import build_model
 from mixaug.nn import add_drelu_head
 from mixaug.train.batches import derived_seed, epoch_order
 from mixaug.train.data import DataParts, ImageTensors
-from mixaug.train.models import build_model
 
 
 def tensors(count: int, channels: int, seed: int, side: int = 16) -> ImageTensors:

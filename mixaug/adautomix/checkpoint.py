@@ -17,9 +17,8 @@ from mixaug._checks import MAX_CLASSES, check_int
 from mixaug._tensor_files import part, read_tensors, state_of_tensors, write_tensors
 from mixaug.adautomix.mixing import MixLaw
 from mixaug.adautomix.teacher import Teacher, bare_model
+from mixaug.models import ModelSpec
 from mixaug.nn.mix_generator import MixGenerator
-from mixaug.train.checkpoint import ModelSpec
-
 
 __all__ = ["KIND", "SavedGenerator", "read_generator", "save_generator"]
 
@@ -140,7 +139,7 @@ def save_generator(
     Example:
         >>> import tempfile
         >>> from mixaug import AdAutoMix
-        >>> from mixaug.train.models import build_model
+        >>> from mixaug.models import build_model
         >>> path = Path(tempfile.mkdtemp()) / "generator.pt"
         >>> save_generator(path, AdAutoMix(build_model("resnet-small", 10), 10, n_mix=2))
         >>> read_generator(path).law.n_mix

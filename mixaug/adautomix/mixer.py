@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,7 +26,6 @@ from mixaug._checks import (
 from mixaug._model_state import gradients_off
 from mixaug._random import Drawing, GeneratorState
 from mixaug.adautomix.checkpoint import save_generator
-from mixaug.train.checkpoint import ModelSpec
 from mixaug.adautomix.mixing import (
     MixDraw,
     MixLaw,
@@ -43,14 +42,13 @@ from mixaug.adautomix.mixing import (
 from mixaug.adautomix.passes import SharedPass, frozen_call
 from mixaug.adautomix.teacher import Teacher, bare_model, momentum_at
 from mixaug.losses import soft_target_cross_entropy
+from mixaug.models import ModelSpec
 from mixaug.nn._trace import check_plain
 from mixaug.nn.feature_maps import default_layer, map_layers, resolve_layer
 from mixaug.nn.mix_generator import MixGenerator
 from mixaug.transforms import labels as _labels
 from mixaug.transforms import sample as _sample
 from mixaug.transforms.images import check_values
-
-if TYPE_CHECKING:
 
 __all__ = [
     "AdAutoMix",
@@ -303,7 +301,7 @@ class AdAutoMix(Drawing):
         costs 14 against 3 of a plain one; the options that save some are in ``docs/methods/adautomix.md``.
 
     Example:
-        >>> from mixaug.train.models import build_model
+        >>> from mixaug.models import build_model
         >>> model = build_model("resnet-small", 10)
         >>> mixer = AdAutoMix(model, num_classes=10, n_mix=3)
         >>> opt = torch.optim.SGD(model.parameters(), 0.1)
@@ -496,7 +494,7 @@ class AdAutoMix(Drawing):
 
         Args:
             path: file, ``generator.pt`` by custom, written whole or not at all.
-            spec: how to build the model, for a model of ``mixaug.train.models``; None: whoever reads the file hands
+            spec: how to build the model, for a model of ``mixaug.models``; None: whoever reads the file hands
                 over a model of this architecture.
             classes: names of the classes.
         """

@@ -110,7 +110,7 @@ class GeneratedMix(BatchMix):
 
     Example:
         >>> from mixaug import AdAutoMix
-        >>> from mixaug.train.models import build_model
+        >>> from mixaug.models import build_model
         >>> mixer = AdAutoMix(build_model("resnet-small", 10), 10)
         >>> mix = GeneratedMix(mixer.generator, mixer.teacher, num_classes=10)
         >>> images, targets = mix(torch.rand(8, 3, 32, 32), torch.arange(8))
@@ -182,7 +182,7 @@ class GeneratedMix(BatchMix):
             >>> import tempfile
             >>> from pathlib import Path
             >>> from mixaug import AdAutoMix
-            >>> from mixaug.train.models import build_model
+            >>> from mixaug.models import build_model
             >>> model, path = build_model("resnet-small", 10), Path(tempfile.mkdtemp()) / "generator.pt"
             >>> AdAutoMix(model, num_classes=10).save(path)
             >>> GeneratedMix.from_checkpoint(path, model, n_mix=2)

@@ -13,8 +13,8 @@ from mixaug.cli import INTERRUPTED
 from mixaug.commands._arguments import fraction, names, number_or_range
 from mixaug.losses import SHAPES
 from mixaug.mixing_sets._named import named_parts
+from mixaug.models.activation import ACTIVATIONS, GRANULARITIES
 from mixaug.train._settings_checks import OPTIMIZERS
-from mixaug.train.activation import ACTIVATIONS, GRANULARITIES
 from mixaug.train.adversary import HYBRID_ATTACKS
 from mixaug.train.descent import HALVE_AFTER, STOP_AFTER
 from mixaug.train.learned_mixing import TERMS

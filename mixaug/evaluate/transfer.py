@@ -122,7 +122,7 @@ def transfer(
 
     Example:
         >>> from mixaug.train.data import load_data
-        >>> from mixaug.train.models import build_model
+        >>> from mixaug.models import build_model
         >>> trained = build_model("resnet-small", num_classes=10, in_channels=1, image_size=32)
         >>> result = transfer(trained, load_data("digits", limit=100), epochs=1)
         >>> result.accuracy.n, len(result.history), result.history[0]["epoch"]

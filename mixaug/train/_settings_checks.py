@@ -25,8 +25,8 @@ from mixaug._checks import (
     check_number,
 )
 from mixaug.losses import SHAPES as EPS_SHAPES
+from mixaug.models.activation import ACTIVATIONS, GRANULARITIES, NEW_LAYERS, PLACEMENTS
 from mixaug.train import learned_mixing
-from mixaug.train.activation import ACTIVATIONS, GRANULARITIES, NEW_LAYERS, PLACEMENTS
 from mixaug.train.adversary import ADVERSARIAL_METHODS, AUGMENTED_METHODS, HYBRID_ATTACKS, OWN_SETTINGS
 from mixaug.train.schedules import SCHEDULES
 from mixaug.transforms.ipmix import LEVELS, STRUCTURES

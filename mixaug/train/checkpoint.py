@@ -5,97 +5,30 @@ A checkpoint holds what is needed to build its model again: ``mixaug evaluate`` 
 
 from __future__ import annotations
 
-import math
 import os
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import nn
 
-from mixaug._checks import ABOVE_ZERO, MAX_CLASSES, check_int, check_number, kind_of
+from mixaug._checks import check_int, check_number, kind_of
 from mixaug._tensor_files import part, plain, read_tensors, state_of_tensors, write_tensors
 from mixaug.adautomix.checkpoint import KIND as GENERATOR
-from mixaug.train.activation import Activation
+from mixaug.models import MOST_PIXELS, ModelSpec
 
-__all__ = ["ModelSpec", "load_checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "ModelSpec",
+    "load_checkpoint",
+    "read_checkpoint",
+    "write_checkpoint",
+]
+
 
 #: Raised when the content changes so that older versions cannot read it.
 FORMAT = 1
 _MOST_STEPS = 10**12
-MOST_PIXELS = 10**5
 _PARTS = ("format", "spec", "model", "data", "settings", "epoch", "step")
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """The arguments of :func:`mixaug.train.models.build_model`, as plain values, and what is changed in its model.
-
-    Example:
-        >>> ModelSpec("lenet5", 10, 1, 28, (0.5,), (0.25,)).num_classes
-        10
-    """
-
-    name: str
-    num_classes: int
-    in_channels: int
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    activation: Activation | None = None
-
-    def build(self) -> nn.Module:
-        """A new model with fresh weights from torch's default generator."""
-        from mixaug.train.models import build_model
-
-        side = self.image_size
-        model: nn.Module = build_model(self.name, self.num_classes, self.in_channels, side, self.mean, self.std)
-        return model if self.activation is None else self.activation.put_into(model, (2, self.in_channels, side, side))
-
-    def checked(self) -> ModelSpec:
-        """This specification, if its values are possible; :meth:`build` asks the model for the rest.
-
-        Raises:
-            TypeError: a value of another kind.
-            ValueError: a value out of range.
-
-        Example:
-            >>> ModelSpec("lenet5", 10**12, 1, 28, (0.5,), (0.25,)).checked()
-            Traceback (most recent call last):
-            ValueError: num_classes must be from 2 to 10000000, got 1000000000000
-        """
-        if not isinstance(self.name, str):
-            raise TypeError(f"name must be a string, got {kind_of(self.name)}")
-        check_int("num_classes", self.num_classes, 2, MAX_CLASSES)
-        channels = check_int("in_channels", self.in_channels, 1, 10**4)
-        check_int("image_size", self.image_size, 1, MOST_PIXELS)
-        for name, low in (("mean", -math.inf), ("std", ABOVE_ZERO)):
-            values = getattr(self, name)
-            for value in values:
-                check_number(name, value, low)
-            if len(values) != channels:
-                raise ValueError(f"{name} must have a value for each of the {channels} channels, got {len(values)}")
-        if self.activation is not None:
-            self.activation.checked()
-        return self
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON and checkpoints, read by :meth:`from_dict`."""
-        values = {**vars(self), "mean": list(self.mean), "std": list(self.std)}
-        # Left out where nothing is changed, as in checkpoints of before there was anything to change.
-        more = {} if self.activation is None else {"activation": self.activation.to_dict()}
-        return {name: value for name, value in values.items() if name != "activation"} | more
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
-        """Reads :meth:`to_dict`."""
-        plain(values)
-        changed = values.get("activation")
-        return cls(
-            **{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])}
-            | ({} if changed is None else {"activation": Activation(**changed)})
-        )
 
 
 def write_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> None:

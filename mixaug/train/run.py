@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mixaug._random import RankGenerator
+from mixaug.models import ModelSpec
 from mixaug.train.activation import cap_columns
 from mixaug.train.augment import crop_flip, default_padding, sample_crop_flip
 from mixaug.train.batches import accuracy, batches, derived_seed
-from mixaug.train.checkpoint import ModelSpec, write_checkpoint
+from mixaug.train.checkpoint import write_checkpoint
 from mixaug.train.descent import Descent
 from mixaug.train.devices import peak_memory, reset_peak_memory
 from mixaug.train.extra import training_order

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mixaug.mixing_sets._named import folder_text
+from mixaug.models.activation import NEW_LAYERS, Activation
 from mixaug.train._settings_checks import (
     AMP,
     CONSISTENT_METHODS,
@@ -17,7 +18,6 @@ from mixaug.train._settings_checks import (
     check_adversary,
     check_numbers,
 )
-from mixaug.train.activation import NEW_LAYERS, Activation
 from mixaug.train.adversary import ADVERSARIAL_METHODS, OWN_SETTINGS, Adversary, resolve
 from mixaug.train.learned_mixing import check_learned_mixing
 from mixaug.transforms.ipmix import LEVELS
@@ -36,7 +36,7 @@ class TrainSettings:
 
     Args:
         data: name of a data set, see :func:`mixaug.train.data.load_data`. Default ``"embedded"``.
-        model: name of a classifier, see :func:`mixaug.train.models.build_model`. Default ``"resnet-small"``.
+        model: name of a classifier, see :func:`mixaug.models.build_model`. Default ``"resnet-small"``.
         method: one of ``METHOD_NAMES``. Default ``"ipmix"``.
         epochs: passes over the training part, at least 1. Default 10.
         steps: optimiser steps instead of epochs; None: ``epochs`` decides.

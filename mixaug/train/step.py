@@ -13,7 +13,7 @@ from mixaug.train.processes import ALONE, Processes
 from mixaug.train.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from mixaug.train.checkpoint import ModelSpec
+    from mixaug.models import ModelSpec
 
 __all__ = ["Setup", "Step", "StepResult"]
 

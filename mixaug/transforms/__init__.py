@@ -12,7 +12,7 @@ from mixaug.transforms.labels import smooth_labels
 __all__ = [
     "DynamicMixCut",
     "DynamicMixCutCollate",
-    "GeneratedMix",  # noqa: F822  # see __getattr__
+    "GeneratedMix",  # see __getattr__
     "IPMix",
     "LabelSmoothingCollate",
     "generator_states",

@@ -1,21 +1,35 @@
-"""Classifiers by name, with their normalisation as the first layer."""
+"""Models by name, and the plain values that one is built from again."""
 
 from __future__ import annotations
 
 import difflib
+import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from mixaug._checks import MAX_BATCH, MAX_SIDE, check_int
+from mixaug._checks import ABOVE_ZERO, MAX_BATCH, MAX_CLASSES, MAX_SIDE, check_int, check_number, kind_of
 from mixaug._model_state import float32_default
-from mixaug.train.networks import LeNet5, ResidualNet, ResNeXt, WideResNet
+from mixaug._tensor_files import plain
+from mixaug.models.activation import Activation
+from mixaug.models.networks import LeNet5, ResidualNet, ResNeXt, WideResNet
 
-__all__ = ["MODELS", "Normalize", "build_model", "torchvision_models"]
+__all__ = [
+    "MODELS",
+    "ModelSpec",
+    "Normalize",
+    "build_model",
+    "torchvision_models",
+]
+
+#: Side of images at most.
+MOST_PIXELS = 10**5
+
 
 _TIMM = "timm:"
 
@@ -240,3 +254,72 @@ def _check_image_size(model: nn.Module, name: str, shape: tuple[int, int, int, i
         raise ValueError(f"{name} cannot take images of {side}x{side} pixels: {error}") from error
     finally:
         model.train(training)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The arguments of :func:`mixaug.models.build_model`, as plain values, and what is changed in its model.
+
+    Example:
+        >>> ModelSpec("lenet5", 10, 1, 28, (0.5,), (0.25,)).num_classes
+        10
+    """
+
+    name: str
+    num_classes: int
+    in_channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    activation: Activation | None = None
+
+    def build(self) -> nn.Module:
+        """A new model with fresh weights from torch's default generator."""
+
+        side = self.image_size
+        model: nn.Module = build_model(self.name, self.num_classes, self.in_channels, side, self.mean, self.std)
+        return model if self.activation is None else self.activation.put_into(model, (2, self.in_channels, side, side))
+
+    def checked(self) -> ModelSpec:
+        """This specification, if its values are possible; :meth:`build` asks the model for the rest.
+
+        Raises:
+            TypeError: a value of another kind.
+            ValueError: a value out of range.
+
+        Example:
+            >>> ModelSpec("lenet5", 10**12, 1, 28, (0.5,), (0.25,)).checked()
+            Traceback (most recent call last):
+            ValueError: num_classes must be from 2 to 10000000, got 1000000000000
+        """
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a string, got {kind_of(self.name)}")
+        check_int("num_classes", self.num_classes, 2, MAX_CLASSES)
+        channels = check_int("in_channels", self.in_channels, 1, 10**4)
+        check_int("image_size", self.image_size, 1, MOST_PIXELS)
+        for name, low in (("mean", -math.inf), ("std", ABOVE_ZERO)):
+            values = getattr(self, name)
+            for value in values:
+                check_number(name, value, low)
+            if len(values) != channels:
+                raise ValueError(f"{name} must have a value for each of the {channels} channels, got {len(values)}")
+        if self.activation is not None:
+            self.activation.checked()
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON and checkpoints, read by :meth:`from_dict`."""
+        values = {**vars(self), "mean": list(self.mean), "std": list(self.std)}
+        # Left out where nothing is changed, as in checkpoints of before there was anything to change.
+        more = {} if self.activation is None else {"activation": self.activation.to_dict()}
+        return {name: value for name, value in values.items() if name != "activation"} | more
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
+        """Reads :meth:`to_dict`."""
+        plain(values)
+        changed = values.get("activation")
+        return cls(
+            **{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])}
+            | ({} if changed is None else {"activation": Activation(**changed)})
+        )
