@@ -16,7 +16,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from mixaug.models import MODELS, Normalize, build_model
 from mixaug.nn import DReLU, SReLU, add_drelu_head, add_drelu_stem
-from mixaug.nn._trace import look_at
+from mixaug.nn.trace import look_at
 
 PARTS = ("dense", "activation", "output")
 FAMILIES = (

@@ -43,9 +43,9 @@ from mixaug.adautomix.passes import SharedPass, frozen_call
 from mixaug.adautomix.teacher import Teacher, bare_model, momentum_at
 from mixaug.losses import soft_target_cross_entropy
 from mixaug.models import ModelSpec
-from mixaug.nn._trace import check_plain
 from mixaug.nn.feature_maps import default_layer, map_layers, resolve_layer
 from mixaug.nn.mix_generator import MixGenerator
+from mixaug.nn.trace import check_plain
 from mixaug.transforms import labels as _labels
 from mixaug.transforms import sample as _sample
 from mixaug.transforms.images import check_values

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixaug._model_state import check_logits
-from mixaug.nn._output_layers import new_output_layer, output_layers, put_layers
-from mixaug.nn._trace import look_at
+from mixaug.nn.head import new_output_layer, output_layers, put_layers
+from mixaug.nn.trace import look_at
 from mixaug.train.augment import crop_flip, default_padding, sample_crop_flip
 from mixaug.train.batches import accuracy, batches, derived_seed, epoch_order
 from mixaug.train.data import DataParts, load_data

@@ -12,7 +12,7 @@ from torch import nn
 from mixaug._checks import check_flag
 from mixaug.evaluate._place import home_of
 from mixaug.evaluate.intervals import Estimate, wilson
-from mixaug.nn._trace import check_plain
+from mixaug.nn.trace import check_plain
 
 if TYPE_CHECKING:
     from mixaug.train.data import DataParts

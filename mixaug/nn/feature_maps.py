@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixaug.nn._trace import look_at
+from mixaug.nn.trace import look_at
 
 __all__ = ["as_map", "default_layer", "map_layers", "resolve_layer"]
 

@@ -1,4 +1,4 @@
-"""Subclasses whose methods call ReLU through layers of their own: the same source but for those calls."""
+"""What a swap of ReLU found and did."""
 
 from __future__ import annotations
 import __future__
@@ -7,18 +7,108 @@ import ast
 import copyreg
 import functools
 import hashlib
+import itertools
 import linecache
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import CodeType, FunctionType
 from typing import Any, cast
 
+import torch
 from torch import Tensor, fx, nn
 
-from mixaug.nn._relu_calls import RELU_FUNCTIONS, Call, Line
+from mixaug.nn.activations import DReLU, SReLU
+from mixaug.nn.replace.calls import RELU_FUNCTIONS, Call, Line, ReLUSites, take_over
 
-__all__ = ["Edit", "edits_of", "original_class", "place", "rewritten", "why_not"]
+__all__ = [
+    "Edit",
+    "Group",
+    "ReLUReport",
+    "ReLUSite",
+    "Swap",
+    "edits_of",
+    "original_class",
+    "place",
+    "rewritten",
+    "why_not",
+]
+
+
+@dataclass(frozen=True)
+class ReLUSite:
+    """One call site of a ReLU.
+
+    Args:
+        name: where its layer is or would be in the model, such as ``layer1.0.relu.1``; of a site that is left: the
+            module and what it calls.
+        kind: "nn.ReLU", "nn.ReLU6", "F.relu", "F.relu6", "torch.relu", "Tensor.relu" or one of these with ``_``.
+        shape: of its input in the recording pass, without the batch.
+        dim: dimension of the channels in the input with its batch; -1 for the last of more than two.
+        order: its place in the order of execution, from 0; auxiliary heads count. -1: not reached.
+        inplace: whether it writes into its input.
+
+    Example:
+        >>> ReLUSite("relu", "nn.ReLU", (64, 8, 8), 1, 0, True).channels
+        64
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    dim: int
+    order: int
+    inplace: bool
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the input."""
+        if not self.shape:
+            return 1
+        return self.shape[-1] if self.dim < 0 else self.shape[max(self.dim - 1, 0)]
+
+    @property
+    def six(self) -> bool:
+        """Whether it is ReLU6."""
+        return self.kind.rstrip("_").endswith("6")
+
+
+@dataclass(frozen=True)
+class ReLUReport:
+    """What :func:`mixaug.replace_relu` found; ``print`` it for a table.
+
+    Args:
+        swapped: the sites that have another layer now, in order of execution, those of earlier calls too.
+        left: the sites that are still ReLU, each with the reason.
+        count: how many sites this call swapped.
+
+    Example:
+        >>> site = ReLUSite("relu", "nn.ReLU", (64, 8, 8), 1, 0, True)
+        >>> print(ReLUReport((), ((site, "not chosen"),), 0))
+        0 sites swapped in this call, 0 in all, 1 left
+        left     relu  nn.ReLU  64x8x8  not chosen
+    """
+
+    swapped: tuple[ReLUSite, ...]
+    left: tuple[tuple[ReLUSite, str], ...]
+    count: int
+
+    def __str__(self) -> str:
+        rows = [("swapped", s, "in place" if s.inplace else "") for s in self.swapped]
+        rows += [("left", site, reason) for site, reason in self.left]
+        sizes = ["x".join(map(str, site.shape)) for _, site, _ in rows]
+        name, kind, size = (
+            max((len(text) for text in column), default=0)
+            for column in ([s.name for _, s, _ in rows], [s.kind for _, s, _ in rows], sizes)
+        )
+        lines = [
+            f"{what:<7}  {site.name:<{name}}  {site.kind:<{kind}}  {shape:<{size}}  {more}".rstrip()
+            for (what, site, more), shape in zip(rows, sizes, strict=True)
+        ]
+        plural = "site" if self.count == 1 else "sites"
+        head = f"{self.count} {plural} swapped in this call, {len(self.swapped)} in all, {len(self.left)} left"
+        return "\n".join([head, *lines])
+
 
 _FUTURE = functools.reduce(
     int.__or__, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
@@ -29,7 +119,7 @@ _parsed: dict[str, tuple[list[str], dict[tuple[str, int], ast.FunctionDef]]] = {
 
 @dataclass(frozen=True)
 class Edit:
-    """One call in the source of a class that goes to a layer of :class:`~mixaug.nn._relu_sites.ReLUSites`.
+    """One call in the source of a class that goes to a layer of :class:`~mixaug.nn.replace.calls.ReLUSites`.
 
     Args:
         method: that the call is in.
@@ -317,3 +407,111 @@ def _definitions(tree: ast.AST) -> Iterator[tuple[tuple[str, int], ast.FunctionD
         if isinstance(node, ast.FunctionDef):
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             yield (node.name, first), node
+
+
+@dataclass
+class Group:
+    """Sites whose layers are put in together.
+
+    Args:
+        owner: name of the module that holds them.
+        attribute: of the owner: the ReLU, or what holds one layer a site.
+        sites: with the name of the site's layer in that container, None for the ReLU itself.
+        edits: of source, each with the name of the module that it belongs to; what the container needs to be used.
+        fresh: whether the container is to be made.
+        six: of the ReLU that was there, for the container.
+        inplace: of the same.
+    """
+
+    owner: str
+    attribute: str
+    sites: list[tuple[str | None, ReLUSite]] = field(default_factory=list)
+    edits: list[tuple[str, Edit]] = field(default_factory=list)
+    fresh: bool = False
+    six: bool = False
+    inplace: bool = False
+
+
+class Swap:
+    """The changes of one call, which can be taken back.
+
+    Args:
+        model: to change.
+        groups: its sites.
+    """
+
+    def __init__(self, model: nn.Module, groups: list[Group]) -> None:
+        self._groups = groups
+        self._modules = dict(model.named_modules())
+        self._model = model
+        self._before: list[tuple[nn.Module, type[nn.Module], dict[str, Any], Any]] = []
+
+    def apply(self, layers: dict[str, nn.Module]) -> None:
+        """Puts the layers in.
+
+        Args:
+            layers: by the names of their sites.
+        """
+        edits: dict[str, set[Edit]] = {}
+        for group in self._groups:
+            if any(site.name in layers for _, site in group.sites):
+                self._group(group, layers)
+                for owner, edit in group.edits:
+                    edits.setdefault(owner, set()).add(edit)
+        for name, more in edits.items():
+            module = self._modules[name]
+            self._note(module)
+            module.__class__ = rewritten(original_class(module), edits_of(module) | more)
+
+    def undo(self) -> None:
+        """Makes the model what it was."""
+        for module, kind, children, flag in reversed(self._before):
+            module.__class__ = kind
+            module._modules.clear()
+            module._modules.update(children)
+            if flag is not None:
+                module.activation_relu_or_gelu = flag
+
+    def _note(self, module: nn.Module) -> None:
+        flag = getattr(module, "activation_relu_or_gelu", None)
+        self._before.append((module, type(module), dict(module._modules), flag))
+
+    def _group(self, group: Group, layers: dict[str, nn.Module]) -> None:
+        owner = self._modules[group.owner]
+        self._note(owner)
+        before = owner._modules.get(group.attribute)
+        where = _device_and_dtype(owner, self._model)
+        new: dict[str | None, nn.Module] = {}
+        for key, site in group.sites:
+            layer = layers.get(site.name)
+            if layer is None:
+                layer = nn.ReLU6(site.inplace) if site.six else nn.ReLU(site.inplace)
+            elif isinstance(layer, (DReLU, SReLU)):
+                layer.site = site.name
+                layer.to(**where)
+            if group.fresh or site.name in layers:
+                new[key] = layer
+        if None in new:
+            owner._modules[group.attribute] = take_over(new[None], cast(nn.Module, before))
+        elif group.fresh:
+            sites = ReLUSites(group.six, group.inplace)
+            for key, layer in new.items():
+                sites[str(key)] = layer.train(owner.training) if before is None else take_over(layer, before)
+            sites.train(owner.training)
+            owner._modules[group.attribute] = sites
+        else:
+            sites = cast(ReLUSites, before)
+            self._note(sites)
+            for key, layer in new.items():
+                sites._modules[str(key)] = take_over(layer, sites[str(key)])
+        if getattr(owner, "activation_relu_or_gelu", 0):
+            owner.activation_relu_or_gelu = 0  # or TransformerEncoderLayer calls a kernel with a ReLU of its own
+
+
+def _device_and_dtype(owner: nn.Module, model: nn.Module) -> dict[str, Any]:
+    """Where a cap of the owner belongs; it is float32 beside half precision too."""
+    values = itertools.chain(owner.parameters(), owner.buffers(), model.parameters(), model.buffers())
+    first = next((value for value in values if value.is_floating_point()), None)
+    if first is None:
+        return {}
+    return {"device": first.device, "dtype": torch.float64 if first.dtype == torch.float64 else torch.float32}
