@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 
 from mixaug.mixing_sets import MixingSet
-from mixaug.mixing_sets._recipes import SyntheticRecipe
+from mixaug.mixing_sets.recipes import SyntheticRecipe
 
 OPEN = """
 import pickle, sys, time

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from mixaug.mixing_sets import SOURCES, make_pictures
-from mixaug.mixing_sets._sources import source_of
+from mixaug.mixing_sets.sources import source_of
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 sys.path.append(str(Path(__file__).parent))

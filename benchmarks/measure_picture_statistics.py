@@ -3,7 +3,7 @@
     python benchmarks/measure_picture_statistics.py FOLDER [--most N] [--size S]
 
 FOLDER (searched with its subfolders) holds PNG or JPEG pictures; those without colour are left out. Prints the
-constants of ``mixaug/mixing_sets/_spectrum_statistics.py``:
+constants of ``mixaug/mixing_sets/spectrum/__init__.py``:
 
 - colours: of each picture the vector of `colour_vector` (mean and log-Cholesky factor of the covariance, in opponent
   axes); printed are its mean and the Cholesky factor of its covariance over the pictures;

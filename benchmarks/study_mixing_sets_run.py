@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mixaug._files import atomic_path
 from mixaug.evaluate import evaluate_model
-from mixaug.mixing_sets._named import mixing_set_of
+from mixaug.mixing_sets.named import mixing_set_of
 from mixaug.train.checkpoint import load_checkpoint
 from mixaug.train.data import load_data
 from mixaug.train.loop import train

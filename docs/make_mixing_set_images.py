@@ -24,8 +24,8 @@ from torch import Tensor
 
 from mixaug._files import atomic_path
 from mixaug.mixing_sets import SOURCES, make_pictures, richness
-from mixaug.mixing_sets._richness import spectral_slope
-from mixaug.mixing_sets._sources import source_of
+from mixaug.mixing_sets.richness import spectral_slope
+from mixaug.mixing_sets.sources import source_of
 
 PAGE = Path(__file__).parent / "mixing_sets.md"
 IMAGES = PAGE.parent / "images" / "mixing_sets"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mixaug.mixing_sets._contour_params import MAX_FIGURES, ContourParams
+from mixaug.mixing_sets.contours import MAX_FIGURES, ContourParams
 
 BINS = 16
 CLOSED = 0.0005

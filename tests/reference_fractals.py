@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mixaug.mixing_sets._params import FAMILIES, TRAPS, FractalParams
+from mixaug.mixing_sets.fractals.draws import FAMILIES, TRAPS, FractalParams
 
 ESCAPE, TOLERANCE, BACK = 1.0e4, 1.0e-6, 2.0**-15
 DEEP = 0.002

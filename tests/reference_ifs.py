@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mixaug.mixing_sets._ifs_params import IFS, KINDS, IFSParams
+from mixaug.mixing_sets.ifs.render import IFS, KINDS, IFSParams
 
 LANES, WARM_UP, POINTS, STAMPS = 2048, 32, 8, 4096
 GRID, COLOURS = 64, 2048

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mixaug.mixing_sets import _producer
 from mixaug.mixing_sets.streaming import StreamingSet
+from mixaug.mixing_sets.streaming import producer as _producer
 
 COUNT, SIZE, SMALL = 12, 16, 8
 #: Seconds after which a test gives up: on a busy machine another process may take long to import torch.

@@ -13,8 +13,7 @@ import reference_contours
 import torch
 
 from mixaug.mixing_sets import contours, iter_pictures, make_pictures, richness
-from mixaug.mixing_sets._contour_params import MAX_FIGURES, ContourParams
-from mixaug.mixing_sets.contours import KINDS, render_contours, sample_contours
+from mixaug.mixing_sets.contours import KINDS, MAX_FIGURES, ContourParams, render_contours, sample_contours
 
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 COUNT = 60 if JIT else 3

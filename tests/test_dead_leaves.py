@@ -119,7 +119,7 @@ KNOWN = [[95, 116, 198], [58, 68, 41], [87, 101, 123], [64, 134, 110]]
 @compiled
 def test_kernels_are_not_contracted():
     """No fused multiply-add: it rounds once where IEEE asks for twice."""
-    from mixaug.mixing_sets import _dead_leaves_kernels as _kernels
+    from mixaug.mixing_sets.dead_leaves import kernels as _kernels
 
     assert not _kernels.render_rows.targetoptions.get("fastmath")
     assert not _kernels._lay.targetoptions.get("fastmath")

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from mixaug import MixingSet
-from mixaug.mixing_sets import _endless, make_pictures
-from mixaug.mixing_sets._endless import endless
-from mixaug.mixing_sets._recipes import SyntheticRecipe
+from mixaug.mixing_sets import make_pictures
+from mixaug.mixing_sets.recipes import SyntheticRecipe
+from mixaug.mixing_sets.streaming import supervisor as _endless
+from mixaug.mixing_sets.streaming.supervisor import endless
 
 
 @pytest.fixture(autouse=True)

@@ -134,7 +134,7 @@ def test_the_numba_cache_is_used_only_where_nobody_else_can_write(tmp_path, mode
     program = (
         "import os, sys\n"
         "from mixaug._numba import jit\n"
-        "import mixaug.mixing_sets._ifs_kernels as kernels\n"
+        "import mixaug.mixing_sets.ifs.kernels as kernels\n"
         "made = [f for f in vars(kernels).values() if hasattr(f, 'stats')]\n"
         "print({f.stats.cache_path for f in made})\n"
     )

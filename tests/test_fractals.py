@@ -16,7 +16,6 @@ import torch
 from mixaug.mixing_sets import (
     FractalParams,
     Richness,
-    _params,
     fractals,
     iter_pictures,
     make_pictures,
@@ -24,11 +23,10 @@ from mixaug.mixing_sets import (
     richness,
     sample_fractals,
 )
-from mixaug.mixing_sets._palettes import draw_palette
-from mixaug.mixing_sets._params import FAMILIES, IMAGE, TRAPS
-from mixaug.mixing_sets._stream import Stream, mix
-from mixaug.mixing_sets._trap_images import draw_bitmap
+from mixaug.mixing_sets.drawing import Stream, draw_palette, mix
 from mixaug.mixing_sets.fractals import KINDS, SOURCE
+from mixaug.mixing_sets.fractals import draws as _params
+from mixaug.mixing_sets.fractals.draws import FAMILIES, IMAGE, TRAPS, draw_bitmap
 
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 COUNT = 96 if JIT else 10  # pictures whose properties are looked at
@@ -99,7 +97,7 @@ def test_orbit_kernels_are_not_contracted():
     """No fused multiply-add in the compiled code: it rounds once where IEEE asks for twice."""
     if not JIT:
         pytest.skip("nothing is compiled")
-    from mixaug.mixing_sets import _fractal_kernels as _kernels
+    from mixaug.mixing_sets.fractals import kernels as _kernels
 
     render_fractals(sample_fractals(1), 8)
     # In a process of its own: code that came from the disk cache has no listing.
@@ -150,7 +148,7 @@ def test_orbits_that_stop_in_a_cycle_look_as_if_followed_to_the_end(params, monk
 @pytest.mark.skipif(not JIT, reason="orbits of many pixels need compiled code")
 def test_newton_finds_the_roots():
     """z^3 - 1: the three sectors of the plane go to the roots that lie in them, and take few steps."""
-    from mixaug.mixing_sets import _fractal_kernels as _kernels
+    from mixaug.mixing_sets.fractals import kernels as _kernels
 
     ints = np.array([FAMILIES.index("newton"), 3, 1, 0, 0, 0, 0], np.int64)
     floats = np.zeros(_params.N_FLOATS)

@@ -13,9 +13,8 @@ import reference_ifs
 import torch
 
 from mixaug.mixing_sets import Richness, ifs, iter_pictures, make_pictures, richness
-from mixaug.mixing_sets._ifs_params import LANES, MOST_MAPS
-from mixaug.mixing_sets._ifs_render import settle
 from mixaug.mixing_sets.ifs import KINDS, IFSParams, render_ifs, sample_ifs
+from mixaug.mixing_sets.ifs.render import LANES, MOST_MAPS, settle
 
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 COUNT = 48 if JIT else 3

@@ -18,10 +18,12 @@ from PIL import Image
 from mixaug._pictures import read_tensor
 from mixaug.cli import main
 from mixaug.commands.mixing_set import SOURCES
-from mixaug.mixing_sets import MixingSet, _making, _sources, _workers, make_pictures
-from mixaug.mixing_sets._making import Job
-from mixaug.mixing_sets._recipes import SyntheticRecipe
-from mixaug.mixing_sets._workers import Workers, worker_count
+from mixaug.mixing_sets import MixingSet, make_pictures
+from mixaug.mixing_sets import export as _making
+from mixaug.mixing_sets import export as _workers
+from mixaug.mixing_sets import sources as _sources
+from mixaug.mixing_sets.export import Job, Workers, worker_count
+from mixaug.mixing_sets.recipes import SyntheticRecipe
 
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 needs_jit = pytest.mark.skipif(not JIT, reason="64 px previews need compiled code")
@@ -246,7 +248,7 @@ def alive(pid: int) -> bool:
 def test_ctrl_c_ends_all_processes_and_the_next_run_goes_on(tmp_path, monkeypatch):
     """SIGINT to the whole group, as a terminal sends it."""
     monkeypatch.setenv("PYTHONWARNINGS", "error::ResourceWarning")
-    note = "import mixaug.mixing_sets._workers as w; p = w.subprocess.Popen; "
+    note = "import mixaug.mixing_sets.export as w; p = w.subprocess.Popen; "
     note += "from pathlib import Path; P = Path('pids'); P.write_text('')\n"
     note += "w.subprocess.Popen = lambda *a, **k: (x := p(*a, **k), P.write_text(P.read_text() + f'{x.pid} '))[0]\n"
     given = words(30_000, source="contours", workers=2)

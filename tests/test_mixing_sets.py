@@ -20,8 +20,11 @@ import torch
 from PIL import Image
 
 from mixaug import _pictures
-from mixaug.mixing_sets import MixingSet, _cache, _kept, _progress
-from mixaug.mixing_sets._recipes import ResizedRecipe, SyntheticRecipe
+from mixaug.mixing_sets import MixingSet
+from mixaug.mixing_sets import cache as _cache
+from mixaug.mixing_sets import pictures as _kept
+from mixaug.mixing_sets import threads as _progress
+from mixaug.mixing_sets.recipes import ResizedRecipe, SyntheticRecipe
 
 COUNT, SIZE = 3, 16
 
@@ -226,7 +229,7 @@ from pathlib import Path
 import filelock, platformdirs
 torch.set_num_threads(1)
 from mixaug.mixing_sets import MixingSet
-from mixaug.mixing_sets._recipes import SyntheticRecipe
+from mixaug.mixing_sets.recipes import SyntheticRecipe
 folder = Path(sys.argv[1])
 
 def chunks(self):

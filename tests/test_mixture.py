@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixaug.mixing_sets import MixingSet
-from mixaug.mixing_sets._mixture import interleaved, mixture_counts
-from mixaug.mixing_sets._recipes import SyntheticRecipe
+from mixaug.mixing_sets.recipes import SyntheticRecipe, interleaved, mixture_counts
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from mixaug.cli import main
-from mixaug.mixing_sets import SOURCES, MixingSet, _named
-from mixaug.mixing_sets._named import mixing_set_of, named_parts
+from mixaug.mixing_sets import SOURCES, MixingSet
+from mixaug.mixing_sets import named as _named
+from mixaug.mixing_sets.named import mixing_set_of, named_parts
 from mixaug.train.settings import TrainSettings
 from mixaug.transforms import IPMix
 

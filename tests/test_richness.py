@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixaug.mixing_sets._richness import richness, spectral_slope
+from mixaug.mixing_sets.richness import richness, spectral_slope
 
 
 def noise(slope, count, height, width, field, seed=0):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mixaug.mixing_sets import _saving
-from mixaug.mixing_sets._saving import check_folder, pixels_of, png_bytes, save_set, size_of, write_pictures
+from mixaug.mixing_sets import export as _saving
+from mixaug.mixing_sets.export import check_folder, pixels_of, png_bytes, save_set, size_of, write_pictures
 
 
 def random_pictures(count=5, height=12, width=12, seed=0) -> torch.Tensor:

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from mixaug import MixingSet
-from mixaug.mixing_sets import SOURCES, _sources, iter_pictures, make_pictures
-from mixaug.mixing_sets._parallel import on_threads
-from mixaug.mixing_sets._rejection import draw_accepted
+from mixaug.mixing_sets import SOURCES, iter_pictures, make_pictures
+from mixaug.mixing_sets import sources as _sources
+from mixaug.mixing_sets.drawing import draw_accepted
+from mixaug.mixing_sets.threads import on_threads
 
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 compiled = pytest.mark.skipif(not JIT, reason="loops over pixels need compiled code")

@@ -15,8 +15,8 @@ import reference_spectrum
 import torch
 from PIL import Image
 
-from mixaug.mixing_sets import _spectrum_statistics as measured
 from mixaug.mixing_sets import iter_pictures, make_pictures, richness
+from mixaug.mixing_sets import spectrum as measured
 from mixaug.mixing_sets.spectrum import KINDS, SOURCE, SpectrumParams, render_spectrum, sample_spectrum
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))

@@ -16,9 +16,11 @@ import torch
 from streaming_parts import COUNT, SIZE, SMALL, Numbered, is_gone, numbered, numbers, settled, shown, until
 
 from mixaug import IPMix, MixingSet
-from mixaug.mixing_sets import _cache, _producer, make_pictures
-from mixaug.mixing_sets._recipes import resize
+from mixaug.mixing_sets import cache as _cache
+from mixaug.mixing_sets import make_pictures
+from mixaug.mixing_sets.recipes import resize
 from mixaug.mixing_sets.streaming import MAX_SIDES, StreamingSet
+from mixaug.mixing_sets.streaming import producer as _producer
 
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 

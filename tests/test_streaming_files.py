@@ -12,10 +12,11 @@ import pytest
 import torch
 from streaming_parts import COUNT, SIZE, SMALL, Numbered, numbers, shown
 
-from mixaug.mixing_sets import _device_copy, _producer, _ring_folder
-from mixaug.mixing_sets._device_copy import DeviceCopy
-from mixaug.mixing_sets._recipes import resize
-from mixaug.mixing_sets._ring import CONTROL, Control, Ring, RingWriter, create_ring, ring_path
+from mixaug.mixing_sets.recipes import resize
+from mixaug.mixing_sets.streaming import producer as _producer
+from mixaug.mixing_sets.streaming import ring as _device_copy
+from mixaug.mixing_sets.streaming import ring as _ring_folder
+from mixaug.mixing_sets.streaming.ring import CONTROL, Control, DeviceCopy, Ring, RingWriter, create_ring, ring_path
 
 # --- the files ------------------------------------------------------------------------------------------------------
 

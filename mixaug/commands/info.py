@@ -37,7 +37,7 @@ def describe() -> list[tuple[str, str]]:
     import torch
 
     import mixaug_ext
-    from mixaug.mixing_sets._cache import cache_folder
+    from mixaug.mixing_sets.cache import cache_folder
 
     lines = [("python", f"{platform.python_version()} on {platform.platform()}")]
     lines += [(name, _version(name)) for name in PACKAGES]

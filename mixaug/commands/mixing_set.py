@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mixaug.commands._arguments import names
 
 if TYPE_CHECKING:
-    from mixaug.mixing_sets._making import Job
+    from mixaug.mixing_sets.export import Job
 
 #: `mixaug.mixing_sets.SOURCES`, here without importing torch: the help takes a tenth of a second.
 SOURCES = ("fractals", "ifs", "contours", "dead-leaves", "spectrum")
@@ -68,10 +68,9 @@ def checked(options: argparse.Namespace) -> Job:
         ValueError: an option is out of range, unknown, or no folder that can be written into.
     """
     from mixaug._checks import MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_int
-    from mixaug.mixing_sets._making import Job
-    from mixaug.mixing_sets._recipes import SyntheticRecipe
-    from mixaug.mixing_sets._saving import check_folder
-    from mixaug.mixing_sets._sources import MIN_SIZE, check_kinds, source_of
+    from mixaug.mixing_sets.export import Job, check_folder
+    from mixaug.mixing_sets.recipes import SyntheticRecipe
+    from mixaug.mixing_sets.sources import MIN_SIZE, check_kinds, source_of
 
     source = source_of(options.source)
     for name, least, most in (("count", 1, MAX_PICTURES), ("size", MIN_SIZE, MAX_SIDE), ("seed", 0, MAX_SEED)):
@@ -98,8 +97,8 @@ def make(job: Job, missing: list[tuple[int, int]], left: int, workers: int | Non
     Raises:
         OSError: the disk is full, or a worker died.
     """
-    from mixaug.mixing_sets._progress import with_progress
-    from mixaug.mixing_sets._workers import Workers, worker_count
+    from mixaug.mixing_sets.export import Workers, worker_count
+    from mixaug.mixing_sets.threads import with_progress
 
     if not missing:
         return

@@ -98,7 +98,7 @@ def _of_ipmix(
     images: torch.Tensor, options: argparse.Namespace, columns: int, generator: torch.Generator
 ) -> list[Variant]:
     from mixaug import IPMix
-    from mixaug.mixing_sets._named import mixing_set_of
+    from mixaug.mixing_sets.named import mixing_set_of
 
     pictures = None if options.mixing_set is None else mixing_set_of(options.mixing_set)
     ipmix = IPMix(severity=options.severity, structure=options.structure or "chain", mixing_set=pictures)

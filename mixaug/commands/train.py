@@ -12,7 +12,7 @@ from mixaug._terminal import printable, quiet, tell
 from mixaug.cli import INTERRUPTED
 from mixaug.commands._arguments import fraction, names, number_or_range
 from mixaug.losses import SHAPES
-from mixaug.mixing_sets._named import named_parts
+from mixaug.mixing_sets.named import named_parts
 from mixaug.models.activation import ACTIVATIONS, GRANULARITIES
 from mixaug.train._settings_checks import OPTIMIZERS
 from mixaug.train.adversary import HYBRID_ATTACKS

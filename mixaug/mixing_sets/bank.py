@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from mixaug._checks import MAX_PICTURES, MAX_SIDE, check_flag, check_int, check_seed
-from mixaug.mixing_sets._kept import KeptPictures
-from mixaug.mixing_sets._mixture import check_weights, mixture_counts
-from mixaug.mixing_sets._recipes import MixtureRecipe, SyntheticRecipe, mixed_chunks, scan_folder
-from mixaug.mixing_sets._sources import MIN_SIZE, check_kinds, source_of
+from mixaug.mixing_sets.pictures import KeptPictures
+from mixaug.mixing_sets.recipes import (
+    MixtureRecipe,
+    SyntheticRecipe,
+    check_weights,
+    mixed_chunks,
+    mixture_counts,
+    scan_folder,
+)
+from mixaug.mixing_sets.sources import MIN_SIZE, check_kinds, source_of
 
 if TYPE_CHECKING:
     from mixaug.mixing_sets.streaming import StreamingSet
@@ -348,8 +354,8 @@ class MixingSet(KeptPictures):
             ...     len(pictures), pictures.resized(8).shape
             (2, torch.Size([2, 3, 8, 8]))
         """
-        from mixaug.mixing_sets._endless import endless
         from mixaug.mixing_sets.streaming import StreamingSet
+        from mixaug.mixing_sets.streaming.supervisor import endless
 
         return StreamingSet.from_recipe(
             endless(self._recipe), threads=threads, nice=nice, folder=folder, progress=self._progress

@@ -108,7 +108,7 @@ def ipmix(setup: Setup) -> Step:
     settings = setup.settings
     pictures = None
     if settings.mixing_set is not None:
-        from mixaug.mixing_sets._named import mixing_set_of
+        from mixaug.mixing_sets.named import mixing_set_of
 
         pictures = mixing_set_of(settings.mixing_set)
     transform = IPMix(

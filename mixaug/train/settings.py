@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mixaug.mixing_sets._named import folder_text
+from mixaug.mixing_sets.named import folder_text
 from mixaug.models.activation import NEW_LAYERS, Activation
 from mixaug.train._settings_checks import (
     AMP,

@@ -32,7 +32,7 @@ from mixaug.transforms import sample as _sample
 from mixaug.transforms.images import DTYPES, ImageBatch, check_values, is_image, to_batch
 
 if TYPE_CHECKING:
-    from mixaug.mixing_sets._serving import PictureBank
+    from mixaug.mixing_sets.pictures import PictureBank
 
 
 Structure = Literal["chain", "linear", "mixed_input"]

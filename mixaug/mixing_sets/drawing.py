@@ -1,19 +1,129 @@
-"""Random cyclic colour tables, drawn and blended in OKLab.
-
-Steps of one length look equally large in OKLab (B. Ottosson, A perceptual color space for image processing, 2020), so
-a gradient between two stops has no dark or muddy middle, and lightness is what the eye calls so.
-
-Convention: IEEE plus, minus, times, divide and square root only, so that a table has the same bits on every machine;
-the powers of the sRGB curve are built of square and cube roots.
-"""
+"""What the sources draw with: numbers from torch, one stream a picture, refused draws, colour tables in OKLab."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
+import torch
 
-from mixaug.mixing_sets._stream import Stream
+_MASK = (1 << 64) - 1
+_LENGTH = 384
+
+
+def mix(*words: int) -> int:
+    """A 64-bit hash of whole numbers (the finaliser of SplitMix64 over a running sum)."""
+    state = 0
+    for word in words:
+        state = (state ^ (word & _MASK)) * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15 & _MASK
+        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB & _MASK
+        state ^= state >> 31
+    return state
+
+
+class Stream:
+    """A sequence of draws that depends on its key only.
+
+    Convention: no logarithm, power or sine is taken, as those differ between C libraries in the last bit; the shapes
+    below are made of IEEE operations, so the same key gives the same numbers on every machine.
+    """
+
+    def __init__(self, *key: int) -> None:
+        # torch's CPU generator keeps 32 bits of a seed. Adding two of them modulo 1 keeps 64, so that sets of many
+        # thousand pictures hold no picture twice.
+        word = mix(*key)
+        parts = [
+            torch.rand(_LENGTH, dtype=torch.float64, generator=torch.Generator().manual_seed(half))
+            for half in (word & 0xFFFFFFFF, word >> 32)
+        ]
+        total = parts[0] + parts[1]
+        self._values: list[float] = torch.where(total >= 1, total - 1, total).tolist()
+        self._next = 0
+
+    def _draw(self) -> float:
+        value = self._values[self._next]
+        self._next += 1
+        return value
+
+    def uniform(self, low: float, high: float) -> float:
+        return low + (high - low) * self._draw()
+
+    def integer(self, count: int) -> int:
+        return min(int(self._draw() * count), count - 1)
+
+    def chance(self, p: float) -> bool:
+        return self._draw() < p
+
+    def pick(self, shares: Sequence[float]) -> int:
+        """An index with the given probabilities, which sum to 1."""
+        value = self._draw()
+        for index, share in enumerate(shares):
+            value -= share
+            if value < 0:
+                return index
+        return len(shares) - 1
+
+    def octaves(self, top: float, count: int) -> float:
+        """Between ``top`` and ``top / 2**count``, each factor of two equally likely (nearly log-uniform)."""
+        halvings = self.integer(count)
+        return top * 0.5**halvings * (1.0 - 0.5 * self._draw())
+
+    def unit(self) -> tuple[float, float]:
+        """A direction, uniform on the circle (a point of the disc, scaled)."""
+        while True:
+            a, b = self.uniform(-1.0, 1.0), self.uniform(-1.0, 1.0)
+            norm = a * a + b * b
+            if 0.01 < norm <= 1.0:
+                root = math.sqrt(norm)
+                return a / root, b / root
+            if self._next > _LENGTH - 64:  # never in practice: about one pair in five is thrown away
+                return 1.0, 0.0
+
+    def disc(self, count: int, radius: float) -> np.ndarray:
+        """(count, 2) points of the square of half side ``radius``."""
+        return np.array([[self.uniform(-radius, radius), self.uniform(-radius, radius)] for _ in range(count)])
+
+
+D = TypeVar("D")
+
+
+def draw_accepted(
+    count: int,
+    draw: Callable[[int, int], D],
+    accepted: Callable[[list[D]], list[bool]],
+    most: int = 64,
+) -> tuple[list[D], list[int]]:
+    """Draws ``count`` pictures, each again until it is accepted.
+
+    Convention: ``draw(row, attempt)`` depends on its arguments only, so picture ``row`` does too.
+
+    Args:
+        count: how many.
+        draw: makes one unchecked draw.
+        accepted: judges a list of draws, all rows that are still open at once.
+        most: attempts a picture; the last one is kept then.
+
+    Returns:
+        The draws and, for each, how many were refused before it.
+    """
+    draws: list[D] = []
+    attempts = [0] * count
+    pending = list(range(count))
+    for attempt in range(most):
+        fresh = [draw(row, attempt) for row in pending]
+        if attempt == 0:
+            draws = list(fresh)
+        for row, value in zip(pending, fresh, strict=True):
+            draws[row], attempts[row] = value, attempt
+        verdicts = accepted(fresh)
+        pending = [row for row, good in zip(pending, verdicts, strict=True) if not good]
+        if not pending:
+            break
+    return draws, attempts
+
 
 TABLE_SIZE = 256
 # Hue offsets, in turns, from a random first hue: harmonies of the colour wheel.

@@ -1,4 +1,4 @@
-"""Starts the producer of a stream, starts it once more if it dies, and ends it."""
+"""Pictures without an end: what a stream needs to know of its source."""
 
 from __future__ import annotations
 
@@ -8,11 +8,84 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
-from mixaug.mixing_sets._endless import EndlessRecipe
-from mixaug.mixing_sets._producer import RECIPE
-from mixaug.mixing_sets._ring import CONTROL, Control
-from mixaug.mixing_sets._ring_folder import RingFolder
+import torch
+
+from mixaug.mixing_sets.recipes import MixtureRecipe, PicturesRecipe, SyntheticRecipe, interleaved, resize
+from mixaug.mixing_sets.sources import iter_pictures
+from mixaug.mixing_sets.streaming.ring import CONTROL, RECIPE, Control, RingFolder
+
+
+class EndlessRecipe(Protocol):
+    """How to make a set of pictures and all that follow; small, and importable where it is unpickled."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]: ...
+
+    @property
+    def stem(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...
+
+    def chunks(self) -> Iterator[torch.Tensor]:
+        """The first pictures, as uint8 (n, 3, S, S) pieces."""
+
+    def pictures_from(self, start: int, chunk: int, threads: int | None) -> Iterator[torch.Tensor]:
+        """Pictures ``start``, ``start + 1``, ... without an end, in pieces of at most ``chunk``."""
+
+
+@dataclass(frozen=True)
+class EndlessSynthetic(SyntheticRecipe):
+    """A synthetic source; its first pictures are those of the finite set, in the same cache file."""
+
+    def pictures_from(self, start: int, chunk: int, threads: int | None) -> Iterator[torch.Tensor]:
+        return iter_pictures(
+            self.source, None, self.size, self.seed, start=start, kinds=self.kinds, chunk=chunk, threads=threads
+        )
+
+
+@dataclass(frozen=True)
+class EndlessMixture(MixtureRecipe):
+    """A mixture of endless recipes: after the first pictures of each come the next ones, in the same pattern."""
+
+    def pictures_from(self, start: int, chunk: int, threads: int | None) -> Iterator[torch.Tensor]:
+        order = interleaved(self.counts)
+        block, place = divmod(start, len(order))
+        taken = [block * count + sum(k == part for k, _ in order[:place]) for part, count in enumerate(self.counts)]
+        streams = [
+            self._singles(endless(part), first, chunk, threads) for part, first in zip(self.parts, taken, strict=True)
+        ]
+        while True:
+            pieces = []
+            for _ in range(chunk):
+                pieces.append(next(streams[order[place][0]]))
+                place = (place + 1) % len(order)
+            yield torch.stack(pieces)
+
+    def _singles(self, part: EndlessRecipe, start: int, chunk: int, threads: int | None) -> Iterator[torch.Tensor]:
+        for pictures in part.pictures_from(start, chunk, threads):
+            yield from resize(pictures, self.size)
+
+
+def endless(recipe: PicturesRecipe | None) -> EndlessRecipe:
+    """The recipe whose first pictures are those of ``recipe``, and which then goes on.
+
+    Raises:
+        TypeError: pictures of a folder or a tensor, which have no next one, take part.
+    """
+    if isinstance(recipe, SyntheticRecipe):
+        return EndlessSynthetic(recipe.source, recipe.count, recipe.size, recipe.seed, recipe.kinds)
+    if isinstance(recipe, MixtureRecipe):
+        for part in recipe.parts:
+            endless(part)
+        return EndlessMixture(recipe.parts, recipe.counts, recipe.size)
+    what = "pictures in memory" if recipe is None else recipe.title
+    raise TypeError(f"a stream needs synthetic sources (fractals, ifs, ...) or a mixture of them, got {what}")
+
 
 _LOG = "producer.log"
 
@@ -68,7 +141,7 @@ class Supervisor:
 
     def _start(self) -> subprocess.Popen[bytes]:
         # -P and PYTHONPATH: exactly this process' sys.path, so that what is importable here is importable there.
-        command = [sys.executable, "-P", "-m", "mixaug.mixing_sets._producer"]
+        command = [sys.executable, "-P", "-m", "mixaug.mixing_sets.streaming.producer"]
         arguments = [str(self._folder.path), str(self._owner), str(self._threads), str(self._nice)]
         environment = {
             **os.environ,

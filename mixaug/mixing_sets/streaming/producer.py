@@ -1,4 +1,4 @@
-"""The process that makes the fresh pictures of a stream: ``python -m mixaug.mixing_sets._producer``.
+"""The process that makes the fresh pictures of a stream: ``python -m mixaug.mixing_sets.streaming.producer``.
 
 A process of its own, and not of `multiprocessing`: it takes no time from the trainer's interpreter, and the user's
 script needs no ``if __name__ == "__main__"``.
@@ -14,12 +14,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mixaug.mixing_sets._endless import EndlessRecipe
-from mixaug.mixing_sets._recipes import resize
-from mixaug.mixing_sets._ring import CONTROL, Control, RingWriter, ring_path, ring_sides
-from mixaug.mixing_sets._ring_folder import remove
+from mixaug.mixing_sets.recipes import resize
+from mixaug.mixing_sets.streaming.ring import CONTROL, RECIPE, Control, RingWriter, remove, ring_path, ring_sides
+from mixaug.mixing_sets.streaming.supervisor import EndlessRecipe
 
-RECIPE = "recipe.pickle"
 _CHUNK = 8  # pictures made at a time: fractals come a third faster than one by one, and 1.5 MB at 256 px is little
 _POLL = 0.05  # seconds between two looks while there is nothing to do
 

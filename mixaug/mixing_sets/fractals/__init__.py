@@ -22,12 +22,11 @@ import numpy as np
 import torch
 
 from mixaug._checks import MAX_COUNT, MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_int, check_seed
-from mixaug.mixing_sets._fractal_draws import KIND_SHARES, draw
-from mixaug.mixing_sets._parallel import on_threads
-from mixaug.mixing_sets._params import IMAGE, FractalParams, Packed, numbers, unpack
-from mixaug.mixing_sets._rejection import draw_accepted
-from mixaug.mixing_sets._richness import PREVIEW_SIZE, richness
-from mixaug.mixing_sets._sources import Source, check_kinds
+from mixaug.mixing_sets.drawing import draw_accepted
+from mixaug.mixing_sets.fractals.draws import IMAGE, KIND_SHARES, FractalParams, Packed, draw, numbers, unpack
+from mixaug.mixing_sets.richness import PREVIEW_SIZE, richness
+from mixaug.mixing_sets.sources import Source, check_kinds
+from mixaug.mixing_sets.threads import on_threads
 
 ITERATIONS = 200
 SAMPLES = 2
@@ -81,7 +80,7 @@ def sample_fractals(
         threads = check_int("threads", threads, 1, MAX_THREADS)
     chosen = check_kinds(kinds, KINDS)
 
-    from mixaug.mixing_sets import _fractal_kernels as _kernels
+    from mixaug.mixing_sets.fractals import kernels as _kernels
 
     drawn: list[Packed | None] = [None] * count
     attempts = [0] * count
@@ -119,7 +118,7 @@ def _bands(one: Packed, out: np.ndarray, iterations: int, samples: int) -> list[
 
 
 def _render_band(task: tuple[Any, ...]) -> None:
-    from mixaug.mixing_sets import _fractal_kernels as _kernels
+    from mixaug.mixing_sets.fractals import kernels as _kernels
 
     # Lanes at rest are computed on and not used: where they overflow, NumPy would warn if numba is switched off.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -164,7 +163,7 @@ def render_fractals(
         >>> render_fractals(sample_fractals(1), size=32).shape
         torch.Size([1, 3, 32, 32])
     """
-    from mixaug.mixing_sets import _fractal_kernels as _kernels
+    from mixaug.mixing_sets.fractals import kernels as _kernels
 
     if not isinstance(params, FractalParams):
         raise TypeError(f"params must be a FractalParams, got {type(params).__name__}")

@@ -17,12 +17,10 @@ import numpy as np
 import torch
 
 from mixaug._checks import MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_int, check_seed
-from mixaug.mixing_sets._palettes import TABLE_SIZE, direction, draw_palette, oklab_to_rgb
-from mixaug.mixing_sets._parallel import on_threads
-from mixaug.mixing_sets._rejection import draw_accepted
-from mixaug.mixing_sets._richness import PREVIEW_SIZE, richness
-from mixaug.mixing_sets._sources import Source, check_kinds
-from mixaug.mixing_sets._stream import Stream, mix
+from mixaug.mixing_sets.drawing import TABLE_SIZE, Stream, direction, draw_accepted, draw_palette, mix, oklab_to_rgb
+from mixaug.mixing_sets.richness import PREVIEW_SIZE, richness
+from mixaug.mixing_sets.sources import Source, check_kinds
+from mixaug.mixing_sets.threads import on_threads
 
 KINDS = ("squares", "oriented", "shapes", "textured")
 SHAPES = ("square", "rectangle", "circle", "ellipse", "triangle", "polygon")
@@ -256,7 +254,7 @@ def sample_dead_leaves(
 
 def _render(params: DeadLeavesParams, out: np.ndarray, threads: int | None) -> None:
     """Fills ``out`` (N, 3, S, S)."""
-    from mixaug.mixing_sets import _dead_leaves_kernels as _kernels
+    from mixaug.mixing_sets.dead_leaves import kernels as _kernels
 
     keys, floats, palettes = params.packed()
     size = out.shape[-1]

@@ -14,16 +14,21 @@ import torch
 from filelock import FileLock
 
 from mixaug._checks import MAX_PICTURES, MAX_SIDE, MAX_THREADS, check_int, check_seed
-from mixaug.mixing_sets._cache import warn_once
-from mixaug.mixing_sets._device_copy import DeviceCopy
-from mixaug.mixing_sets._endless import EndlessRecipe, EndlessSynthetic
-from mixaug.mixing_sets._recipes import PicturesRecipe
-from mixaug.mixing_sets._ring import CONTROL, Control, Ring, create_ring, ring_path, ring_sides
-from mixaug.mixing_sets._ring_folder import RingFolder
-from mixaug.mixing_sets._serving import PictureBank
-from mixaug.mixing_sets._sources import MIN_SIZE, check_kinds, source_of
-from mixaug.mixing_sets._supervisor import Supervisor
-from mixaug.mixing_sets.bank import MixingSet
+from mixaug.mixing_sets.cache import warn_once
+from mixaug.mixing_sets.pictures import KeptPictures, PictureBank
+from mixaug.mixing_sets.recipes import PicturesRecipe
+from mixaug.mixing_sets.sources import MIN_SIZE, check_kinds, source_of
+from mixaug.mixing_sets.streaming.ring import (
+    CONTROL,
+    Control,
+    DeviceCopy,
+    Ring,
+    RingFolder,
+    create_ring,
+    ring_path,
+    ring_sides,
+)
+from mixaug.mixing_sets.streaming.supervisor import EndlessRecipe, EndlessSynthetic, Supervisor
 
 MAX_SIDES = 8
 NICE = 10
@@ -124,7 +129,7 @@ class StreamingSet(PictureBank):
         self._recipe = recipe
         self._progress = progress
         # It keeps the first pictures, and serves where there is no ring.
-        self._first = MixingSet(cast(PicturesRecipe, recipe), progress=progress)
+        self._first = KeptPictures(cast(PicturesRecipe, recipe), progress=progress)
         self._supervisor: Supervisor | None = None
         self._folder: Path | None = None
         self._control: Control | None = None

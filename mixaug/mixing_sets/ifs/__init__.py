@@ -12,14 +12,11 @@ import numpy as np
 import torch
 
 from mixaug._checks import MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_int, check_seed
-from mixaug.mixing_sets._ifs_params import IFS, KINDS, LANES, MOST_MAPS, IFSParams, stack
-from mixaug.mixing_sets._ifs_render import paint, settle
-from mixaug.mixing_sets._palettes import draw_palettes
-from mixaug.mixing_sets._parallel import on_threads
-from mixaug.mixing_sets._rejection import draw_accepted
-from mixaug.mixing_sets._richness import PREVIEW_SIZE, richness
-from mixaug.mixing_sets._sources import Source, check_kinds
-from mixaug.mixing_sets._stream import Stream, mix
+from mixaug.mixing_sets.drawing import Stream, draw_accepted, draw_palettes, mix
+from mixaug.mixing_sets.ifs.render import IFS, KINDS, LANES, MOST_MAPS, IFSParams, paint, settle, stack
+from mixaug.mixing_sets.richness import PREVIEW_SIZE, richness
+from mixaug.mixing_sets.sources import Source, check_kinds
+from mixaug.mixing_sets.threads import on_threads
 
 _TAG = 0x1F5
 _SHARES = {"points": 0.6, "patches": 0.4}  # by eye: points look richer
@@ -190,7 +187,7 @@ def sample_ifs(
 
 def _render(draws: list[IFS], out: np.ndarray, threads: int | None) -> None:
     """Fills ``out`` (N, 3, S, S)."""
-    from mixaug.mixing_sets import _ifs_painting as _painting
+    from mixaug.mixing_sets.ifs import kernels as _painting
 
     def picture(i: int) -> None:
         paint(draws[i], out[i])

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mixaug._checks import did_you_mean
-from mixaug.mixing_sets._sources import SOURCES
 from mixaug.mixing_sets.bank import MixingSet
+from mixaug.mixing_sets.sources import SOURCES
 
 _MAKERS: dict[str, Callable[[], MixingSet]] = {
     "fractals": MixingSet.fractals,

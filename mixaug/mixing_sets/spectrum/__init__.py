@@ -1,27 +1,89 @@
-"""Statistical pictures: noise with the spectrum, the colours and the sub-band statistics of photographs.
-
-After the statistical image models of M. Baradad et al., Learning to See by Looking at Noise, NeurIPS 2021.
-
-Two layers: `sample_spectrum` draws the parameters of pictures (the only place with randomness), `render_spectrum`
-turns parameters into pixels without randomness.
-"""
+"""The record of what determines a statistical picture."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 
 from mixaug._checks import MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_int, check_seed
-from mixaug.mixing_sets import _spectrum_statistics as _measured
-from mixaug.mixing_sets._parallel import on_threads
-from mixaug.mixing_sets._rejection import draw_accepted
-from mixaug.mixing_sets._sources import MIN_SIZE, Source, check_kinds
-from mixaug.mixing_sets._spectrum_params import KINDS, STEPS, SpectrumParams
-from mixaug.mixing_sets._stream import Stream, mix
+from mixaug.mixing_sets import spectrum as _measured
+from mixaug.mixing_sets.drawing import Stream, draw_accepted, mix
+from mixaug.mixing_sets.sources import MIN_SIZE, Source, check_kinds
+from mixaug.mixing_sets.threads import on_threads
+
+KINDS = ("spectrum", "spectrum-colours", "wavelet", "wavelet-colours")
+STEPS = 6
+
+
+@dataclass(frozen=True)
+class SpectrumParams:
+    """Everything that determines N statistical pictures: a record that can be saved, replayed and shown.
+
+    Args:
+        kind: (N,) int64, index into ``KINDS``: random phases or wavelets; with ``colours``, in areas of few colours.
+        key: (N,) int64, what phases or wavelets are expanded from by a hash.
+        slopes: (N, 2) float64, the exponents a and b of ``1 / (|fx|^a + |fy|^b)`` (spectrum), or twice the
+            exponent a of 1 / f^a (wavelet).
+        axis: (N, 2) float64 unit, the direction of fx in the picture, or the one that wavelets favour.
+        tail: (N,) float64, spread of the logarithm of the wavelets' sizes: 0 gives Gaussian sub-bands.
+        strain: (N,) float64, 0 to 1: how much the wavelets favour the axis.
+        mean: (N, 3) float64, RGB in [0, 255].
+        mixing: (N, 3, 3) float64, grey levels that a standard deviation of each field adds to R, G and B.
+        ramp: (N, 3) float64, steps: (N, 3, 6, 3) float64: the curve through which each field is seen, in the kinds
+            with ``colours``: slope, and middle, width and height of its soft steps.
+        attempt: (N,) int64, how many draws were refused before this one.
+    """
+
+    kind: torch.Tensor
+    key: torch.Tensor
+    slopes: torch.Tensor
+    axis: torch.Tensor
+    tail: torch.Tensor
+    strain: torch.Tensor
+    mean: torch.Tensor
+    mixing: torch.Tensor
+    ramp: torch.Tensor
+    steps: torch.Tensor
+    attempt: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def __getitem__(self, rows: slice | torch.Tensor | list[int]) -> SpectrumParams:
+        """The record of some pictures (a slice, a mask or a list of rows)."""
+        return SpectrumParams(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+
+#: Rows: luminance, red against blue, green against both; orthonormal.
+OPPONENT = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]]) / np.sqrt([[3.0], [2.0], [6.0]])
+
+# Of a picture's 9 numbers: means of the opponent channels (grey levels); logarithms of the diagonal of the Cholesky
+# factor L of their covariance; L10 / L00, L20 / L00, L21 / L11. Mean and Cholesky factor over the pictures.
+COLOUR_MEAN = np.array([208.5147, 8.1659, 2.7836, 4.4008, 2.4655, 1.5028, 0.0026, 0.0059, 0.0274])
+_FACTOR = (
+    (54.7872,),
+    (-4.5691, 21.3922),
+    (-0.9525, 1.4952, 9.3924),
+    (0.0651, -0.0165, -0.0676, 0.3252),
+    (-0.0415, -0.0117, -0.0647, 0.0472, 0.6243),
+    (-0.1288, 0.1328, 0.1415, 0.0325, 0.2998, 0.4612),
+    (-0.0318, 0.0252, 0.0112, -0.0034, -0.0087, -0.0026, 0.1021),
+    (-0.0015, 0.0072, 0.0013, 0.0014, 0.0042, 0.0010, 0.0045, 0.0465),
+    (0.0006, 0.0081, 0.1167, 0.0060, -0.0330, -0.0392, -0.0047, 0.0085, 0.3488),
+)
+COLOUR_FACTOR = np.array([[*row, *[0.0] * (9 - len(row))] for row in _FACTOR])
+
+#: The exponent a of the amplitude spectrum 1/f^a of the luminance: mean and standard deviation over the squares.
+SLOPE_MEAN, SLOPE_SPREAD = 1.3758, 0.2813
+
+#: Generalised-Gaussian exponents of the luminance's oriented sub-bands around 8, 16 and 32 cycles (medians).
+BAND_EXPONENTS = (1.0740, 0.7801, 0.6620)
+
 
 _TAG = 0x5BEC7
 _SHARES = dict(zip(KINDS, (0.25, 0.25, 0.25, 0.25), strict=True))
@@ -177,7 +239,7 @@ def _pixel(size: int) -> np.ndarray:
 
 def _phases(key: np.uint64, slopes: np.ndarray, axis: np.ndarray, pixel: np.ndarray, out: np.ndarray) -> None:
     """Transforms of fields of random phases."""
-    from mixaug.mixing_sets import _spectrum_kernels as _kernels
+    from mixaug.mixing_sets.spectrum import kernels as _kernels
 
     reach = max(out.shape[1] // 2, 2**REFERENCE)
     cycles = np.arange(int(_kernels.TABLE_STEP * 1.5 * reach)) / _kernels.TABLE_STEP
@@ -195,7 +257,7 @@ def _wavelets(
     together, as along the outlines of things (M. Wainwright and E. Simoncelli, Scale mixtures of Gaussians and the
     statistics of natural images, 2000), and the tails grow from octave to octave, as they do in photographs.
     """
-    from mixaug.mixing_sets import _spectrum_kernels as _kernels
+    from mixaug.mixing_sets.spectrum import kernels as _kernels
 
     out[:] = 0
     total = sum(2.0 ** (octave * (2.0 - 2.0 * slope)) for octave in range(REFERENCE + 1))
@@ -217,7 +279,7 @@ def _wavelets(
 
 def _curves(ramp: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """(3, 512) float32: integrals of the curves, each with mean 0 and variance 1 of a normal field."""
-    from mixaug.mixing_sets import _spectrum_kernels as _kernels
+    from mixaug.mixing_sets.spectrum import kernels as _kernels
 
     x = np.linspace(-_kernels.RANGE, _kernels.RANGE, TABLE_SIZE)
     place = np.clip((x - steps[..., :1]) / steps[..., 1:2] + 0.5, 0.0, 1.0)
@@ -283,7 +345,7 @@ def render_spectrum(params: SpectrumParams, size: int = 256, *, threads: int | N
     size = check_int("size", size, MIN_SIZE, MAX_SIDE)
     if threads is not None:
         threads = check_int("threads", threads, 1, MAX_THREADS)
-    from mixaug.mixing_sets import _spectrum_kernels as _kernels
+    from mixaug.mixing_sets.spectrum import kernels as _kernels
 
     out = np.empty((len(params), 3, size, size), np.uint8)
     pixel = _pixel(size)
