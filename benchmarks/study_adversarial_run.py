@@ -19,8 +19,8 @@ from mixaug.evaluate import Report, evaluate_model
 from mixaug.evaluate.intervals import Estimate, bootstrap_means, share
 from mixaug.train.checkpoint import load_checkpoint
 from mixaug.train.data import load_data
-from mixaug.train.devices import peak_memory
 from mixaug.train.loop import train
+from mixaug.train.processes import peak_memory
 from mixaug.train.record import RunResult
 from mixaug.train.settings import TrainSettings
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from study_adversarial_plan import Job, Plan, Sizes
 
-from mixaug.train.adversary import ADVERSARIAL_METHODS
+from mixaug.train.settings import ADVERSARIAL_METHODS
 
 PLAIN = "no head"  # of other placements "no stem" would say the same: the model as it is
 LAMBDAS = (0.03, 0.1, 0.3, 1.0, 3.0)

@@ -29,8 +29,8 @@ from mixaug.attacks import APGD, CWL2, FGSM, KLPGD, PGD, SPSA, CWLinf, FeatureSc
 from mixaug.attacks.attack import start_in_ball
 from mixaug.attacks.feature_scatter import transport_cost
 from mixaug.evaluate import evaluate_model, loss_surface
-from mixaug.train.adversarial import AdversarialStep
-from mixaug.train.step import StepResult
+from mixaug.train.methods.adversarial import AdversarialStep
+from mixaug.train.methods.step import StepResult
 from mixaug.transforms import DynamicMixCut
 
 EPS, STEP, STEPS = 0.06, 0.015, 12

@@ -17,8 +17,8 @@ import mixaug.train.methods as methods
 from mixaug.attacks import APGD, CWL2, FGSM, PGD, AutoAttack, CWLinf, Square, margin, two_views
 from mixaug.attacks import adapter as foreign
 from mixaug.evaluate import evaluate_model
-from mixaug.train.adversarial import AdversarialStep
-from mixaug.train.step import StepResult
+from mixaug.train.methods.adversarial import AdversarialStep
+from mixaug.train.methods.step import StepResult
 from mixaug.transforms import DynamicMixCut
 
 EPS, STEP, STEPS = 0.06, 0.015, 12

@@ -104,7 +104,7 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
 
 def test_ctrl_c_in_training_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     """A signal in the second epoch: what was trained is kept, and the run goes on from there."""
-    import mixaug.train.run as run_module
+    import mixaug.train.loop as run_module
 
     words = ["train", *TINY, "--method", "standard", "--epochs", "2", "--out", str(tmp_path / "run")]
     original, calls = run_module.sample_crop_flip, [0]

@@ -19,8 +19,15 @@ import mixaug.data
 from mixaug.data import EMBEDDED_CLASSES, load_embedded
 from mixaug.train import images as images_module
 from mixaug.train.data import DATA_SETS, DataParts, load_data
-from mixaug.train.folders import FolderImages, decode
-from mixaug.train.images import ImageTensors, ResizedImages, balanced_limit, mean_and_std, stratified_split
+from mixaug.train.images import (
+    FolderImages,
+    ImageTensors,
+    ResizedImages,
+    balanced_limit,
+    decode,
+    mean_and_std,
+    stratified_split,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 

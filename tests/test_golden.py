@@ -25,7 +25,7 @@ from mixaug.evaluate.corruptions import corrupt
 from mixaug.evaluate.images import LabelledImages
 from mixaug.losses import jensen_shannon, soft_target_cross_entropy, trades_loss
 from mixaug.train.checkpoint import read_checkpoint
-from mixaug.train.folders import scan
+from mixaug.train.images import scan
 
 GOLDEN = Path(__file__).parent / "golden"
 #: Largest difference that another processor may make, by the first part of a value's name; others are equal.

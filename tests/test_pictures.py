@@ -21,7 +21,7 @@ from mixaug._pictures import EXTENSIONS, FolderWalk, from_pil, read_picture, rea
 from mixaug.evaluate import ClassSubsetFolder, CorruptedSet, PictureFolder
 from mixaug.evaluate.corruptions import load_frost_textures
 from mixaug.evaluate.images import LabelledImages
-from mixaug.train.folders import decode, scan
+from mixaug.train.images import decode, scan
 
 SIDE = 16
 RNG = np.random.default_rng(0)

@@ -171,7 +171,7 @@ def test_a_full_disk_names_the_file_and_keeps_the_last_checkpoint(tmp_path, monk
         return original(self, *arguments)
 
     # Every epoch is better than the one before: best.pt is written each time.
-    monkeypatch.setattr("mixaug.train.run.is_better", lambda row, best: True)
+    monkeypatch.setattr("mixaug.train.loop.is_better", lambda row, best: True)
     with monkeypatch.context() as patch:
         patch.setattr(owner, method, full)
         with pytest.raises(OSError, match=rf"run/{name} cannot be written: File too large \(.*; the file that was"):

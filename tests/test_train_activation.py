@@ -16,10 +16,9 @@ from mixaug.models import ModelSpec
 from mixaug.models.activation import Activation
 from mixaug.nn import caps
 from mixaug.train.activation import CAP_COLUMNS, start_caps
-from mixaug.train.adversary import ADVERSARIAL_METHODS
 from mixaug.train.checkpoint import load_checkpoint, read_checkpoint
 from mixaug.train.descent import Descent
-from mixaug.train.settings import METHOD_NAMES, TrainSettings
+from mixaug.train.settings import ADVERSARIAL_METHODS, METHOD_NAMES, TrainSettings
 
 DRELU = {"activation": "drelu", "extra_features": 12, "drelu_init": 3.0}
 SPEC = ModelSpec("lenet5", 3, 1, 16, (0.5,), (0.25,))

@@ -15,10 +15,9 @@ from train_parts import fit, settings
 
 from mixaug import DynamicMixCut
 from mixaug.attacks import FGSM, KLPGD, PGD, FeatureScatter, two_views
-from mixaug.train.adversary import ADVERSARIAL_METHODS, AUGMENTED_METHODS
 from mixaug.train.methods import build_step
-from mixaug.train.settings import TrainSettings
-from mixaug.train.step import Setup
+from mixaug.train.methods.step import Setup
+from mixaug.train.settings import ADVERSARIAL_METHODS, AUGMENTED_METHODS, TrainSettings
 
 EPS = 8 / 255
 
@@ -356,7 +355,7 @@ def test_settings_of_an_attack_survive_json_and_name_the_folder():
 
 
 def test_a_step_without_an_adversary_is_refused():
-    from mixaug.train.adversarial import pgd
+    from mixaug.train.methods.adversarial import pgd
 
     with pytest.raises(ValueError, match="settings must be of a run with an adversary, got the method 'standard'"):
         pgd(Setup(TrainSettings(method="standard"), 5, generator()))

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mixaug.train.augment import CropFlipParams, crop_flip, default_padding, sample_crop_flip
+from mixaug.train.batches import CropFlipParams, crop_flip, default_padding, sample_crop_flip
 
 
 def slow_crop_flip(images, params):

@@ -13,11 +13,10 @@ from train_parts import Part, fit, parts, same_weights, settings, stop_after, ti
 
 from mixaug import AdAutoMix
 from mixaug.models import build_model
-from mixaug.train.automix import MIXING_COLUMNS, AutoMixStep
 from mixaug.train.checkpoint import load_checkpoint, read_checkpoint
-from mixaug.train.learned_mixing import LEARNED
-from mixaug.train.settings import TrainSettings
-from mixaug.train.step import Setup
+from mixaug.train.methods.adautomix import MIXING_COLUMNS, AutoMixStep
+from mixaug.train.methods.step import Setup
+from mixaug.train.settings import LEARNED, TrainSettings
 
 LOOP = Path(__file__).resolve().parents[1] / "docs" / "examples" / "adautomix_loop.py"
 SMALL = {"method": "adautomix", "model": "resnet-small", "picture_every": 0, "lr": 0.05}

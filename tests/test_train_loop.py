@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from train_parts import BASE, MapStyle, fit, parts, same_weights, settings, stop_after, timeless
 
 import mixaug.train.loop as loop
-import mixaug.train.run as run_module
+import mixaug.train.loop as run_module
 from mixaug import MixingSet
 from mixaug.train import methods, schedules
 from mixaug.train.batches import batches, epoch_order

@@ -17,8 +17,8 @@ from torchvision.transforms import v2
 from mixaug import IPMix, MixingSet
 from mixaug.losses import jensen_shannon
 from mixaug.train.methods import METHODS, build_step
+from mixaug.train.methods.step import Setup
 from mixaug.train.settings import METHOD_NAMES, TrainSettings
-from mixaug.train.step import Setup
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,7 @@ from train_parts import fit, settings, timeless
 
 from mixaug._random import GeneratorState, RankGenerator
 from mixaug.train.checkpoint import read_checkpoint
-from mixaug.train.devices import run_device
-from mixaug.train.processes import ALONE, Processes, _reduce, this_process
+from mixaug.train.processes import ALONE, Processes, _reduce, run_device, this_process
 from mixaug.train.settings import TrainSettings
 
 HERE = Path(__file__).parent

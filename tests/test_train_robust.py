@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from train_parts import MapStyle, fit, parts, same_weights, settings, stop_after, stripes, timeless
 
-import mixaug.train.run as run_module
+import mixaug.train.loop as run_module
 from mixaug.attacks import FGSM, PGD
 from mixaug.losses import EpsSchedule
 from mixaug.train.checkpoint import read_checkpoint, write_checkpoint

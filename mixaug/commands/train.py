@@ -14,12 +14,9 @@ from mixaug.commands._arguments import fraction, names, number_or_range
 from mixaug.losses import SHAPES
 from mixaug.mixing_sets.named import named_parts
 from mixaug.models.activation import ACTIVATIONS, GRANULARITIES
-from mixaug.train._settings_checks import OPTIMIZERS
-from mixaug.train.adversary import HYBRID_ATTACKS
 from mixaug.train.descent import HALVE_AFTER, STOP_AFTER
-from mixaug.train.learned_mixing import TERMS
 from mixaug.train.schedules import SCHEDULES
-from mixaug.train.settings import AMP, METHOD_NAMES, TrainSettings
+from mixaug.train.settings import AMP, HYBRID_ATTACKS, METHOD_NAMES, OPTIMIZERS, TERMS, TrainSettings
 from mixaug.transforms.ipmix import STRUCTURES
 
 #: Imported before the command runs, see :func:`mixaug.cli.main`.

@@ -15,13 +15,20 @@ from torch.nn import functional as F
 from mixaug._model_state import check_logits
 from mixaug.nn.head import new_output_layer, output_layers, put_layers
 from mixaug.nn.trace import look_at
-from mixaug.train.augment import crop_flip, default_padding, sample_crop_flip
-from mixaug.train.batches import accuracy, batches, derived_seed, epoch_order
+from mixaug.train.batches import (
+    accuracy,
+    batches,
+    crop_flip,
+    default_padding,
+    derived_seed,
+    epoch_order,
+    sample_crop_flip,
+)
 from mixaug.train.data import DataParts, load_data
 from mixaug.train.descent import Descent
-from mixaug.train.progress import Progress
+from mixaug.train.methods.step import StepResult
+from mixaug.train.record import Progress
 from mixaug.train.settings import TrainSettings
-from mixaug.train.step import StepResult
 
 
 class Tuning:

@@ -130,7 +130,7 @@ def transfer(
     """
     # Not above: the training package brings in a thousand modules that the rest of an evaluation does without.
     from mixaug.evaluate._tuning import Tuning, loaded, with_new_output
-    from mixaug.train.progress import Progress
+    from mixaug.train.record import Progress
     from mixaug.train.settings import TrainSettings
 
     probe = check_flag("probe", probe)

@@ -26,10 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mixaug._checks import (
-    MAX_THREADS,
-    check_int,
-)
+from mixaug._checks import MAX_THREADS, check_int
 from mixaug._files import FULL, atomic_path
 from mixaug._pictures import read_tensor
 from mixaug.mixing_sets.recipes import SHEET, SyntheticRecipe

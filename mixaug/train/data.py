@@ -85,7 +85,7 @@ def load_data(
 
     Args:
         name: one of ``DATA_SETS`` or "folder:PATH", a tree with a folder per class (rules:
-            :func:`mixaug.train.folders.scan`).
+            :func:`mixaug.train.images.scan`).
         root: folder of downloaded data; default ``$MIXAUG_DATA``, else ``data`` in the user's cache folder of mixaug.
         download: fetch a missing data set with torchvision. Default False.
         validation: share of the training images (of all images where there is no test part) in the validation part, in
@@ -166,7 +166,7 @@ def _check_name(name: str) -> None:
 
 def _load(name: str, folder: Path, download: bool) -> _Loaded:
     if name.startswith(_FOLDER):
-        from mixaug.train.folders import scan
+        from mixaug.train.images import scan
 
         return scan(Path(name.removeprefix(_FOLDER)).expanduser())
     if name == "embedded":

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from mixaug.train.batches import derived_seed, epoch_order
-from mixaug.train.folders import scan
-from mixaug.train.images import MixedPart
+from mixaug.train.images import MixedPart, scan
 
 if TYPE_CHECKING:
     from mixaug.train.data import DataParts

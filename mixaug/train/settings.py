@@ -3,26 +3,355 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mixaug.mixing_sets.named import folder_text
-from mixaug.models.activation import NEW_LAYERS, Activation
-from mixaug.train._settings_checks import (
-    AMP,
-    CONSISTENT_METHODS,
-    METHOD_NAMES,
-    check_activation,
-    check_adversary,
-    check_numbers,
+from mixaug._checks import (
+    ABOVE_ZERO,
+    BELOW_ONE,
+    MAX_BATCH,
+    MAX_BOXES,
+    MAX_CHAINS,
+    MAX_COUNT,
+    MAX_SEED,
+    MAX_SIDE,
+    MAX_THREADS,
+    bytes_hint,
+    check_choice,
+    check_choices,
+    check_count_range,
+    check_field,
+    check_flag,
+    check_int,
+    check_number,
 )
-from mixaug.train.adversary import ADVERSARIAL_METHODS, OWN_SETTINGS, Adversary, resolve
-from mixaug.train.learned_mixing import check_learned_mixing
-from mixaug.transforms.ipmix import LEVELS
+from mixaug.losses import SHAPES as EPS_SHAPES
+from mixaug.mixing_sets.named import folder_text
+from mixaug.models.activation import ACTIVATIONS, GRANULARITIES, NEW_LAYERS, PLACEMENTS, Activation
+from mixaug.train import settings as learned_mixing
+from mixaug.train.schedules import SCHEDULES
+from mixaug.transforms.ipmix import LEVELS, STRUCTURES
 
-__all__ = ["AMP", "CONSISTENT_METHODS", "METHOD_NAMES", "TrainSettings"]
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "ADVERSARIAL_METHODS",
+    "AMP",
+    "AUGMENTED_METHODS",
+    "CONSISTENT_METHODS",
+    "LEARNED",
+    "METHOD_NAMES",
+    "TERMS",
+    "Adversary",
+    "TrainSettings",
+    "check_learned_mixing",
+    "resolve",
+]
+
+
+#: Methods that attack the model in each step.
+ADVERSARIAL_METHODS = ("dynamic-mixcut", "pgd", "trades", "feature-scatter", "hybrid")
+#: Methods whose augmented batch can be attacked on top (``adversarial``).
+AUGMENTED_METHODS = ("mixup", "cutmix", "augmix", "ipmix")
+#: Attacks of the hybrid method.
+HYBRID_ATTACKS = ("fgsm", "pgd")
+#: Settings that one method alone has: their method and default.
+OWN_SETTINGS = {"hybrid_attack": ("hybrid", "fgsm"), "trades_beta": ("trades", 6.0), "boxes": ("dynamic-mixcut", 2)}
+#: Methods that take hard labels of their own images, so that a smoothing of them can be chosen.
+_SMOOTHED = {"pgd": 0.0, "feature-scatter": 0.5, "dynamic-mixcut": 0.1}
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """An adversary with every setting decided.
+
+    Args:
+        eps: full radius, in pixels of [0, 1].
+        step_size: of an attack of several steps at the full radius.
+        steps: of the attack; 1 for the methods of one step.
+        targeted: towards a random other class.
+        eps_schedule: shape of the radius over the epochs, see :class:`mixaug.losses.EpsSchedule`.
+        smoothing: of the labels that the model is trained on.
+
+    Example:
+        >>> Adversary(8 / 255, 2 / 255, 10, False, "constant", 0.0).steps
+        10
+    """
+
+    eps: float
+    step_size: float
+    steps: int
+    targeted: bool
+    eps_schedule: str
+    smoothing: float
+
+
+def resolve(
+    method: str,
+    hybrid_attack: str | None,
+    *,
+    eps: float | None,
+    step_size: float | None,
+    steps: int | None,
+    targeted: bool | None,
+    eps_schedule: str | None,
+    smoothing: float | None,
+) -> Adversary:
+    """The adversary of a method: its paper's values where an argument is None.
+
+    PGD-10 with eps 8/255 and a quarter of it as step; targeted at a random other class for ``dynamic-mixcut``. The
+    hybrid method's eps is 0.03 and rises linearly over the run; the others' is constant. Labels are smoothed by 0.1 for
+    ``dynamic-mixcut``, by 0.5 for ``feature-scatter``.
+
+    Args:
+        method: of the run, one with an adversary.
+        hybrid_attack: ``"fgsm"`` or ``"pgd"`` for the method hybrid, else None.
+        eps, step_size, steps, targeted, eps_schedule, smoothing: as in :class:`Adversary`; None: the method's own.
+
+    Returns:
+        the adversary.
+
+    Raises:
+        ValueError: an argument that the method has no use for.
+
+    Example:
+        >>> open_ = dict(eps=None, step_size=None, steps=None, targeted=None, eps_schedule=None, smoothing=None)
+        >>> resolve("dynamic-mixcut", None, **open_).targeted, resolve("hybrid", "fgsm", **open_).eps
+        (True, 0.03)
+    """
+    one_step = method == "feature-scatter" or (method == "hybrid" and hybrid_attack == "fgsm")
+    # TRADES goes up a divergence that knows no class; mixed labels have no "other" class.
+    no_target = one_step or method in ("trades", "mixup", "cutmix")
+    refused = {
+        "step_size": one_step and step_size is not None,
+        "attack_steps": one_step and steps is not None,
+        "targeted": no_target and bool(targeted),
+        "smoothing": method not in _SMOOTHED and smoothing is not None,
+    }
+    for name, wrong in refused.items():
+        if wrong:
+            how = f"{method} with hybrid_attack fgsm" if method == "hybrid" and name != "smoothing" else method
+            raise ValueError(f"{name} must be left out for the method {how}: it has none")
+    radius = eps if eps is not None else (0.03 if method == "hybrid" else 8 / 255)
+    return Adversary(
+        eps=radius,
+        step_size=radius if one_step else (step_size if step_size is not None else radius / 4),
+        steps=1 if one_step else (steps if steps is not None else 10),
+        targeted=method == "dynamic-mixcut" if targeted is None else targeted,
+        eps_schedule=eps_schedule or ("linear" if method == "hybrid" else "constant"),
+        smoothing=_SMOOTHED.get(method, 0.0) if smoothing is None else smoothing,
+    )
+
+
+METHOD = "adautomix"
+#: Terms of the losses that ``without`` leaves out: two of the classifier's, two of the generator's.
+TERMS = ("clean", "plain", "teacher", "similarity")
+#: Setting to its default; for every other method it is None.
+LEARNED: dict[str, Any] = {
+    "n_mix": 3, "feature_layer": None, "mix_alpha": 0.5, "mix_beta": 0.3, "share_weight": 0.0, "cooperative": False,
+    "without": (), "per_image": False, "generator_lr": 0.1, "generator_every": 1, "generator_share": 1.0,
+    "terms_share": 1.0, "shared_draws": False, "teacher_momentum": 0.999, "picture_every": 500,
+}  # fmt: skip
+
+
+def check_learned_mixing(settings: TrainSettings) -> None:
+    """Raises unless the settings of the generator fit the method; decides their defaults.
+
+    Args:
+        settings: while they are made.
+    """
+    own = settings.method == METHOD
+    for name, default in LEARNED.items():
+        value = getattr(settings, name)
+        if not own and value is not None:
+            raise ValueError(f"{name} must be used with the method {METHOD}, got the method {settings.method!r}")
+        if own and value is None:
+            object.__setattr__(settings, name, default)
+    if not own:
+        return
+    values = vars(settings)
+    if isinstance(values["without"], list):
+        object.__setattr__(settings, "without", tuple(values["without"]))
+    for term in values["without"]:
+        check_choice("without", term, TERMS)
+    check_field(settings, "n_mix", check_int, 2)
+    if values["n_mix"] > settings.batch_size:
+        raise ValueError(f"n_mix must be at most batch_size, {settings.batch_size}, got {values['n_mix']}")
+    check_field(settings, "generator_every", check_int, 1, MAX_COUNT)
+    check_field(settings, "picture_every", check_int, 0, MAX_COUNT)
+    for name in ("mix_alpha", "mix_beta", "teacher_momentum"):
+        check_field(settings, name, check_number, 0.0, 1.0)
+    for name in ("generator_share", "terms_share"):
+        check_field(settings, name, check_number, ABOVE_ZERO, 1.0)
+    check_field(settings, "share_weight", check_number, 0.0, 1e6)
+    check_field(settings, "generator_lr", check_number, 0.0)
+    for name in ("cooperative", "per_image", "shared_draws"):
+        check_field(settings, name, check_flag)
+    if values["shared_draws"] and values["generator_share"] < 1:
+        raise ValueError(
+            f"generator_share must be 1 with shared_draws, whose one pass both players have, got "
+            f"{values['generator_share']}"
+        )
+
+
+#: Methods of ``mixaug train``, in the order of its help. Their steps are in ``mixaug.train.methods``.
+METHOD_NAMES = ("standard", *AUGMENTED_METHODS, *ADVERSARIAL_METHODS, learned_mixing.METHOD)
+#: Methods with an augmented view of each image, for which the Jensen-Shannon loss is defined.
+CONSISTENT_METHODS = ("augmix", "ipmix")
+#: Precisions of the forward pass.
+AMP = ("off", "bf16", "fp16")
+OPTIMIZERS = ("sgd", "adam")
+#: Default learning rate and weight decay of each: Adam's are those of the D-ReLU paper.
+_WEIGHTS = {"sgd": (0.1, 5e-4), "adam": (1e-3, 0.0)}
+#: Settings that only runs with D-ReLU have, with their defaults there.
+_DRELU = {"drelu_init": 100.0, "drelu_quantile": None, "drelu_lambda": 0.1, "drelu_m_lr": None}
+#: Whole numbers of all runs, and those that may be None, with their bounds.
+_COUNTS = {
+    "epochs": (1, MAX_COUNT), "batch_size": (2, MAX_BATCH), "seed": (0, MAX_SEED), "k": (1, MAX_CHAINS),
+    "t": (1, MAX_CHAINS), "workers": (0, MAX_THREADS), "warmup": (0, MAX_COUNT),
+}  # fmt: skip
+_OPTIONAL_COUNTS = {
+    "steps": (1, MAX_COUNT), "limit": (1, MAX_COUNT), "padding": (0, MAX_SIDE), "image_size": (1, MAX_SIDE),
+}  # fmt: skip
+#: Settings that are on or off in every run.
+_FLAGS = ("plateau", "channels_last", "jsd", "all_ops", "adversarial")
+_EXTRA_SHARE = 0.7  # of the D-ReLU paper's runs with generated images
+
+
+def _decide(settings: TrainSettings, name: str, value: Any) -> None:
+    object.__setattr__(settings, name, value)
+
+
+def check_numbers(settings: TrainSettings) -> None:
+    """Raises unless what all runs have is right; decides the optimiser's defaults.
+
+    Args:
+        settings: while they are made.
+    """
+    check_field(settings, "method", check_choice, METHOD_NAMES)
+    check_field(settings, "amp", check_choice, AMP)
+    check_field(settings, "structure", check_choice, STRUCTURES)
+    check_field(settings, "schedule", check_choice, SCHEDULES)
+    check_field(settings, "levels", check_choices, LEVELS)
+    for name, (low, high) in _COUNTS.items():
+        check_field(settings, name, check_int, low, high)
+    for name, (low, high) in _OPTIONAL_COUNTS.items():
+        check_field(settings, name, check_int, low, high, optional=True)
+    for name in _FLAGS:
+        check_field(settings, name, check_flag)
+    check_field(settings, "optimizer", check_choice, OPTIMIZERS)
+    lr, decay = _WEIGHTS[settings.optimizer]
+    if settings.lr is None:
+        _decide(settings, "lr", lr)
+    if settings.weight_decay is None:
+        _decide(settings, "weight_decay", decay)
+    check_field(settings, "lr", check_number, ABOVE_ZERO, math.inf)
+    check_field(settings, "momentum", check_number, 0.0, BELOW_ONE)
+    check_field(settings, "weight_decay", check_number, 0.0, math.inf)
+    check_field(settings, "jsd_weight", check_number, 0.0, math.inf)
+    check_field(settings, "alpha", check_number, ABOVE_ZERO, math.inf)
+    check_field(settings, "lr_decay", check_number, ABOVE_ZERO, 1.0)
+    check_field(settings, "validation", check_number, ABOVE_ZERO, 0.5)
+    if settings.plateau and (settings.schedule != "cosine" or settings.warmup):
+        raise ValueError("plateau must be used without schedule and warmup: it decides the learning rate")
+    if settings.severity is not None:
+        check_field(settings, "severity", check_number, 0.1, 10.0)
+    if settings.jsd and settings.method not in CONSISTENT_METHODS:
+        raise ValueError(f"jsd must be used with one of {', '.join(CONSISTENT_METHODS)}, got {settings.method!r}")
+
+
+def check_activation(settings: TrainSettings) -> None:
+    """Raises unless the settings of the activation and of the extra data fit each other; decides their defaults.
+
+    Args:
+        settings: while they are made.
+    """
+    check_field(settings, "activation", check_choice, ACTIVATIONS)
+    drelu = settings.activation == "drelu"
+    if settings.placement is None and drelu:
+        _decide(settings, "placement", "head")
+    if settings.placement is not None:
+        check_field(settings, "placement", check_choice, PLACEMENTS if drelu else tuple(NEW_LAYERS))
+    for name, default in _DRELU.items():
+        if not drelu and getattr(settings, name) is not None:
+            raise ValueError(
+                f"{name} must be used with the activation drelu, got the activation {settings.activation!r}"
+            )
+        if drelu and getattr(settings, name) is None:
+            _decide(settings, name, default)
+    if settings.drelu_init is not None:
+        check_field(settings, "drelu_init", check_number, ABOVE_ZERO, math.inf)
+    for name, high in (("drelu_quantile", 1.0), ("drelu_lambda", math.inf), ("drelu_m_lr", math.inf)):
+        if getattr(settings, name) is not None:
+            check_field(settings, name, check_number, 0.0, high)
+    new = settings.placement in NEW_LAYERS
+    instead = settings.placement is not None and not new
+    defaults = {"extra_features": NEW_LAYERS.get(settings.placement or ""), "granularity": "channel"}
+    for name, fits in (("extra_features", new), ("granularity", instead)):
+        if fits and getattr(settings, name) is None:
+            _decide(settings, name, defaults[name])
+        elif not fits and getattr(settings, name) is not None:
+            places = ", ".join(place for place in PLACEMENTS if (place in NEW_LAYERS) == (name == "extra_features"))
+            raise ValueError(f"{name} must be used with one of the placements {places}, got {settings.placement!r}")
+    if settings.extra_features is not None:
+        check_field(settings, "extra_features", check_int, 1, MAX_COUNT)
+    if settings.granularity is not None:
+        check_field(settings, "granularity", check_choice, GRANULARITIES)
+    if settings.extra_data is None and settings.extra_share is not None:
+        raise ValueError(f"extra_share must be used with extra_data, got {settings.extra_share} without")
+    if settings.extra_data is not None:
+        if settings.extra_share is None:
+            _decide(settings, "extra_share", _EXTRA_SHARE)
+        check_field(settings, "extra_share", check_number, ABOVE_ZERO, 1.0)
+
+
+def check_adversary(settings: TrainSettings) -> None:
+    """Raises unless the settings of the attack fit the method; decides those that the method alone has.
+
+    Args:
+        settings: while they are made.
+    """
+    for name, (method, default) in OWN_SETTINGS.items():
+        if settings.method == method and getattr(settings, name) is None:
+            _decide(settings, name, default)
+        elif settings.method != method and getattr(settings, name) is not None:
+            raise ValueError(f"{name} must be used with the method {method}, got the method {settings.method!r}")
+    if settings.hybrid_attack is not None:
+        check_field(settings, "hybrid_attack", check_choice, HYBRID_ATTACKS)
+    if settings.trades_beta is not None:
+        check_field(settings, "trades_beta", check_number, 0.0, math.inf)
+    if settings.boxes is not None:
+        low, high = check_count_range("boxes", settings.boxes, MAX_BOXES)
+        _decide(settings, "boxes", low if low == high else (low, high))
+    check_field(settings, "robust_images", check_int, 0, MAX_COUNT)
+    for name in ("eps", "step_size"):
+        if getattr(settings, name) is not None:
+            check_field(settings, name, check_number, ABOVE_ZERO, 1.0, bytes_hint)
+    if settings.attack_steps is not None:
+        check_field(settings, "attack_steps", check_int, 1, MAX_COUNT)
+    if settings.smoothing is not None:
+        check_field(settings, "smoothing", check_number, 0.0, 1.0)
+    if settings.eps_schedule is not None:
+        check_field(settings, "eps_schedule", check_choice, EPS_SHAPES)
+    if settings.adversarial and settings.method not in AUGMENTED_METHODS:
+        known = ", ".join(AUGMENTED_METHODS)
+        raise ValueError(f"adversarial must be used with one of {known}, got the method {settings.method!r}")
+    if settings.adversarial and settings.jsd:
+        raise ValueError("adversarial must be used without jsd: its three views have no one attack")
+    if settings.method == "hybrid" and not settings.robust_images:
+        raise ValueError("robust_images must be at least 1 for the method hybrid, whose alpha it decides, got 0")
+    if settings.adversary is None:
+        for name in ("eps", "step_size", "attack_steps", "targeted", "eps_schedule", "smoothing"):
+            if getattr(settings, name) is not None:
+                raise ValueError(
+                    f"{name} must be used with adversarial or one of {', '.join(ADVERSARIAL_METHODS)}, "
+                    f"got the method {settings.method!r}"
+                )
+
 
 #: Data sets of digits: the mirror image of a digit is no digit.
 _NO_FLIP = ("mnist", "svhn", "digits")
@@ -63,7 +392,7 @@ class TrainSettings:
         alpha: Beta parameter of mixup, cutmix and the ratios of adautomix. Default 1.
         adversarial: train mixup, cutmix, augmix or ipmix on PGD's images of the augmented batch, with its labels.
         eps, step_size, attack_steps, targeted: of the adversary; None: as in the method's paper, see
-            :func:`mixaug.train.adversary.resolve`.
+            :func:`mixaug.train.settings.resolve`.
         eps_schedule: ``"constant"``, ``"linear"``, ``"cosine"`` or ``"step"``, the radius over the epochs, from a tenth
             of ``eps``; None: linear for hybrid, constant for the others.
         hybrid_attack: of the hybrid method, ``"fgsm"`` (its default) or ``"pgd"``; None for all others.

@@ -1,10 +1,9 @@
 """The methods of training: one step for each, from model, images and labels to the loss to go down.
 
 A method is made by a function that takes :class:`Setup` and returns a :class:`Step`: those that augment are here, those
-that attack in ``mixaug.train.adversarial``, the one that learns to mix in ``mixaug.train.automix``. A new one is a
-function more in ``METHODS`` and its name in ``mixaug.train.settings.METHOD_NAMES``; the loop knows none of them. One
-that learns something itself overrides :meth:`Step.backward`, :meth:`Step.optimise`, :meth:`Step.finish` and the two
-state methods.
+that attack in ``methods/adversarial.py``, the one that learns to mix in ``methods/adautomix.py``. A new one is a function
+more in ``METHODS`` and its name in ``mixaug.train.settings.METHOD_NAMES``; the loop knows none of them. One that learns
+something itself overrides :meth:`Step.backward`, :meth:`Step.optimise`, :meth:`Step.finish` and the two state methods.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from mixaug.losses import jensen_shannon, soft_target_cross_entropy
-from mixaug.train import adversarial
-from mixaug.train.automix import adautomix
+from mixaug.train.methods import adversarial
+from mixaug.train.methods.adautomix import adautomix
+from mixaug.train.methods.step import Setup, Step, StepResult
 from mixaug.train.settings import CONSISTENT_METHODS, METHOD_NAMES
-from mixaug.train.step import Setup, Step, StepResult
 from mixaug.transforms import IPMix
 
 __all__ = ["METHODS", "Setup", "Step", "StepResult", "build_step"]

@@ -16,8 +16,8 @@ from mixaug._checks import check_number
 from mixaug.attacks import FGSM, KLPGD, PGD, FeatureScatter, two_views
 from mixaug.attacks.attack import call_in_training
 from mixaug.losses import AdaptiveLoss, EpsSchedule, soft_target_cross_entropy, trades_loss
-from mixaug.train.adversary import Adversary
-from mixaug.train.step import Setup, Step, StepResult
+from mixaug.train.methods.step import Setup, Step, StepResult
+from mixaug.train.settings import Adversary
 from mixaug.transforms import DynamicMixCut, smooth_labels
 
 __all__ = ["AdversarialStep", "Attack", "dynamic_mixcut", "feature_scatter", "hybrid", "pgd", "pgd_attack", "trades"]
@@ -32,7 +32,7 @@ class AdversarialStep(Step):
     Args:
         setup: of the method.
         make: the attack of a radius, of this package or another.
-        compute: function of the attack, the model, images and labels, as in :class:`~mixaug.train.step.Step`.
+        compute: function of the attack, the model, images and labels, as in :class:`~mixaug.train.methods.step.Step`.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from mixaug._checks import kind_of
 from mixaug._tensor_files import finite_tensor
 from mixaug.adautomix import AdAutoMix, AdAutoMixOutput
 from mixaug.train.descent import load_optimiser
-from mixaug.train.step import Setup, Step, StepResult
+from mixaug.train.methods.step import Setup, Step, StepResult
 
 __all__ = ["MIXING_COLUMNS", "AutoMixStep", "adautomix"]
 
