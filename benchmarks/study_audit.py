@@ -50,7 +50,7 @@ from torch import Tensor, nn
 
 from mixaug._files import atomic_path
 from mixaug.evaluate.audit import Audit, audit_model
-from mixaug.evaluate.audit_figure import audit_grid
+from mixaug.evaluate.audit.result import audit_grid
 from mixaug.train.checkpoint import load_checkpoint
 from mixaug.train.data import load_data
 

@@ -9,8 +9,8 @@ from study_page import markdown_table
 
 from mixaug.evaluate.audit import Audit
 from mixaug.evaluate.audit.attacks import LABELS
-from mixaug.evaluate.audit.checks import RULES
-from mixaug.evaluate.audit_figure import SHORT, cell_text, verdict_word
+from mixaug.evaluate.audit.result import SHORT, cell_text, verdict_word
+from mixaug.evaluate.audit.rules import RULES
 
 _SHOWN = tuple(name for name in LABELS if not name.startswith("radius") and name != "grey")
 

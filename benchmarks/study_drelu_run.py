@@ -22,10 +22,11 @@ from mixaug._model_state import evaluation_mode
 from mixaug._pictures import as_float
 from mixaug.attacks import APGD, CWL2, FGSM, PGD, AutoAttack, CWLinf, Square
 from mixaug.evaluate import Report, evaluate_model
-from mixaug.evaluate._choices import seeded, subset
-from mixaug.evaluate.capping import cap_figures, zero_gradient_share
 from mixaug.evaluate.images import LabelledImages
 from mixaug.evaluate.intervals import bootstrap_means, share
+from mixaug.evaluate.measures.capping import cap_figures, zero_gradient_share
+from mixaug.evaluate.plan import seeded
+from mixaug.evaluate.seeds import subset
 from mixaug.train.checkpoint import load_checkpoint
 from mixaug.train.data import load_data
 from mixaug.train.loop import train

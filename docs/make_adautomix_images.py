@@ -26,7 +26,7 @@ from mixaug import GeneratedMix
 from mixaug._files import atomic_path
 from mixaug.adautomix import MixDraw, MixLaw, read_generator, sample_mix
 from mixaug.adautomix.figure import Mixture, draw_blocks
-from mixaug.evaluate.activation_maps import class_activation_maps
+from mixaug.evaluate.measures.activation_maps import class_activation_maps
 from mixaug.nn import MixGenerator
 from mixaug.train.data import DataParts, load_data
 

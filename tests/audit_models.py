@@ -22,8 +22,8 @@ from study_audit_models import (
     Scaled,
 )
 
-from mixaug.evaluate.audit.evidence import Evidence
-from mixaug.evaluate.audit.thresholds import Thresholds
+from mixaug.evaluate.audit.result import Thresholds
+from mixaug.evaluate.audit.rules import Evidence
 
 __all__ = [
     "Blocks",

@@ -29,13 +29,13 @@ from mixaug._checks import kind_of
 from mixaug.adautomix.mixing import MixLaw, sample_mix
 from mixaug.attacks.feature_scatter import transport_cost
 from mixaug.evaluate import Thresholds
-from mixaug.evaluate.calibration import ece, reliability_curve, rms
-from mixaug.evaluate.consistency import flips, pairs
 from mixaug.evaluate.corruptions import corrupt
 from mixaug.evaluate.corruptions.mce import corruption_errors
+from mixaug.evaluate.corruptions.perturbations import frame, sample_perturbation
 from mixaug.evaluate.intervals import wilson
-from mixaug.evaluate.patches import occlude, patch_grid, sample_patch_order
-from mixaug.evaluate.perturbations import frame, sample_perturbation
+from mixaug.evaluate.measures.calibration import ece, reliability_curve, rms
+from mixaug.evaluate.measures.consistency import flips, pairs
+from mixaug.evaluate.measures.occlusion import occlude, patch_grid, sample_patch_order
 from mixaug.mixing_sets import MixingSet, make_pictures, sample_picks
 from mixaug.nn import add_drelu_head, param_groups, replace_relu, set_caps, shrink_caps
 from mixaug.nn.mix_generator import MixGenerator

@@ -8,13 +8,13 @@ import torch
 
 from mixaug.evaluate import Report
 from mixaug.evaluate.audit import Audit, Check
-from mixaug.evaluate.consistency import FlipExample, FlipRates
 from mixaug.evaluate.corruptions import CORRUPTIONS
-from mixaug.evaluate.features import FeatureMap
 from mixaug.evaluate.intervals import Estimate
-from mixaug.evaluate.occlusion import OcclusionCurve
-from mixaug.evaluate.outcomes import AdversarialExample, CorruptedExample, Examples, MapExample, Outcomes
-from mixaug.evaluate.surface import LossSurface
+from mixaug.evaluate.measures.consistency import FlipExample, FlipRates
+from mixaug.evaluate.measures.features import FeatureMap
+from mixaug.evaluate.measures.occlusion import OcclusionCurve
+from mixaug.evaluate.measures.surface import LossSurface
+from mixaug.evaluate.results import AdversarialExample, CorruptedExample, Examples, MapExample, Outcomes
 
 EPS = 8 / 255
 #: Text that must be escaped wherever it comes from.

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mixaug.evaluate.anomaly import AnomalyScores, _by_sklearn, anomaly, resampled_figures
-from mixaug.evaluate.anomaly_figure import anomaly_figure
 from mixaug.evaluate.images import fingerprint
+from mixaug.evaluate.measures.anomaly import AnomalyScores, _by_sklearn, anomaly, anomaly_figure, resampled_figures
 
 metrics = pytest.importorskip("sklearn.metrics")
 levels = st.lists(st.integers(0, 6), min_size=1, max_size=25)

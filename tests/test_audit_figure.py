@@ -9,9 +9,8 @@ from audit_models import Blocks, Reversed, blocks_data, evidence
 from PIL import Image
 
 from mixaug.evaluate.audit import Audit, Thresholds, audit_images
-from mixaug.evaluate.audit.checks import RULES, all_checks
-from mixaug.evaluate.audit.verdict import verdict_of
-from mixaug.evaluate.audit_figure import SHORT, STYLE, audit_grid, cell_text, verdict_word
+from mixaug.evaluate.audit.result import SHORT, STYLE, audit_grid, cell_text, verdict_word
+from mixaug.evaluate.audit.rules import RULES, all_checks, verdict_of
 
 pytest.importorskip("matplotlib")
 

@@ -6,10 +6,8 @@ import pytest
 import torch
 from audit_models import evidence
 
-from mixaug.evaluate.audit.checks import RULES, all_checks, curve
-from mixaug.evaluate.audit.result import Check, strongest_of, together
-from mixaug.evaluate.audit.thresholds import Thresholds
-from mixaug.evaluate.audit.verdict import verdict_of
+from mixaug.evaluate.audit.result import Check, Thresholds, strongest_of, together
+from mixaug.evaluate.audit.rules import RULES, all_checks, curve, verdict_of
 from mixaug.evaluate.intervals import Quantity
 
 

@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
-from mixaug.evaluate import calibration
-from mixaug.evaluate.calibration import (
+from mixaug.evaluate.intervals import resample
+from mixaug.evaluate.measures import calibration
+from mixaug.evaluate.measures.calibration import (
     CALIBRATION,
     ece,
     reliability_curve,
@@ -17,7 +18,6 @@ from mixaug.evaluate.calibration import (
     rms,
     rms_equal_width,
 )
-from mixaug.evaluate.intervals import resample
 
 
 def test_ece_and_rms_by_hand():

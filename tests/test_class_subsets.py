@@ -11,9 +11,8 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from mixaug.evaluate._subject import subject_of
-from mixaug.evaluate.class_subsets import ClassSubsetFolder, PictureFolder
-from mixaug.evaluate.images import LabelledImages
+from mixaug.evaluate.images import ClassSubsetFolder, LabelledImages, PictureFolder
+from mixaug.evaluate.subject import subject_of
 
 IDS = [f"n{number:08}" for number in range(20)]
 

@@ -13,11 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mixaug.evaluate.consistency import SHOWN, FlipExample, FlipRates, flip_rates, flips, pairs, sequence_predictions
-from mixaug.evaluate.consistency_figure import flip_bars, flip_sequences
+from mixaug.evaluate.corruptions.perturbations import PERTURBATIONS, frames, sample_perturbation
 from mixaug.evaluate.images import fingerprint
 from mixaug.evaluate.intervals import bootstrap_means
-from mixaug.evaluate.perturbations import PERTURBATIONS, frames, sample_perturbation
+from mixaug.evaluate.measures.consistency import (
+    SHOWN,
+    FlipExample,
+    FlipRates,
+    flip_bars,
+    flip_rates,
+    flip_sequences,
+    flips,
+    pairs,
+    sequence_predictions,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -340,7 +349,7 @@ def example(name: str, predictions: list[int], channels: int = 1) -> FlipExample
 
 def test_the_sequences_of_most_flips_are_drawn(monkeypatch):
     pytest.importorskip("matplotlib")
-    from mixaug.evaluate import consistency_figure
+    from mixaug.evaluate.measures import consistency as consistency_figure
 
     drawn = []
     monkeypatch.setattr(consistency_figure, "_strip", lambda axes, example, classes: drawn.append(example.perturbation))
@@ -356,7 +365,7 @@ def test_strips_name_classes_and_mark_changes(count):
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
-    from mixaug.evaluate.consistency_figure import _strip
+    from mixaug.evaluate.measures.consistency import _strip
 
     figure = Figure()
     axes = figure.add_subplot()
@@ -388,7 +397,7 @@ def test_bars_of_one_and_of_several_models():
 
 
 def test_a_mean_is_drawn_only_over_what_all_models_have(monkeypatch):
-    from mixaug.evaluate import consistency_figure
+    from mixaug.evaluate.measures import consistency as consistency_figure
 
     rows = []
     monkeypatch.setattr(consistency_figure, "grouped", lambda given, names, unit: rows.append(given) or b"")

@@ -10,11 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mixaug.evaluate import corrupted_sets
-from mixaug.evaluate._choices import seed_of
-from mixaug.evaluate.corrupted_sets import CorruptedSet, save_corrupted
 from mixaug.evaluate.corruptions import CORRUPTIONS, corrupt
-from mixaug.evaluate.corruptions.layouts import ABOUT
+from mixaug.evaluate.corruptions import sets as corrupted_sets
+from mixaug.evaluate.corruptions.sets import ABOUT, CorruptedSet, save_corrupted
+from mixaug.evaluate.seeds import seed_of
 
 
 @pytest.fixture

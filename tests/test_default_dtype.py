@@ -20,16 +20,16 @@ from mixaug import DynamicMixCut, DynamicMixCutCollate, GeneratedMix, IPMix, Lab
 from mixaug.adautomix import AdAutoMix, MixLaw, SavedGenerator, sample_mix
 from mixaug.attacks import APGD, CWL2, FGSM, KLPGD, PGD, SPSA, CWLinf, FeatureScatter, Square
 from mixaug.evaluate import evaluate_model
-from mixaug.evaluate.activation_maps import class_activation_maps
-from mixaug.evaluate.anomaly import anomaly
-from mixaug.evaluate.calibration import ece, reliability_curve, rms
 from mixaug.evaluate.corruptions import CORRUPTIONS, corrupt
 from mixaug.evaluate.corruptions.noise import poisson_torch
-from mixaug.evaluate.features import penultimate_features
-from mixaug.evaluate.lipschitz import lipschitz_constants
-from mixaug.evaluate.occlusion import occlusion_curve
-from mixaug.evaluate.perturbations import PERTURBATIONS, frame, sample_perturbation
-from mixaug.evaluate.surface import loss_surface
+from mixaug.evaluate.corruptions.perturbations import PERTURBATIONS, frame, sample_perturbation
+from mixaug.evaluate.measures.activation_maps import class_activation_maps
+from mixaug.evaluate.measures.anomaly import anomaly
+from mixaug.evaluate.measures.calibration import ece, reliability_curve, rms
+from mixaug.evaluate.measures.features import penultimate_features
+from mixaug.evaluate.measures.lipschitz import lipschitz_constants
+from mixaug.evaluate.measures.occlusion import occlusion_curve
+from mixaug.evaluate.measures.surface import loss_surface
 from mixaug.losses import EpsSchedule, jensen_shannon, soft_target_cross_entropy, trades_loss
 from mixaug.mixing_sets.contours import render_contours, sample_contours
 from mixaug.mixing_sets.dead_leaves import render_dead_leaves, sample_dead_leaves
@@ -58,17 +58,17 @@ BY_VALUE = {"tensor", "full", "arange", "as_tensor", "asarray"}
 #: Names that do not say their kind, by file: numbers of these are whole, or have a dtype already.
 ALLOWED = {
     ("mixaug/commands/_preview_mixtures.py", "tensor"): "classes, made by int()",
-    ("mixaug/evaluate/_parts.py", "tensor"): "a side in pixels",
-    ("mixaug/evaluate/_subject.py", "as_tensor"): "numbers of classes; logits of a session, NumPy arrays",
-    ("mixaug/evaluate/activation_maps.py", "as_tensor"): "classes; floating ones are refused",
-    ("mixaug/evaluate/class_subsets.py", "tensor"): "numbers of classes",
-    ("mixaug/evaluate/consistency.py", "tensor"): "pairs of frames; seeds",
+    ("mixaug/evaluate/parts.py", "tensor"): "a side in pixels",
+    ("mixaug/evaluate/subject.py", "as_tensor"): "numbers of classes; logits of a session, NumPy arrays",
+    ("mixaug/evaluate/measures/activation_maps.py", "as_tensor"): "classes; floating ones are refused",
+    ("mixaug/evaluate/images.py", "tensor"): "numbers of classes",
+    ("mixaug/evaluate/measures/consistency.py", "tensor"): "pairs of frames; seeds",
     ("mixaug/evaluate/corruptions/frost.py", "tensor"): "sides in pixels",
     ("mixaug/evaluate/corruptions/digital.py", "full"): "a shift of bits, whole",
-    ("mixaug/evaluate/corruptions/layouts.py", "tensor"): "numbers of classes",
-    ("mixaug/evaluate/outcomes.py", "tensor"): "a shape",
-    ("mixaug/evaluate/surface.py", "tensor"): "a class",
-    ("mixaug/evaluate/surface.py", "full"): "a class",
+    ("mixaug/evaluate/corruptions/sets.py", "tensor"): "numbers of classes",
+    ("mixaug/evaluate/results.py", "tensor"): "a shape",
+    ("mixaug/evaluate/measures/surface.py", "tensor"): "a class",
+    ("mixaug/evaluate/measures/surface.py", "full"): "a class",
     ("mixaug/mixing_sets/contours/__init__.py", "tensor"): "kinds, counts and attempts",
     ("mixaug/mixing_sets/ifs/render.py", "tensor"): "attempts",
     ("mixaug/mixing_sets/spectrum/__init__.py", "tensor"): "attempts",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-import mixaug.evaluate._judge as module
+import mixaug.evaluate.runner as module
 from mixaug.evaluate import evaluate_model
 from mixaug.evaluate.corruptions import CORRUPTIONS
 from mixaug.evaluate.images import LabelledImages, fingerprint

@@ -24,8 +24,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from mixaug.evaluate import anomaly, audit_model, evaluate_model, flip_rates, occlusion_curve, save_corrupted
+from mixaug.evaluate import audit_model, evaluate_model, flip_rates, occlusion_curve, save_corrupted
 from mixaug.evaluate.images import LabelledImages, of_classes
+from mixaug.evaluate.measures import anomaly
 from mixaug.train.batches import batches
 from mixaug.train.images import ImageTensors
 

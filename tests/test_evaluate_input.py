@@ -10,7 +10,7 @@ import torch
 from evaluate_parts import BARE, Counting, labelled, net, pictures, timeless
 from torch import nn
 
-import mixaug.evaluate._place as place_module
+import mixaug.evaluate.subject as place_module
 from mixaug.evaluate import CorruptedSet, Report, Thresholds, evaluate_model, save_corrupted
 
 pytest.importorskip("pyautoattack")
@@ -84,7 +84,7 @@ def test_a_model_is_moved_to_the_device_and_back(monkeypatch, data):
             return self
 
     model = Moved(net())
-    monkeypatch.setattr("mixaug.evaluate.model.home_of", lambda module: torch.device("cuda:3"))
+    monkeypatch.setattr("mixaug.evaluate.evaluation.home_of", lambda module: torch.device("cuda:3"))
     evaluate_model(model, data, **BARE, device="cpu")
     assert moves == ["cpu", "cuda:3"]
     moves.clear()

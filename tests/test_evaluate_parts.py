@@ -14,11 +14,12 @@ import torch
 from evaluate_parts import BARE, labelled, net, pictures, timeless
 from torch import nn
 
-import mixaug.evaluate.model as module
+import mixaug.evaluate.evaluation as module
 from mixaug.attacks import FGSM, PGD, Square
 from mixaug.evaluate import Report, evaluate_model, flip_rates, local_lipschitz, occlusion_curve
-from mixaug.evaluate._choices import describe, repeats, seeded, subset
-from mixaug.evaluate._progress import Progress, time_left
+from mixaug.evaluate.journal import Progress, time_left
+from mixaug.evaluate.plan import describe, repeats, seeded
+from mixaug.evaluate.seeds import subset
 
 pytest.importorskip("pyautoattack")
 pytest.importorskip("sklearn")

@@ -10,12 +10,11 @@ import torch
 from evaluate_parts import BARE, Counting, labelled, net, pictures
 from torch import nn
 
-import mixaug.evaluate._under_attack as module
+import mixaug.evaluate.parts as module
 from mixaug.attacks import APGD, FGSM, PGD, SPSA, AutoAttack, CWLinf, Square
 from mixaug.evaluate import evaluate_model
-from mixaug.evaluate._plan import planned
-from mixaug.evaluate.attack_presets import preset_attacks
 from mixaug.evaluate.images import LabelledImages
+from mixaug.evaluate.plan import planned, preset_attacks
 
 pytest.importorskip("pyautoattack")
 

@@ -12,9 +12,14 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from mixaug.evaluate.features import FeatureMap, feature_map, penultimate_features, why_no_features
-from mixaug.evaluate.features_figure import feature_figure
 from mixaug.evaluate.images import fingerprint
+from mixaug.evaluate.measures.features import (
+    FeatureMap,
+    feature_figure,
+    feature_map,
+    penultimate_features,
+    why_no_features,
+)
 from mixaug.nn import add_drelu_head
 
 pytest.importorskip("sklearn")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mixaug._files import atomic_path
-from mixaug.evaluate._journal import Journal, check_writable, clear_state
+from mixaug.evaluate.journal import Journal, check_writable, clear_state
 
 
 def piece(value: float = 1.0) -> dict[str, torch.Tensor]:

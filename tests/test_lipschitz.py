@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-import mixaug.evaluate.lipschitz as module
+import mixaug.evaluate.measures.lipschitz as module
 from mixaug.evaluate import evaluate_model, local_lipschitz
 from mixaug.evaluate.images import fingerprint
 from mixaug.evaluate.intervals import Quantity
-from mixaug.evaluate.lipschitz import lipschitz_constants
+from mixaug.evaluate.measures.lipschitz import lipschitz_constants
 
 
 def linear(weight: torch.Tensor, shape: tuple[int, ...]) -> nn.Module:

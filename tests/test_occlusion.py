@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from mixaug.evaluate import OcclusionCurve, occlusion_curve
 from mixaug.evaluate.images import fingerprint
-from mixaug.evaluate.occlusion import RATIOS
-from mixaug.evaluate.occlusion_figure import occlusion_figure
-from mixaug.evaluate.patches import occlude, patch_size_of, sample_patch_order
+from mixaug.evaluate.measures.occlusion import RATIOS, occlude, occlusion_figure, patch_size_of, sample_patch_order
 
 
 def seeded(seed: int = 0) -> torch.Generator:

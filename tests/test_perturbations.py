@@ -16,9 +16,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as pil
 
-from mixaug.evaluate._choices import seed_of
 from mixaug.evaluate.corruptions import PRESETS
-from mixaug.evaluate.perturbations import (
+from mixaug.evaluate.corruptions.perturbations import (
     FRAMES,
     PERTURBATIONS,
     PerturbationParams,
@@ -26,6 +25,7 @@ from mixaug.evaluate.perturbations import (
     frames,
     sample_perturbation,
 )
+from mixaug.evaluate.seeds import seed_of
 
 RANDOM = {"gaussian_noise", "shot_noise", "spatter"}
 

@@ -13,7 +13,7 @@ from report_parts import full_report, make_audit, make_report
 
 from mixaug.evaluate import Report, compare
 from mixaug.evaluate.corruptions import CORRUPTIONS
-from mixaug.evaluate.outcomes import Examples, Outcomes
+from mixaug.evaluate.results import Examples, Outcomes
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_json_has_all_that_repeats_the_evaluation(full_round_trip):
 def test_the_environment_names_every_package_that_figures_depend_on(monkeypatch):
     from importlib import metadata
 
-    from mixaug.evaluate._place import environment
+    from mixaug.evaluate.subject import environment
 
     found = environment(torch.device("cpu"))
     assert found["numpy"] == metadata.version("numpy")

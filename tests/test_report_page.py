@@ -11,9 +11,9 @@ import torch
 from report_parts import NASTY, full_report, make_audit, make_report
 
 from mixaug.evaluate import compare
-from mixaug.evaluate.figures import report_figures
-from mixaug.evaluate.outcomes import Examples, Outcomes
-from mixaug.evaluate.page import report_page
+from mixaug.evaluate.report.figures import report_figures
+from mixaug.evaluate.report.page import report_page
+from mixaug.evaluate.results import Examples, Outcomes
 
 _VOID = {"meta", "img", "br", "link", "input"}
 # Attributes that make a browser fetch something.

@@ -12,9 +12,8 @@ from mixaug.attacks import PGD
 from mixaug.evaluate import Report, compare, evaluate_model, loss_surface
 from mixaug.evaluate.images import fingerprint
 from mixaug.evaluate.labels import interval_text
+from mixaug.evaluate.measures.surface import LossSurface, SurfacePlane, plane_losses, sample_plane, surface_figure
 from mixaug.evaluate.results import loss_rises
-from mixaug.evaluate.surface import LossSurface, SurfacePlane, plane_losses, sample_plane
-from mixaug.evaluate.surface_figure import surface_figure
 
 
 def seeded(seed: int = 0) -> torch.Generator:

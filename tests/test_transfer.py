@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 from train_parts import MapStyle, stripes
 
-from mixaug.evaluate import _tuning, transfer
 from mixaug.evaluate.images import fingerprint
+from mixaug.evaluate.measures import transfer
+from mixaug.evaluate.measures import transfer as _tuning
 from mixaug.models import build_model
 from mixaug.nn import add_drelu_head
 from mixaug.train.batches import derived_seed, epoch_order

@@ -90,7 +90,7 @@ def _row(
     import torch
 
     from mixaug.adautomix.figure import Mixture
-    from mixaug.evaluate.activation_maps import class_activation_maps
+    from mixaug.evaluate.measures.activation_maps import class_activation_maps
 
     batches = list(zip(images.split(_MOST), labels.split(_MOST), draws, strict=True))
     mixed = torch.stack([mix.replay(*batch)[0][0] for batch in batches])

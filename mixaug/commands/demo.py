@@ -14,7 +14,7 @@ from mixaug._files import sole_use
 
 if TYPE_CHECKING:
     from mixaug.evaluate import Report
-    from mixaug.evaluate.comparison import Comparison
+    from mixaug.evaluate.report.report import Comparison
 
 N_CORRUPTION, N_ATTACK = 500, 200
 # Small enough that a short training does not leave every attack at 100%.
@@ -97,7 +97,7 @@ def sentence(comparison: Comparison) -> str:
     Returns:
         a sentence such as "Against standard training, IPMix lowered the corruption error from 30.1% to 24.0%, ...".
     """
-    from mixaug.evaluate.comparison import verdict
+    from mixaug.evaluate.report.comparison import verdict
 
     names = {"mce": "the mean corruption error", "clean_error": "the clean error", "rms": "the calibration error (RMS)"}
     before, after = (report.figures for report in comparison.reports)

@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
     """Measures each checkpoint, prints the table, writes the report; a killed one goes on where it was."""
     from mixaug._checks import optional_import
     from mixaug.evaluate import clear_state, compare
-    from mixaug.evaluate._journal import check_writable
+    from mixaug.evaluate.journal import check_writable
 
     name = "report.html" if len(options.checkpoints) == 1 else "compare.html"
     target: Path = options.out or options.checkpoints[0].parent / name

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from mixaug.evaluate._journal import clear_state
-from mixaug.evaluate.activation_map_figure import draw_activation_maps
-from mixaug.evaluate.activation_maps import class_activation_maps
-from mixaug.evaluate.anomaly import AnomalyScores, anomaly
 from mixaug.evaluate.audit import Audit, Check, Thresholds, audit_model
-from mixaug.evaluate.capping import CapFigures, cap_figures, zero_gradient_share, zero_gradients
-from mixaug.evaluate.class_subsets import ClassSubsetFolder, PictureFolder
-from mixaug.evaluate.comparison import Comparison, compare
-from mixaug.evaluate.consistency import FlipRates, flip_rates
-from mixaug.evaluate.corrupted_sets import CorruptedSet, save_corrupted
-from mixaug.evaluate.features import FeatureMap, feature_map
+from mixaug.evaluate.corruptions.sets import CorruptedSet, save_corrupted
+from mixaug.evaluate.evaluation import evaluate_model
+from mixaug.evaluate.images import ClassSubsetFolder, PictureFolder
 from mixaug.evaluate.intervals import Estimate
-from mixaug.evaluate.lipschitz import local_lipschitz
-from mixaug.evaluate.model import evaluate_model
-from mixaug.evaluate.occlusion import OcclusionCurve, occlusion_curve
-from mixaug.evaluate.report import Report
-from mixaug.evaluate.results import AttackResult, LossRise
-from mixaug.evaluate.robustness import WorstCase
-from mixaug.evaluate.surface import LossSurface, loss_surface
-from mixaug.evaluate.transfer import Transfer, transfer
+from mixaug.evaluate.journal import clear_state
+from mixaug.evaluate.measures.activation_maps import class_activation_maps, draw_activation_maps
+from mixaug.evaluate.measures.anomaly import AnomalyScores, anomaly
+from mixaug.evaluate.measures.capping import CapFigures, cap_figures, zero_gradient_share, zero_gradients
+from mixaug.evaluate.measures.consistency import FlipRates, flip_rates
+from mixaug.evaluate.measures.features import FeatureMap, feature_map
+from mixaug.evaluate.measures.lipschitz import local_lipschitz
+from mixaug.evaluate.measures.occlusion import OcclusionCurve, occlusion_curve
+from mixaug.evaluate.measures.surface import LossSurface, loss_surface
+from mixaug.evaluate.measures.transfer import Transfer, transfer
+from mixaug.evaluate.report.report import Comparison, Report, compare
+from mixaug.evaluate.results import AttackResult, LossRise, WorstCase
 
 __all__ = [
     "AnomalyScores",

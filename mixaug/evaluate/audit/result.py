@@ -2,16 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mixaug._checks import check_field, check_int, check_number
+from mixaug._drawing import FigureImage, new_figure, png_of
 from mixaug.evaluate.audit.attacks import LABELS, REPORTED, WHITE_BOX
-from mixaug.evaluate.audit.thresholds import Thresholds
+from mixaug.evaluate.encoding import pack, pack_bits, unpack, unpack_bits
 from mixaug.evaluate.intervals import Estimate, Quantity, share
-from mixaug.evaluate.outcomes import _pack, _pack_bits, _unpack, _unpack_bits
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The limits of the audit's rules; shares of the images unless said otherwise.
+
+    Args:
+        margin: an attack shows another one to be weak if it leaves less accuracy by more than this, and 0 lies outside
+            of the paired bootstrap interval; default 0.02.
+        far: the same where honest models differ too: between the cross-entropy and other losses, and between the
+            strongest attack and all together; there the interval must lie above ``margin``; default 0.05.
+        least_accuracy: at this accuracy or less under the strongest gradient attack there is no robustness to lose, and
+            checks that need some are not run; default 0.02.
+        near_zero: accuracy at a radius of 0.5 up to which nothing is said; default 0.05.
+        zero_gradients: share of images without any gradient up to which nothing is said; default 0.02.
+        roughness: mean cosine of the gradients of near points below which the loss surface is called rough, in
+            [0, 1]; default 0.25.
+        least_images: with fewer images that the model gets right nothing is compared; default 10.
+
+    Raises:
+        TypeError: a limit of the wrong kind.
+        ValueError: a limit outside of [0, 1]; ``far`` below ``margin``; ``least_images`` below 1.
+
+    Note:
+        ``far`` is ours: models trained with PGD or TRADES are 0 to 3.5 points weaker under APGD-DLR than under PGD with
+        the cross-entropy, published ones included, and nobody calls that masking.
+
+    Example:
+        >>> Thresholds(margin=0.05, far=0.1).margin
+        0.05
+    """
+
+    margin: float = 0.02
+    far: float = 0.05
+    least_accuracy: float = 0.02
+    near_zero: float = 0.05
+    zero_gradients: float = 0.02
+    roughness: float = 0.25
+    least_images: int = 10
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            if limit.name != "least_images":
+                check_field(self, limit.name, check_number, 0.0, 1.0)
+        check_field(self, "least_images", check_int, 1)
+        if self.far < self.margin:
+            raise ValueError(f"far must be margin={self.margin} or more, got {self.far}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The limits by name."""
+        return asdict(self)
+
 
 PASS, WARN, FAIL, NOT_RUN = "pass", "warn", "fail", "not run"
 
@@ -137,10 +192,10 @@ class Audit:
             "verdict": self.verdict,
             "masked": self.masked,
             "eps": self.eps,
-            "right": {name: _pack_bits(bits) for name, bits in self.right.items()},
-            "confidence": {name: _pack(values) for name, values in self.confidence.items()},
+            "right": {name: pack_bits(bits) for name, bits in self.right.items()},
+            "confidence": {name: pack(values) for name, values in self.confidence.items()},
             "measures": {
-                name: _pack_bits(values) if values.dtype == torch.bool else _pack(values)
+                name: pack_bits(values) if values.dtype == torch.bool else pack(values)
                 for name, values in self.measures.items()
             },
             "left_out": dict(self.left_out),
@@ -155,10 +210,10 @@ class Audit:
             checks=tuple(Check.from_json(check) for check in data["checks"]),
             verdict=data["verdict"],
             eps=data["eps"],
-            right={name: _unpack_bits(bits) for name, bits in data["right"].items()},
-            confidence={name: _unpack(text, torch.float32) for name, text in data["confidence"].items()},
+            right={name: unpack_bits(bits) for name, bits in data["right"].items()},
+            confidence={name: unpack(text, torch.float32) for name, text in data["confidence"].items()},
             measures={
-                name: _unpack(packed, torch.float32) if isinstance(packed, str) else _unpack_bits(packed)
+                name: unpack(packed, torch.float32) if isinstance(packed, str) else unpack_bits(packed)
                 for name, packed in data["measures"].items()
             },
             left_out=dict(data["left_out"]),
@@ -187,3 +242,143 @@ def together(right: dict[str, Tensor]) -> Tensor:
     """
     names = [name for name in right if name in LABELS and not name.startswith("radius") and name != "grey"]
     return torch.stack([right["clean"], *(right[name] for name in names)]).all(0)
+
+
+#: A status' colour and its letter, which tells it without colours.
+STYLE = {PASS: ("#cfe8dc", ""), WARN: ("#ffe2a8", "!"), FAIL: ("#e8896a", "x"), NOT_RUN: ("#f1f1f1", "")}
+SHORT = {
+    "black-box": "black box",
+    "transfer": "transfer",
+    "noise": "noise",
+    "averaged": "averaged",
+    "cross-entropy": "other loss",
+    "one-step": "one step",
+    "together": "together",
+    "large-radius": "radius 0.5",
+    "growing-radius": "growing radius",
+    "zero-gradients": "no gradient",
+    "repeated-calls": "equal calls",
+    "rough-surface": "roughness",
+}
+_MASKED, _REAL, _OPEN = "#B3400A", "#00734F", "#777777"
+
+
+def audit_grid(audits: Mapping[str, Audit]) -> FigureImage:
+    """Models by checks: green passed, yellow warned, red failed, grey not run; with the figure that decided.
+
+    Args:
+        audits: model's name to its audit.
+
+    Returns:
+        The figure. Numbers are points that the check saw too much; shares of the images for gradients and calls; a
+        cosine for roughness.
+
+    Raises:
+        ValueError: no audits.
+
+    Example:
+        >>> import torch
+        >>> from mixaug.evaluate.audit import audit_images
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+        >>> audit = audit_images(model, torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 0, 1]), eps=0.1)
+        >>> audit_grid({"model": audit}).png[1:4]
+        b'PNG'
+    """
+    if not audits:
+        raise ValueError("audits must hold one or more, got none")
+    figure, axes = new_figure(1.5 + 0.27 * len(audits))
+    names = [check.name for check in next(iter(audits.values())).checks]
+    for row, audit in enumerate(audits.values()):
+        for column, check in enumerate(audit.checks):
+            colour, _ = STYLE[check.status]
+            axes.add_patch(_cell(column, row, colour))
+            text = cell_text(check).replace(" ", "\n")
+            axes.text(column, row, text, ha="center", va="center", fontsize=5.8, linespacing=0.85)
+        word, colour = verdict_word(audit)
+        axes.text(len(names) - 0.4, row, word, ha="left", va="center", fontsize=6.5, color=colour, fontweight="bold")
+    axes.set_xlim(-0.5, len(names) + 1.6)
+    axes.set_ylim(len(audits) - 0.5, -0.5)
+    axes.set_xticks(range(len(names)), [SHORT[name] for name in names], rotation=60, ha="left", fontsize=7)
+    axes.xaxis.tick_top()
+    axes.set_yticks(range(len(audits)), [textwrap.fill(name, 22) for name in audits], fontsize=7)
+    axes.tick_params(length=0, pad=2)
+    axes.grid(False)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    caption = (
+        "Each row a model, each column a check of the audit: green passed, yellow (!) warned, red (x) failed, grey not "
+        "run. Numbers: points of accuracy that another attack takes beyond the one it is compared with; percent of the "
+        "images for gradients and calls; percent left at a radius of 0.5; the cosine of near gradients."
+    )
+    return FigureImage(png_of(figure), "The masking audit", caption)
+
+
+def cell_text(check: Check) -> str:
+    """What a cell says: the figure, behind a mark where it is no pass.
+
+    Example:
+        >>> cell_text(Check("noise", "", "not run", "", {}, 0.02, ""))
+        '-'
+    """
+    if check.status == NOT_RUN:
+        return "-"
+    for key in ("difference", "rise"):
+        if key in check.figures and check.name != "large-radius":
+            return f"{STYLE[check.status][1]} {100 * check.figures[key].value:+z.0f}".strip()
+    figure = next(iter(check.figures.values()))
+    if check.name == "zero-gradients":  # either loss may be the one without
+        figure = max(check.figures.values(), key=float)
+    text = f"{figure.value:.2f}" if isinstance(figure, Quantity) else f"{100 * figure.value:.0f}%"
+    return f"{STYLE[check.status][1]} {text}".strip()
+
+
+def verdict_word(audit: Audit) -> tuple[str, str]:
+    """``masked``, ``not masked`` or ``open``, and its colour."""
+    if audit.masked:
+        return "masked", _MASKED
+    if audit.verdict.startswith("No verdict"):
+        return "no verdict", _OPEN
+    return "not masked", _REAL
+
+
+def _cell(column: int, row: int, colour: str) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, facecolor=colour, edgecolor="none")
+
+
+#: A sign and a word for each outcome: told apart without colour, on grey paper too.
+SIGNS = {"pass": "✓", "warn": "!", "fail": "✗", "not run": "–"}
+_LOOKS = {
+    True: ("masked", "✗", "Masked: this robustness is not real"),
+    False: ("clear", "✓", "Not masked"),
+    None: ("open", "?", "Not decided"),
+}
+_NOT_ROBUST = ("open", "–", "Not masked, and not robust")  # a green tick would be read as safe
+SHORT_VERDICTS = {_LOOKS[True][2]: "masked", _NOT_ROBUST[2]: "not robust"}
+_PREFIXES = ("Masked", "Not masked", "No verdict")
+
+
+def outcome(audit: Audit | None) -> bool | None:
+    """Whether robustness is masked; None where there was no audit, or none of its checks could compare anything."""
+    if audit is None or (not audit.masked and audit.verdict.startswith("No verdict")):
+        return None
+    return audit.masked
+
+
+def verdict_reason(audit: Audit) -> str:
+    """The verdict without the word that stands before it."""
+    word, colon, reason = audit.verdict.partition(": ")
+    return reason[:1].upper() + reason[1:] if colon and word in _PREFIXES else audit.verdict
+
+
+def verdict_text(audit: Audit) -> str:
+    """The verdict with its sign, a word and the figure that decides it."""
+    _, sign, word = verdict_look(audit)
+    return f"{sign} {word}. {verdict_reason(audit)}"
+
+
+def verdict_look(audit: Audit) -> tuple[str, str, str]:
+    found = outcome(audit)
+    robust = audit.left.value > audit.thresholds.least_accuracy
+    return _LOOKS[found] if robust or found is not False else _NOT_ROBUST

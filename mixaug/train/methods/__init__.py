@@ -1,9 +1,10 @@
 """The methods of training: one step for each, from model, images and labels to the loss to go down.
 
 A method is made by a function that takes :class:`Setup` and returns a :class:`Step`: those that augment are here, those
-that attack in ``methods/adversarial.py``, the one that learns to mix in ``methods/adautomix.py``. A new one is a function
-more in ``METHODS`` and its name in ``mixaug.train.settings.METHOD_NAMES``; the loop knows none of them. One that learns
-something itself overrides :meth:`Step.backward`, :meth:`Step.optimise`, :meth:`Step.finish` and the two state methods.
+that attack in ``methods/adversarial.py``, the one that learns to mix in ``methods/adautomix.py``. A new one is a
+function more in ``METHODS`` and its name in ``mixaug.train.settings.METHOD_NAMES``; the loop knows none of them. One
+that learns something itself overrides :meth:`Step.backward`, :meth:`Step.optimise`, :meth:`Step.finish` and the two
+state methods.
 """
 
 from __future__ import annotations

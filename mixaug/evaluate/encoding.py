@@ -1,0 +1,61 @@
+"""Pictures, tensors and bits as text for JSON, and back."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "decode_png",
+    "encode_png",
+    "pack",
+    "pack_bits",
+    "unpack",
+    "unpack_bits",
+]
+
+
+def encode_png(image: Tensor) -> str:
+    from torchvision.transforms.v2.functional import to_pil_image
+
+    file = io.BytesIO()
+    to_pil_image(image).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def decode_png(text: str) -> Tensor:
+    from PIL import Image
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    return pil_to_tensor(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def pack(values: Tensor) -> str:
+    return base64.b64encode(values.cpu().numpy().tobytes()).decode()
+
+
+def unpack(text: str, dtype: torch.dtype) -> Tensor:
+    data = bytearray(base64.b64decode(text))
+    return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+
+
+def pack_bits(bits: Tensor) -> dict[str, Any]:
+    import numpy as np
+
+    return {"shape": list(bits.shape), "bits": base64.b64encode(np.packbits(bits.cpu().numpy()).tobytes()).decode()}
+
+
+def unpack_bits(data: dict[str, Any]) -> Tensor:
+    import numpy as np
+
+    shape = data["shape"]
+    count = int(torch.tensor(shape).prod())
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(data["bits"]), dtype=np.uint8), count=count)
+    return torch.from_numpy(bits.astype(bool)).reshape(shape)

@@ -1,0 +1,1 @@
+"""What is measured besides clean and corrupted images: one file a measure."""

@@ -1,0 +1,1 @@
+"""Reports: numbers, then figures, pages and tables of them, then both together."""
