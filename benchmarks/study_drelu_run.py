@@ -24,9 +24,10 @@ from mixaug.attacks import APGD, CWL2, FGSM, PGD, AutoAttack, CWLinf, Square
 from mixaug.evaluate import Report, evaluate_model
 from mixaug.evaluate.images import LabelledImages
 from mixaug.evaluate.intervals import bootstrap_means, share
-from mixaug.evaluate.measures.capping import cap_figures, zero_gradient_share
+from mixaug.evaluate.measures.zero_gradients import zero_gradient_share
 from mixaug.evaluate.plan import seeded
 from mixaug.evaluate.seeds import subset
+from mixaug.nn.caps import cap_figures
 from mixaug.train.checkpoint import load_checkpoint
 from mixaug.train.data import load_data
 from mixaug.train.loop import train

@@ -214,3 +214,8 @@ def _check_label_values(name: str, labels: Tensor) -> None:
             f"{name} must be probabilities, 0 or more, with rows that sum to 1; "
             f"got a least value of {float(labels.min()):g} and sums from {float(sums.min()):g} to {float(sums.max()):g}"
         )
+
+
+def home_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter or buffer, the CPU for a model without any."""
+    return next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))

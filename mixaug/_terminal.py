@@ -96,3 +96,7 @@ def tell(text: str) -> None:
     stream = quiet(sys.stderr)
     stream.write(text)
     stream.flush()
+
+
+#: Exit codes: 0 done, 2 not done, for the reason in one line; 130 interrupted (as shells do for Ctrl-C).
+WRONG_INPUT, INTERRUPTED = 2, 130

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mixaug._terminal import printable, tell
+from mixaug._terminal import INTERRUPTED, WRONG_INPUT, printable, tell
 
 #: Subcommand, module, one line of help. The modules have ``arguments(parser)`` and ``run(options) -> int``.
 COMMANDS = (
@@ -20,9 +20,6 @@ COMMANDS = (
     ("mixing-set", "mixing_set", "make synthetic pictures into a folder"),
     ("info", "info", "versions, devices, which compiled parts are active and why not"),
 )
-
-#: Exit codes: 0 done, 2 not done, for the reason in one line; 130 interrupted (as shells do for Ctrl-C).
-WRONG_INPUT, INTERRUPTED = 2, 130
 
 
 def main(argv: Sequence[str] | None = None, at_start: Callable[[int, Any], None] | None = None) -> int:

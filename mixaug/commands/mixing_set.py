@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Makes the pictures that are missing, then the contact sheet."""
-    from mixaug.cli import INTERRUPTED
+    from mixaug._terminal import INTERRUPTED
 
     job = checked(options)
     count, title = job.recipe.count, job.recipe.title

@@ -8,8 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mixaug._terminal import printable, quiet, tell
-from mixaug.cli import INTERRUPTED
+from mixaug._terminal import INTERRUPTED, printable, quiet, tell
 from mixaug.commands._arguments import fraction, names, number_or_range
 from mixaug.losses import SHAPES
 from mixaug.mixing_sets.named import named_parts

@@ -10,15 +10,16 @@ from mixaug.evaluate.intervals import Estimate
 from mixaug.evaluate.journal import clear_state
 from mixaug.evaluate.measures.activation_maps import class_activation_maps, draw_activation_maps
 from mixaug.evaluate.measures.anomaly import AnomalyScores, anomaly
-from mixaug.evaluate.measures.capping import CapFigures, cap_figures, zero_gradient_share, zero_gradients
 from mixaug.evaluate.measures.consistency import FlipRates, flip_rates
 from mixaug.evaluate.measures.features import FeatureMap, feature_map
 from mixaug.evaluate.measures.lipschitz import local_lipschitz
 from mixaug.evaluate.measures.occlusion import OcclusionCurve, occlusion_curve
 from mixaug.evaluate.measures.surface import LossSurface, loss_surface
 from mixaug.evaluate.measures.transfer import Transfer, transfer
+from mixaug.evaluate.measures.zero_gradients import zero_gradient_share
 from mixaug.evaluate.report.report import Comparison, Report, compare
 from mixaug.evaluate.results import AttackResult, LossRise, WorstCase
+from mixaug.nn.caps import CapFigures, cap_figures, zero_gradients
 
 __all__ = [
     "AnomalyScores",

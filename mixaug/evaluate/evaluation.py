@@ -11,17 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from mixaug._checks import MAX_COUNT, check_flag, check_int, check_length, check_seed, optional_import
-from mixaug._model_state import bare, check_logits, evaluation_mode
+from mixaug._model_state import bare, check_logits, evaluation_mode, home_of
 from mixaug._pictures import as_float
 from mixaug.evaluate.audit import Thresholds, audit_pieces
 from mixaug.evaluate.audit.attacks import left_as_it_was
 from mixaug.evaluate.images import LabelledImages, fingerprint, of_classes
 from mixaug.evaluate.journal import Progress, check_writable
 from mixaug.evaluate.parts import Given, flip_preset, measured
-from mixaug.evaluate.plan import AttackCounts, Attacks, check_set, chosen_corruptions, describe, expected_names, planned
+from mixaug.evaluate.plan import (
+    AttackCounts,
+    Attacks,
+    check_set,
+    chosen_corruptions,
+    describe,
+    expected_names,
+    planned,
+)
 from mixaug.evaluate.report.report import Report
 from mixaug.evaluate.runner import Judge, expects_normalised
-from mixaug.evaluate.subject import cut_off, environment, home_of, on_device, subject_of
+from mixaug.evaluate.subject import cut_off, environment, on_device, subject_of
 
 if TYPE_CHECKING:
     from mixaug.evaluate.corruptions.sets import CorruptedSet

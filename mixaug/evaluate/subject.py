@@ -19,11 +19,6 @@ from torch import Tensor, nn
 from mixaug._model_state import bare
 
 
-def home_of(model: nn.Module) -> torch.device:
-    """The device of the model's first parameter or buffer, the CPU for a model without any."""
-    return next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-
-
 @contextmanager
 def on_device(model: nn.Module, home: torch.device, place: torch.device) -> Iterator[None]:
     """Moves the model to ``place``, and back ``home`` at the end."""

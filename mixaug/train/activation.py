@@ -54,7 +54,7 @@ def cap_columns(model: nn.Module, part: Any, prepare: Callable[[Tensor], Tensor]
 
     if not any(True for _ in caps(model)):
         return {}
-    from mixaug.evaluate.measures.capping import cap_figures
+    from mixaug.nn.caps import cap_figures
 
     ((images, labels),) = batches(part, torch.arange(min(IMAGES, len(part))), IMAGES, workers)
     images = prepare(images)

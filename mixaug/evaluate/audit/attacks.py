@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixaug._model_state import bare, check_logits, evaluation_mode
+from mixaug._model_state import bare, check_logits, evaluation_mode, home_of
 from mixaug.attacks import APGD, FGSM, PGD, SPSA, Square, cross_entropy, margin
 from mixaug.attacks.adapter import LOG
 from mixaug.attacks.attack import signs_like
 from mixaug.evaluate.seeds import seed_of
-from mixaug.evaluate.subject import gradients_kept, home_of
+from mixaug.evaluate.subject import gradients_kept
 
 #: How often a model that draws random numbers is asked about each image; it is right if it is right every time.
 REPEATS = 4

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixaug._checks import MAX_COUNT, check_int, check_length, check_seed
-from mixaug._model_state import check_batch, check_class_range, check_model
+from mixaug._model_state import check_batch, check_class_range, check_model, home_of
 from mixaug._pictures import as_float
 from mixaug.attacks import cross_entropy, margin
 from mixaug.attacks.attack import signs_like
@@ -30,7 +30,7 @@ from mixaug.evaluate.audit.rules import Evidence, all_checks, verdict_of
 from mixaug.evaluate.images import LabelledImages
 from mixaug.evaluate.journal import Progress
 from mixaug.evaluate.seeds import subset
-from mixaug.evaluate.subject import home_of, on_device
+from mixaug.evaluate.subject import on_device
 
 #: Computes tensors under a name, or gives what was computed under it before.
 Keep = Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]]

@@ -16,9 +16,8 @@ from torch.nn import functional as F
 from mixaug._checks import MAX_COUNT, check_int
 from mixaug._drawing import _colours, new_figure, overlay, png_of
 from mixaug._files import atomic_path
-from mixaug._model_state import bare, check_logits, check_model, evaluation_mode, parameters_frozen
+from mixaug._model_state import bare, check_logits, check_model, evaluation_mode, home_of, parameters_frozen
 from mixaug._pictures import as_bytes, as_float
-from mixaug.evaluate.subject import home_of
 from mixaug.nn.feature_maps import as_map, map_layers, resolve_layer
 
 __all__ = [

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from mixaug._checks import MAX_COUNT, check_int, check_seed, optional_import
 from mixaug._drawing import COLOURS, FigureImage, new_figure, png_of
-from mixaug._model_state import bare, check_logits, evaluation_mode
+from mixaug._model_state import bare, check_logits, evaluation_mode, home_of
 from mixaug._pictures import as_float
 from mixaug.evaluate.images import LabelledImages, of_classes
 from mixaug.evaluate.intervals import Estimate
 from mixaug.evaluate.journal import Progress
 from mixaug.evaluate.seeds import subset
-from mixaug.evaluate.subject import home_of, on_device, subject_of
+from mixaug.evaluate.subject import on_device, subject_of
 
 __all__ = [
     "AnomalyScores",

@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import resize
 
 from mixaug._checks import MAX_COUNT, check_choice, check_choices, check_int, check_seed
 from mixaug._drawing import COLOURS, FigureImage, new_figure, png_of
-from mixaug._model_state import bare, check_class_range, check_logits, evaluation_mode
+from mixaug._model_state import bare, check_class_range, check_logits, evaluation_mode, home_of
 from mixaug._pictures import as_bytes, as_float
 from mixaug.evaluate.corruptions import PRESETS
 from mixaug.evaluate.corruptions.perturbations import (
@@ -31,7 +31,7 @@ from mixaug.evaluate.images import LabelledImages, of_classes
 from mixaug.evaluate.intervals import Estimate, bootstrap_means
 from mixaug.evaluate.journal import Progress
 from mixaug.evaluate.seeds import seed_of, subset
-from mixaug.evaluate.subject import home_of, on_device, subject_of
+from mixaug.evaluate.subject import on_device, subject_of
 
 __all__ = [
     "FlipExample",

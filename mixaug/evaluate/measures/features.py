@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from mixaug._checks import MAX_COUNT, check_int, check_number, check_seed, optional_import
 from mixaug._drawing import GREY, FigureImage, looks, new_figure, png_of
-from mixaug._model_state import bare, check_class_range, check_logits, evaluation_mode
+from mixaug._model_state import bare, check_class_range, check_logits, evaluation_mode, home_of
 from mixaug._pictures import as_float
 from mixaug.evaluate.images import LabelledImages
-from mixaug.evaluate.subject import home_of, on_device
+from mixaug.evaluate.subject import on_device
 
 __all__ = [
     "FeatureMap",

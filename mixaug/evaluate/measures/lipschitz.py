@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from mixaug._checks import ABOVE_ZERO, MAX_COUNT, check_int, check_length, check_seed
-from mixaug._model_state import check_logits, check_model, evaluation_mode
+from mixaug._model_state import check_logits, check_model, evaluation_mode, home_of
 from mixaug._pictures import as_float
 from mixaug.attacks.attack import uniform_like
 from mixaug.attacks.steps import Health, Point, ball_around, follow_gradient
 from mixaug.evaluate.images import LabelledImages
 from mixaug.evaluate.intervals import Quantity, bootstrap_means
 from mixaug.evaluate.seeds import seed_of, subset
-from mixaug.evaluate.subject import home_of, on_device
+from mixaug.evaluate.subject import on_device
 
 STEPS = 20
 

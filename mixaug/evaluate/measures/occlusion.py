@@ -14,17 +14,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixaug._checks import MAX_BATCH, MAX_COUNT, MAX_SIDE, check_generator, check_int, check_number, check_seed, kind_of
+from mixaug._checks import (
+    MAX_BATCH,
+    MAX_COUNT,
+    MAX_SIDE,
+    check_generator,
+    check_int,
+    check_number,
+    check_seed,
+    kind_of,
+)
 from mixaug._drawing import FigureImage, Look, add_legend, looks, new_figure, png_of
 from mixaug._files import atomic_path
-from mixaug._model_state import bare, check_class_range, check_logits, check_model, evaluation_mode
+from mixaug._model_state import bare, check_class_range, check_logits, check_model, evaluation_mode, home_of
 from mixaug._pictures import as_float
 from mixaug._random import drawn_by
 from mixaug.evaluate.drawing import BANDS, draw_curve
 from mixaug.evaluate.images import LabelledImages
 from mixaug.evaluate.intervals import Estimate, bootstrap_means, share
 from mixaug.evaluate.seeds import seed_of, subset
-from mixaug.evaluate.subject import home_of, on_device
+from mixaug.evaluate.subject import on_device
 
 __all__ = [
     "RATIOS",

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixaug._checks import check_flag
-from mixaug._model_state import check_logits
+from mixaug._model_state import check_logits, home_of
 from mixaug.evaluate.intervals import Estimate, wilson
-from mixaug.evaluate.subject import home_of
 from mixaug.nn.head import new_output_layer, output_layers, put_layers
 from mixaug.nn.trace import check_plain, look_at
 from mixaug.train.batches import (
