@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mixaug._moved import serve_moved_modules
+
 if TYPE_CHECKING:
     from mixaug.adautomix import AdAutoMix
     from mixaug.adautomix.transform import GeneratedMix
@@ -48,6 +50,8 @@ _WHERE = {
     "drelu_penalty": "mixaug.nn",
     "replace_relu": "mixaug.nn",
 }
+
+serve_moved_modules()
 
 
 def __getattr__(name: str) -> Any:

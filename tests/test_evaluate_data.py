@@ -26,7 +26,7 @@ from torch.utils.data import (
 
 from mixaug.evaluate import audit_model, evaluate_model, flip_rates, occlusion_curve, save_corrupted
 from mixaug.evaluate.images import LabelledImages, of_classes
-from mixaug.evaluate.measures import anomaly
+from mixaug.evaluate.measures.anomaly import anomaly
 from mixaug.train.batches import batches
 from mixaug.train.images import ImageTensors
 

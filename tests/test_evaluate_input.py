@@ -10,7 +10,7 @@ import torch
 from evaluate_parts import BARE, Counting, labelled, net, pictures, timeless
 from torch import nn
 
-import mixaug.evaluate.subject as place_module
+from mixaug._model_state import home_of
 from mixaug.evaluate import CorruptedSet, Report, Thresholds, evaluate_model, save_corrupted
 
 pytest.importorskip("pyautoattack")
@@ -91,7 +91,7 @@ def test_a_model_is_moved_to_the_device_and_back(monkeypatch, data):
     with pytest.raises(ValueError, match="labels must lie below"):
         evaluate_model(model, (data[0], data[1] + 9), **BARE, device="cpu")
     assert moves == ["cpu", "cuda:3"]
-    assert place_module.home_of(model) == torch.device("cpu")
+    assert home_of(model) == torch.device("cpu")
 
 
 def test_a_model_without_weights_is_refused(data):

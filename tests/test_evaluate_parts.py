@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -343,9 +342,3 @@ def test_a_smaller_subset_is_part_of_a_larger_one():
     assert torch.equal(subset("n", 50, 50, 0), torch.arange(50)) and torch.equal(
         subset("n", None, 50, 0), torch.arange(50)
     )
-
-
-def test_files_of_the_core_are_short():
-    folder = Path(module.__file__).parent
-    for name in ("model", "_run", "_judge", "_under_attack", "_plan", "_choices", "_journal", "_around", "_parts"):
-        assert len((folder / f"{name}.py").read_text().splitlines()) <= 300, name

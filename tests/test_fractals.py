@@ -108,7 +108,7 @@ def test_orbit_kernels_are_not_contracted():
 
 LISTING = """
 import numba, numpy as np
-from mixaug.mixing_sets import _fractal_kernels as k
+from mixaug.mixing_sets.fractals import kernels as k
 kept = tuple(np.zeros(1, np.float32)[0] for _ in range(11))
 f = numba.njit(error_model="numpy")(k._square_block.py_func)
 f(np.zeros(17 * 256, np.float32), 16, np.zeros(60, np.float32), kept, kept[:5], np.float32(8))

@@ -9,8 +9,8 @@ from fuzz_public_api import fuzz, targets
 PACKAGE = Path(__file__).parents[1] / "mixaug"
 #: What they check is their own file's or command line's, which holds Python's own numbers or is refused.
 READERS = {
-    "adautomix/checkpoint.py", "train/checkpoint.py", "train/descent.py", "train/resume.py", "train/activation.py",
-    "commands/mixing_set.py", "evaluate/class_subsets.py", "ops/ipmix.py",
+    "adautomix/checkpoint.py", "train/checkpoint.py", "train/descent.py", "train/loop.py", "models/__init__.py",
+    "models/activation.py", "commands/mixing_set.py", "ops/ipmix.py",
 }  # fmt: skip
 
 

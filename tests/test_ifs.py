@@ -72,7 +72,7 @@ def test_game_is_not_contracted():
 
 LISTING = """
 import numba, numpy as np
-from mixaug.mixing_sets import _ifs_kernels as k
+from mixaug.mixing_sets.ifs import kernels as k
 f = numba.njit(error_model="numpy")(k._step.py_func)
 points = np.zeros((3, 8), np.float32)
 f(np.zeros((2, 8), np.float32), np.array([0, 4, 8]), np.arange(8, dtype=np.int32), 5, points, points.copy())

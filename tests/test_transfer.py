@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from train_parts import MapStyle, stripes
 
 from mixaug.evaluate.images import fingerprint
-from mixaug.evaluate.measures import transfer
-from mixaug.evaluate.measures import transfer as _tuning
+from mixaug.evaluate.measures import transfer as module
+from mixaug.evaluate.measures.transfer import transfer
 from mixaug.models import build_model
 from mixaug.nn import add_drelu_head
 from mixaug.train.batches import derived_seed, epoch_order
@@ -57,7 +57,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def test_the_steps_are_those_of_a_plain_loop(monkeypatch):
-    monkeypatch.setattr(_tuning, "default_padding", lambda side: 0)
+    monkeypatch.setattr(module, "default_padding", lambda side: 0)
     data, model, epochs, size, lr = stripes_data(train=21), trained(), 3, 5, 0.02
     result = transfer(model, data, epochs=epochs, batch_size=size, lr=lr, weight_decay=0.01, flip=False, seed=4)
 
@@ -216,13 +216,13 @@ def test_plain_values_and_a_part_that_is_missing(capsys):
 
 
 def test_images_are_cropped_and_flipped_as_in_all_runs(monkeypatch):
-    drawn, original = [], _tuning.sample_crop_flip
+    drawn, original = [], module.sample_crop_flip
 
     def sample(count, padding, flip, generator):
         drawn.append((count, padding, flip, generator.initial_seed()))
         return original(count, padding, flip, generator)
 
-    monkeypatch.setattr(_tuning, "sample_crop_flip", sample)
+    monkeypatch.setattr(module, "sample_crop_flip", sample)
     data, model = stripes_data(train=16), trained()
     losses = [transfer(model, data, epochs=1, seed=3, flip=flip).history[0]["train_loss"] for flip in (None, False)]
     transfer(model, replace(data, name="digits"), epochs=1, seed=3)

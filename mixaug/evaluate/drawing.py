@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mixaug._drawing import Look, add_legend, looks, new_figure, png_of
 from mixaug.evaluate.intervals import Estimate
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "BANDS",

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING, Any
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "decode_png",
@@ -23,6 +21,7 @@ __all__ = [
 
 
 def encode_png(image: Tensor) -> str:
+    """An image as a lossless PNG in base64."""
     from torchvision.transforms.v2.functional import to_pil_image
 
     file = io.BytesIO()
@@ -31,6 +30,7 @@ def encode_png(image: Tensor) -> str:
 
 
 def decode_png(text: str) -> Tensor:
+    """The inverse of :func:`encode_png`, uint8 (C, H, W)."""
     from PIL import Image
     from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -38,24 +38,28 @@ def decode_png(text: str) -> Tensor:
 
 
 def pack(values: Tensor) -> str:
+    """A tensor's bytes in base64; its dtype and length are the reader's to know."""
     return base64.b64encode(values.cpu().numpy().tobytes()).decode()
 
 
 def unpack(text: str, dtype: torch.dtype) -> Tensor:
+    """The inverse of :func:`pack`, one-dimensional."""
     data = bytearray(base64.b64decode(text))
     return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
 
 def pack_bits(bits: Tensor) -> dict[str, Any]:
+    """A bool tensor, eight to a byte, with its shape."""
     import numpy as np
 
     return {"shape": list(bits.shape), "bits": base64.b64encode(np.packbits(bits.cpu().numpy()).tobytes()).decode()}
 
 
 def unpack_bits(data: dict[str, Any]) -> Tensor:
+    """The inverse of :func:`pack_bits`."""
     import numpy as np
 
     shape = data["shape"]
-    count = int(torch.tensor(shape).prod())
+    count = math.prod(shape)
     bits = np.unpackbits(np.frombuffer(base64.b64decode(data["bits"]), dtype=np.uint8), count=count)
     return torch.from_numpy(bits.astype(bool)).reshape(shape)

@@ -696,11 +696,10 @@ class PictureFolder(_Folder):
 
 def _class_indices(classes: Any) -> dict[str, int]:
     if isinstance(classes, Mapping):
-        for name, index in classes.items():
+        for name in classes:
             if not isinstance(name, str):
                 raise TypeError(f"classes must map names of folders to indices, got {name!r}")
-            check_int(f"classes[{name!r}]", index, 0)
-        return dict(classes)
+        return {name: check_int(f"classes[{name!r}]", index, 0) for name, index in classes.items()}
     if isinstance(classes, str) or not isinstance(classes, Sequence):
         raise TypeError(
             f"classes must be names in the order of the model's logits, or a mapping, got {type(classes).__name__}"

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mixaug._checks import check_int
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "seed_of",

@@ -379,6 +379,7 @@ def verdict_text(audit: Audit) -> str:
 
 
 def verdict_look(audit: Audit) -> tuple[str, str, str]:
+    """The kind, the sign and the word of a verdict, as the page shows it."""
     found = outcome(audit)
     robust = audit.left.value > audit.thresholds.least_accuracy
     return _LOOKS[found] if robust or found is not False else _NOT_ROBUST

@@ -42,6 +42,7 @@ class Report(ReportData):
         notices: what was noticed of the model, a sentence each.
 
     Example:
+        >>> from mixaug.evaluate.results import Examples, Outcomes
         >>> outcomes = Outcomes(torch.tensor([True, True, True, False]), torch.tensor([0.9, 0.8, 0.9, 0.6]),
         ...                     torch.empty(0, dtype=torch.int64), {}, {}, {}, {})
         >>> report = Report("tiny", outcomes, {"preset": None}, {}, {}, None, Examples())
