@@ -68,7 +68,7 @@ class Counting(nn.Module):
 def timeless(report: Report) -> str:
     """All that a report consists of but its times, as text: where it is equal, so are all figures, to the bit."""
     versions = {name: version for name, version in report.environment.items() if name != "time"}
-    outcomes, examples = report.outcomes.to_json(), report.examples.to_json()
+    outcomes, examples = report.to_json()["outcomes"], report.to_json()["examples"]
     audit = None if report.audit is None else report.audit.to_json()
     parts = [report.name, report.settings, report.classes, report.left_out, report.notices]
     return json.dumps([*parts, versions, outcomes, examples, audit], sort_keys=True)

@@ -10,11 +10,15 @@ from mixaug.evaluate import Report
 from mixaug.evaluate.audit import Audit, Check
 from mixaug.evaluate.corruptions import CORRUPTIONS
 from mixaug.evaluate.intervals import Estimate
+from mixaug.evaluate.measure import Measured
+from mixaug.evaluate.measures.activation_maps import MapExample
+from mixaug.evaluate.measures.anomaly import AnomalyScores
 from mixaug.evaluate.measures.consistency import FlipExample, FlipRates
+from mixaug.evaluate.measures.curve import AccuracyCurve
 from mixaug.evaluate.measures.features import FeatureMap
 from mixaug.evaluate.measures.occlusion import OcclusionCurve
 from mixaug.evaluate.measures.surface import LossSurface
-from mixaug.evaluate.results import AdversarialExample, CorruptedExample, Examples, MapExample, Outcomes
+from mixaug.evaluate.results import AdversarialExample, CorruptedExample, Examples, Outcomes
 
 EPS = 8 / 255
 #: Text that must be escaped wherever it comes from.
@@ -103,22 +107,6 @@ def full_report(name="model", wrong=10, masked=False, attacks=("pgd-20", "cw-20"
         attacked={each: right(12 + worse + 2 * place, 40, shift=place) for place, each in enumerate(attacks)},
         attack_change=dict.fromkeys(attacks, EPS),
         attack_confidence={each: torch.linspace(0.2, 0.9, 40) for each in attacks},
-        lipschitz_index=torch.arange(10),
-        lipschitz=torch.arange(10.0) + 5 + worse,
-        curve_index=torch.arange(30),
-        curve={EPS / 2: right(10 + worse, 30), EPS: right(15 + worse, 30), 4 * EPS: right(30, 30)},
-        flip_index=torch.arange(12),
-        flips=FlipRates(
-            {"rotate": torch.arange(12) % 4 + worse, "gaussian_noise": torch.arange(12) % 3},
-            examples=(
-                FlipExample(
-                    "rotate", 1, torch.tensor([1] * 15 + [0] * 16), (0, 15, 30), picture(1)[None].repeat(3, 1, 1, 1)
-                ),
-            ),
-        ),
-        occlusion_index=torch.arange(20),
-        occlusion=OcclusionCurve((0.0, 0.4, 0.8), torch.stack([right(k + worse, 20) for k in (2, 5, 10)]), 2, 0.5),
-        ood_confidence=torch.linspace(0.3, 0.8, 20) + 0.01 * worse,
     )
     offsets = torch.linspace(-0.1, 0.1, 5)
     surfaces = [
@@ -136,10 +124,30 @@ def full_report(name="model", wrong=10, masked=False, attacks=("pgd-20", "cw-20"
     examples = replace(
         report.examples,
         adversarial=[AdversarialExample(each, picture(), picture(seed=1), 0, 0, 0.9, 1, 0.8) for each in attacks],
-        surfaces=surfaces,
-        maps=[MapExample(picture(), picture(1)[0], picture(1, seed=2)[0], 0, 1, 0.6)],
-        features=features,
     )
+    rates = FlipRates(
+        {"rotate": torch.arange(12) % 4 + worse, "gaussian_noise": torch.arange(12) % 3},
+        examples=(
+            FlipExample(
+                "rotate", 1, torch.tensor([1] * 15 + [0] * 16), (0, 15, 30), picture(1)[None].repeat(3, 1, 1, 1)
+            ),
+        ),
+    )
+    hidden = torch.stack([right(k + worse, 20) for k in (2, 5, 10)])
+    measured = {
+        "lipschitz": Measured(torch.arange(10), torch.arange(10.0) + 5 + worse),
+        "curve": AccuracyCurve(
+            torch.arange(30),
+            outcomes.correct[:30],
+            {EPS / 2: right(10 + worse, 30), EPS: right(15 + worse, 30), 4 * EPS: right(30, 30)},
+        ),
+        "flips": Measured(torch.arange(12), rates),
+        "occlusion": Measured(torch.arange(20), OcclusionCurve((0.0, 0.4, 0.8), hidden, 2, 0.5)),
+        "ood": AnomalyScores(outcomes.confidence, torch.linspace(0.3, 0.8, 20) + 0.01 * worse),
+        "surface": surfaces,
+        "maps": [MapExample(picture(), picture(1)[0], picture(1, seed=2)[0], 0, 1, 0.6)],
+        "features": features,
+    }
     kinds = {"pgd-20": "PGD", "cw-20": "CWLinf", "square": "Square"}
     settings = report.settings | {
         "n_attack": dict.fromkeys(attacks, 40),
@@ -150,6 +158,7 @@ def full_report(name="model", wrong=10, masked=False, attacks=("pgd-20", "cw-20"
         report,
         outcomes=outcomes,
         examples=examples,
+        measured=measured,
         settings=settings,
         audit=make_audit(masked),
         left_out={"n_other": f"no gradient {NASTY}"},

@@ -188,7 +188,7 @@ def test_evaluate_leaves_out_what_it_is_told_to(runs, capsys):
     ],
 )
 def test_evaluate_refuses_wrong_words_before_any_work(runs, capsys, monkeypatch, words, message):
-    monkeypatch.setattr("mixaug.evaluate.runner.Judge.logits", None)  # no model is called
+    monkeypatch.setattr("mixaug.evaluate.runner.Runner.logits", None)  # no model is called
     assert main(["evaluate", str(runs / "standard" / "best.pt"), *BRIEF, *words]) == 2
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err and err.startswith("mixaug evaluate:")
@@ -197,7 +197,7 @@ def test_evaluate_refuses_wrong_words_before_any_work(runs, capsys, monkeypatch,
 
 def test_evaluate_names_a_missing_library_and_its_command(runs, capsys, monkeypatch):
     one = str(runs / "standard" / "best.pt")
-    monkeypatch.setattr("mixaug.evaluate.runner.Judge.logits", None)
+    monkeypatch.setattr("mixaug.evaluate.runner.Runner.logits", None)
     with monkeypatch.context() as patch:
         patch.setattr("mixaug.attacks.adapter.importlib.util.find_spec", lambda name: None)
         assert main(["evaluate", one, "--quiet", "--device", "cpu"]) == 2
@@ -211,19 +211,19 @@ def test_evaluate_names_a_missing_library_and_its_command(runs, capsys, monkeypa
 
 
 def test_a_stopped_evaluation_of_two_goes_on_and_leaves_nothing_behind(runs, capsys, monkeypatch):
-    from mixaug.evaluate.runner import Judge
+    from mixaug.evaluate.runner import Runner
 
     both = [str(runs / method / "best.pt") for method in ("standard", "ipmix")]
     words = [*BRIEF, "--corruptions", "cifar", "--n-corruption", "4", "--batch-size", "64", "--out", "both.html"]
-    original, seen = Judge.logits, [0, 0]
+    original, seen = Runner.logits, [0, 0]
 
-    def counted(judge, images, what):
+    def counted(runner, images, what):
         seen[0] += 1
         if seen[0] == seen[1]:
             raise KeyboardInterrupt
-        return original(judge, images, what)
+        return original(runner, images, what)
 
-    monkeypatch.setattr(Judge, "logits", counted)
+    monkeypatch.setattr(Runner, "logits", counted)
     assert main(["evaluate", *both, *words, "--out", "whole.html"]) == 0
     whole = seen[0]
     seen[:] = [0, 3 * whole // 4]  # in the second model

@@ -12,6 +12,8 @@ from report_parts import EPS, full_report, make_report, right
 
 from mixaug.evaluate import compare
 from mixaug.evaluate.corruptions import CORRUPTIONS
+from mixaug.evaluate.measure import Measured
+from mixaug.evaluate.measures.anomaly import AnomalyScores
 
 
 def test_best_marks():
@@ -77,7 +79,7 @@ def test_lipschitz_constants_are_compared_image_by_image_in_their_own_unit(tmp_p
     def with_constants(name, values):
         report = make_report(name)
         index = torch.arange(len(values))
-        return replace(report, outcomes=replace(report.outcomes, lipschitz_index=index, lipschitz=torch.tensor(values)))
+        return replace(report, measured={"lipschitz": Measured(index, torch.tensor(values))})
 
     base = [40.0 + i for i in range(20)]
     comparison = compare([with_constants("steep", base), with_constants("smooth", [value - 30 for value in base])])
@@ -212,18 +214,23 @@ def test_the_worst_case_is_over_the_attacks_that_all_share():
 @pytest.mark.parametrize(
     ("change", "column", "label"),
     [
-        ({"flip_index": torch.arange(1, 13)}, "flip_rate", "flip rate"),
-        ({"occlusion_index": torch.arange(1, 21)}, "occlusion", "occlusion error"),
-        ({"lipschitz_index": torch.arange(1, 11)}, "lipschitz", "Lipschitz constant"),
-        ({"ood_confidence": torch.linspace(0.2, 0.5, 21)}, "auroc", "anomaly AUROC"),
+        ({"flips": torch.arange(1, 13)}, "flip_rate", "flip rate"),
+        ({"occlusion": torch.arange(1, 21)}, "occlusion", "occlusion error"),
+        ({"lipschitz": torch.arange(1, 11)}, "lipschitz", "Lipschitz constant"),
+        ({"ood": torch.linspace(0.2, 0.5, 21)}, "auroc", "anomaly AUROC"),
         ({"flips": None}, "flip_rate", "flip rate"),
         ({"occlusion": None}, "occlusion", "occlusion error"),
-        ({"lipschitz": torch.empty(0), "lipschitz_index": torch.arange(0)}, "lipschitz", "Lipschitz constant"),
+        ({"lipschitz": None}, "lipschitz", "Lipschitz constant"),
     ],
 )
 def test_parts_of_other_images_are_not_compared(change, column, label):
     one = full_report("one")
-    other = replace(one, name="other", outcomes=replace(one.outcomes, **change))
+    ((name, value),) = change.items()
+    if name == "ood":
+        value = AnomalyScores(one.outcomes.confidence, value)
+    elif value is not None:
+        value = replace(one.measured[name], index=value)
+    other = replace(one, name="other", measured=one.measured | {name: value})
     comparison = compare([one, other])
     assert column not in comparison.columns and "clean_error" in comparison.columns
     assert label in comparison.not_shared
@@ -255,7 +262,8 @@ def test_figures_of_what_is_shared(tmp_path, pair):
         "curve", "reliability", "flips", "occlusion", "corrupted", "surface",
     }  # fmt: skip
     one, two = pair.reports
-    other = replace(two, outcomes=replace(two.outcomes, flips=None, curve={EPS: right(1, 30)}, occlusion=None))
+    curve = replace(two.measured["curve"], right={EPS: right(1, 30)})
+    other = replace(two, measured=two.measured | {"flips": None, "curve": curve, "occlusion": None})
     compare([one, other]).save(tmp_path / "less" / "less.html")
     parts = {path.stem.removeprefix("less-") for path in (tmp_path / "less").glob("*.png")}
     assert parts == {"headline", "audit", "corruptions", "severity", "reliability", "corrupted", "surface"}

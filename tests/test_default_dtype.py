@@ -58,7 +58,7 @@ BY_VALUE = {"tensor", "full", "arange", "as_tensor", "asarray"}
 #: Names that do not say their kind, by file: numbers of these are whole, or have a dtype already.
 ALLOWED = {
     ("mixaug/commands/_preview_mixtures.py", "tensor"): "classes, made by int()",
-    ("mixaug/evaluate/parts.py", "tensor"): "a side in pixels",
+    ("mixaug/evaluate/measures/occlusion.py", "tensor"): "a side in pixels",
     ("mixaug/evaluate/subject.py", "as_tensor"): "numbers of classes; logits of a session, NumPy arrays",
     ("mixaug/evaluate/measures/activation_maps.py", "as_tensor"): "classes; floating ones are refused",
     ("mixaug/evaluate/images.py", "tensor"): "numbers of classes",
@@ -66,7 +66,6 @@ ALLOWED = {
     ("mixaug/evaluate/corruptions/frost.py", "tensor"): "sides in pixels",
     ("mixaug/evaluate/corruptions/digital.py", "full"): "a shift of bits, whole",
     ("mixaug/evaluate/corruptions/sets.py", "tensor"): "numbers of classes",
-    ("mixaug/evaluate/results.py", "tensor"): "a shape",
     ("mixaug/evaluate/measures/surface.py", "tensor"): "a class",
     ("mixaug/evaluate/measures/surface.py", "full"): "a class",
     ("mixaug/mixing_sets/contours/__init__.py", "tensor"): "kinds, counts and attempts",
@@ -295,7 +294,13 @@ def of_measures() -> list:
 def of_evaluate() -> list:
     report = evaluate_model(classifier(), (BYTES, LABELS), corruptions=None, n_attack=2, n_lipschitz=2)
     outcomes = report.outcomes
-    return [outcomes.correct, outcomes.confidence, outcomes.lipschitz, str(report.rms), *outcomes.attacked.values()]
+    return [
+        outcomes.correct,
+        outcomes.confidence,
+        report.measured["lipschitz"].value,
+        str(report.rms),
+        *outcomes.attacked.values(),
+    ]
 
 
 def of_functions() -> list:

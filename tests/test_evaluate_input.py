@@ -35,7 +35,7 @@ def test_a_model_in_training_mode_is_measured_in_evaluation_mode_without_a_warni
     model = net()
     model[2].eval()
     report = evaluate_model(model, data, **BARE | {"attacks": "quick"}, n_attack=6, n_curve=2)
-    assert report.outcomes.to_json() == expected.outcomes.to_json()
+    assert report.to_json()["outcomes"] == expected.to_json()["outcomes"]
     assert [part.training for part in model] == [True, True, False, True, True, True]
 
 
@@ -149,7 +149,7 @@ def test_the_callers_gradient_mode_plays_no_part(data, context):
     model = net()
     with context():
         report = evaluate_model(model, (data[0].clone(), data[1].clone()), **settings)
-    assert report.outcomes.to_json() == expected.outcomes.to_json()
+    assert report.to_json()["outcomes"] == expected.to_json()["outcomes"]
 
 
 def steepest(model, images, labels):
@@ -269,7 +269,7 @@ def test_a_few_images_with_everything(n, channels, tmp_path):
     assert sizes == dict.fromkeys(sizes, n) | {"n_surface": min(2, n)}
     assert report.settings["n_attack"] == dict.fromkeys(("fgsm", "pgd-20", "cw-20", "square"), n)
     assert len(report.outcomes.corrupted) == 15 and report.audit is not None and report.flip_rate is not None
-    assert len(report.examples.maps) == n and len(report.examples.surfaces) == 3 * min(2, n)
+    assert len(report.measured["maps"]) == n and len(report.measured["surface"]) == 3 * min(2, n)
     assert report.anomaly.auroc.value == pytest.approx(0.5)
     if (n, channels) == (3, 1):  # drawing takes seconds
         report.save(tmp_path / "r.html")
@@ -285,7 +285,7 @@ def test_a_data_set_of_one_class():
         model, (images, torch.full((len(images),), one)), corruption_names=["fog"], everything=True, n_flips=2
     )
     assert report.clean_error.value == 0 and report.audit is not None and report.left_out == {}
-    assert set(report.examples.features.labels.tolist()) == {one}
+    assert set(report.measured["features"].labels.tolist()) == {one}
 
 
 def test_images_of_two_channels_are_measured_but_for_what_is_a_picture():
@@ -336,7 +336,7 @@ def test_a_radius_of_0_is_none_of_the_business_of_the_rest(data):
         everything=True, n_lipschitz=0, n_flips=2,
     )  # fmt: skip
     assert report.worst_case.accuracy.value == pytest.approx(1 - report.clean_error.value)
-    assert report.settings["eps"] == 0.0 and len(report.examples.surfaces) == 6
+    assert report.settings["eps"] == 0.0 and len(report.measured["surface"]) == 6
 
 
 # --- names and sets -------------------------------------------------------------------------------------------------
@@ -385,8 +385,8 @@ def test_a_saved_corrupted_set_gives_what_is_made_on_the_spot(data, tmp_path):
     settings = {"attacks": None, "audit": False, "seed": 5}
     stored = evaluate_model(net(), data, corruptions=saved, **settings)
     made = evaluate_model(net(), data, corruption_names=["glass_blur", "fog"], **settings)
-    assert stored.outcomes.to_json() == made.outcomes.to_json()
-    assert stored.examples.to_json() == made.examples.to_json()
+    assert stored.to_json()["outcomes"] == made.to_json()["outcomes"]
+    assert stored.to_json()["examples"] == made.to_json()["examples"]
     assert stored.settings["preset"]["folder"] == str(tmp_path / "set")
     few = evaluate_model(net(), data, corruptions=saved, corruption_names=["fog"], n_corruption=5, **settings)
     assert torch.equal(few.outcomes.corrupted["fog"], made.outcomes.corrupted["fog"][:, few.outcomes.corruption_index])

@@ -57,9 +57,10 @@ def test_all_parts_are_there(report):
     assert report.audit is not None and report.worst_case is not None and report.robustness_gap is not None
     assert list(report.accuracy_curve) == [0.0, 0.005, 0.01, 0.02, 0.04, 0.08]
     assert report.flip_rate.n == 3 and report.occlusion.n == 5 and report.lipschitz.n == 12
-    assert len(report.outcomes.ood_confidence) == 7 and report.anomaly is not None
+    assert len(report.measured["ood"].confidence_out) == 7 and report.anomaly is not None
     examples = report.examples
-    assert len(examples.surfaces) == 3 and len(examples.maps) == 6 and len(examples.features.labels) == 12
+    found = report.measured
+    assert len(found["surface"]) == 3 and len(found["maps"]) == 6 and len(found["features"].labels) == 12
     assert len(examples.corrupted) == 2 and len(examples.adversarial) == 4 * 3  # of the first block, that has 3 right
     assert set(report.seconds) == {
         "clean", "corruptions", *report.attacks, "curve", "lipschitz", "flips", "occlusion", "ood", "audit", "surfaces",
@@ -94,9 +95,9 @@ def test_parts_are_what_their_own_functions_measure(data, report):
     model = net()
     assert report.lipschitz.value == pytest.approx(local_lipschitz(model, data, 0.02, batch_size=5).value, rel=1e-5)
     curve = occlusion_curve(model, data, n=5)
-    assert torch.equal(report.outcomes.occlusion.correct, curve.correct)
+    assert torch.equal(report.measured["occlusion"].value.correct, curve.correct)
     flips = flip_rates(model, data, n=3)
-    assert flips.to_json() == report.outcomes.flips.to_json()
+    assert flips.to_json() == report.measured["flips"].value.to_json()
 
 
 def test_nothing_of_the_model_or_the_world_changes(data):
@@ -152,8 +153,8 @@ def test_a_data_set_of_some_classes_is_measured_on_their_logits_alone():
     surrogate = net(7, seed=2)
     report = evaluate_model(model, Subset(*data), surrogate=surrogate, **settings)
     expected = evaluate_model(restricted, data, surrogate=nn.Sequential(surrogate, Columns([5, 1, 3])), **settings)
-    assert report.outcomes.to_json() == expected.outcomes.to_json()
-    assert report.examples.to_json()["maps"] == expected.examples.to_json()["maps"]
+    one, other = report.to_json(), expected.to_json()
+    assert one["outcomes"] == other["outcomes"] and one["examples"]["maps"] == other["examples"]["maps"]
     assert report.audit.verdict == expected.audit.verdict
     assert {name: right.tolist() for name, right in report.audit.right.items()} == {
         name: right.tolist() for name, right in expected.audit.right.items()

@@ -87,7 +87,7 @@ def test_names_and_settings(preset):
 )
 def test_numbers_of_images(preset, total, count, curve):
     data = LabelledImages((torch.zeros(total, 1, 1, 1), torch.zeros(total, dtype=torch.int64)))
-    parts = ("n_audit", "n_curve", "n_lipschitz", "n_surface", "n_flips", "n_occlusion", "n_features", "n_maps")
+    parts = ("audit", "curve", "lipschitz", "surface", "flips", "occlusion", "features", "maps")
 
     def plan(n_attack=None, everything=False, **given):
         counts = dict.fromkeys(parts) | given
@@ -96,16 +96,16 @@ def test_numbers_of_images(preset, total, count, curve):
     usual = plan()
     assert {name: len(index) for name, index in usual.attack_index.items()} == dict.fromkeys(NAMES[preset], count)
     assert {name: len(index) for name, index in usual.index.items() if len(index)} == {
-        name: n for name, n in (("n_audit", min(200, total)), ("n_curve", curve)) if n
+        name: n for name, n in (("audit", min(200, total)), ("curve", curve)) if n
     }
-    given = plan(n_attack=7, n_curve=3, n_audit=0)
+    given = plan(n_attack=7, curve=3, audit=0)
     assert [len(index) for index in given.attack_index.values()] == [7] * len(NAMES[preset])
-    assert (len(given.index["n_curve"]), len(given.index["n_audit"])) == (3, 0)
-    whole = plan(everything=True, n_maps=0)
+    assert (len(given.index["curve"]), len(given.index["audit"])) == (3, 0)
+    whole = plan(everything=True, maps=0)
     sizes = {name: len(whole.index[name]) for name in parts[2:]}
     assert sizes == {
-        "n_lipschitz": min(100, total), "n_surface": 2, "n_flips": min(100, total), "n_occlusion": min(200, total),
-        "n_features": min(500, total), "n_maps": 0,
+        "lipschitz": min(100, total), "surface": 2, "flips": min(100, total), "occlusion": min(200, total),
+        "features": min(500, total), "maps": 0,
     }  # fmt: skip
 
 
@@ -276,15 +276,15 @@ def test_a_linear_model_has_the_accuracy_that_is_known_at_every_radius():
         batch_size=17,
     )  # fmt: skip
     slope = model.weight.detach().abs().sum()
-    assert list(report.outcomes.curve) == [eps / 4, eps / 2, eps, 2 * eps, 4 * eps]
-    for radius, right in report.outcomes.curve.items():
+    assert list(report.measured["curve"].right) == [eps / 4, eps / 2, eps, 2 * eps, 4 * eps]
+    for radius, right in report.measured["curve"].right.items():
         assert torch.equal(right, margin > radius * slope), radius
     shares = [each.value for each in report.accuracy_curve.values()]
     assert shares[0] == pytest.approx(0.9) and shares == sorted(shares, reverse=True) and len(set(shares)) >= 4
     for name in ("fgsm", "pgd-20"):
         assert torch.equal(report.outcomes.attacked[name], margin > eps * slope)
     some = evaluate_model(model, (images, labels), **BARE, eps=eps, n_curve=9)
-    assert torch.equal(some.outcomes.curve[eps], (margin > eps * slope)[some.outcomes.curve_index])
+    assert torch.equal(some.measured["curve"].right[eps], (margin > eps * slope)[some.measured["curve"].index])
 
 
 def test_the_curve_takes_the_worse_of_its_two_attacks():
@@ -299,14 +299,14 @@ def test_the_curve_takes_the_worse_of_its_two_attacks():
     score = (images.flatten(1) @ model.weight + model.bias).detach()
     report = evaluate_model(model, (images, (score > 0).long()), **BARE, eps=0.02, n_curve=20)
     slope = model.weight.detach().abs().sum()
-    for radius, right in report.outcomes.curve.items():
+    for radius, right in report.measured["curve"].right.items():
         assert torch.equal(right, score.abs() > radius * slope), radius
 
 
 def test_radii_end_at_one():
     model = net()
     report = evaluate_model(model, labelled(model, pictures()), **BARE, eps=0.5, n_curve=4)
-    assert list(report.outcomes.curve) == [0.125, 0.25, 0.5, 1.0]
+    assert list(report.measured["curve"].right) == [0.125, 0.25, 0.5, 1.0]
 
 
 def test_a_model_that_gets_nothing_right_has_a_whole_report():
@@ -331,7 +331,7 @@ def test_a_model_that_gets_nothing_right_has_a_whole_report():
 def test_attacks_of_ones_own_list_are_left_out_by_the_same_rule(attack, needs):
     plan = planned(
         LabelledImages((torch.zeros(2, 1, 1, 1), torch.zeros(2, dtype=torch.int64))), (), [attack, FGSM()], 0.1,
-        False, dict.fromkeys(("n_audit", "n_curve", "n_maps", "n_features", "n_lipschitz", "n_surface", "n_flips")),
+        False, {},
         None, None, False, 0,
     )  # fmt: skip
     for classes in (2, 3, 4):

@@ -153,17 +153,17 @@ def test_names_the_extra_when_matplotlib_is_missing(report, tmp_path, monkeypatc
 
 
 PARTS = {
-    "flips": lambda report: report.outcomes.flips.flips["rotate"],
-    "flip example": lambda report: report.outcomes.flips.examples[0].images,
-    "curve": lambda report: torch.stack(list(report.outcomes.curve.values())),
-    "radii": lambda report: torch.tensor(list(report.outcomes.curve)),
-    "occlusion": lambda report: report.outcomes.occlusion.correct,
-    "anomaly": lambda report: report.outcomes.ood_confidence,
-    "lipschitz": lambda report: report.outcomes.lipschitz,
-    "label map": lambda report: report.examples.maps[0].label_map,
-    "image of the map": lambda report: report.examples.maps[0].image,
-    "features": lambda report: report.examples.features.points,
-    "surface": lambda report: report.examples.surfaces[1].losses,
+    "flips": lambda report: report.measured["flips"].value.flips["rotate"],
+    "flip example": lambda report: report.measured["flips"].value.examples[0].images,
+    "curve": lambda report: torch.stack(list(report.measured["curve"].right.values())),
+    "radii": lambda report: torch.tensor(list(report.measured["curve"].right)),
+    "occlusion": lambda report: report.measured["occlusion"].value.correct,
+    "anomaly": lambda report: report.measured["ood"].confidence_out,
+    "lipschitz": lambda report: report.measured["lipschitz"].value,
+    "label map": lambda report: report.measured["maps"][0].label_map,
+    "image of the map": lambda report: report.measured["maps"][0].image,
+    "features": lambda report: report.measured["features"].points,
+    "surface": lambda report: report.measured["surface"][1].losses,
     "audit": lambda report: report.audit.right["square"],
     "audit's measures": lambda report: report.audit.measures["zero-ce"],
 }
@@ -190,7 +190,7 @@ def test_a_report_with_all_parts_survives_the_json(full_round_trip):
     assert after.to_table() == before.to_table()
     assert after.audit.masked and after.audit.checks == before.audit.checks
     assert after.left_out == before.left_out and after.notices == before.notices
-    assert after.outcomes.occlusion.ratios == (0.0, 0.4, 0.8)
+    assert after.measured["occlusion"].value.ratios == (0.0, 0.4, 0.8)
     assert after.worst_case == before.worst_case
 
 

@@ -12,8 +12,14 @@ from mixaug.attacks import PGD
 from mixaug.evaluate import Report, compare, evaluate_model, loss_surface
 from mixaug.evaluate.images import fingerprint
 from mixaug.evaluate.labels import interval_text
-from mixaug.evaluate.measures.surface import LossSurface, SurfacePlane, plane_losses, sample_plane, surface_figure
-from mixaug.evaluate.results import loss_rises
+from mixaug.evaluate.measures.surface import (
+    LossSurface,
+    SurfacePlane,
+    loss_rises,
+    plane_losses,
+    sample_plane,
+    surface_figure,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -129,13 +135,13 @@ def test_a_report_keeps_its_surfaces(tmp_path):
     before = fingerprint(model.state_dict())
     report = evaluate_model(model, data, attacks=None, corruptions=None, audit=False, n_surface=2, seed=3)
     assert fingerprint(model.state_dict()) == before
-    surfaces = report.examples.surfaces
+    surfaces = report.measured["surface"]
     assert [surface.radius for surface in surfaces] == pytest.approx([0.05, 0.1, 0.15] * 2)
     assert len({surface.index for surface in surfaces}) == 2
     assert [surface.label for surface in surfaces] == [surface.index % 3 for surface in surfaces]
     path = report.save(tmp_path / "r.html")
     loaded = Report.load(path.with_suffix(".json"))
-    for kept, surface in zip(loaded.examples.surfaces, surfaces, strict=True):
+    for kept, surface in zip(loaded.measured["surface"], surfaces, strict=True):
         assert torch.allclose(kept.losses, surface.losses, atol=1e-4) and kept.index == surface.index
     assert (tmp_path / "r-surface.png").exists() and "Loss surface" in path.read_text()
 
@@ -157,7 +163,7 @@ def test_the_rises_are_in_table_page_and_json(tmp_path):
     pytest.importorskip("matplotlib")
     data = torch.rand(4, 3, 8, 8, generator=seeded()), torch.arange(4) % 3
     report = evaluate_model(small_model(), data, attacks=None, corruptions=None, audit=False, n_surface=3)
-    of = [surface for surface in report.examples.surfaces if surface.radius == 0.1]
+    of = [surface for surface in report.measured["surface"] if surface.radius == 0.1]
     want = sum(surface.attack_rise for surface in of) / 3
     assert report.loss_rises[0.1].attack.value == pytest.approx(want, rel=1e-5) and want > 0
     line = next(line for line in report.to_table().splitlines() if line.startswith("0.1 "))
@@ -180,7 +186,7 @@ def test_models_are_compared_on_the_same_surfaces(tmp_path):
     settings = {"attacks": None, "corruptions": None, "audit": False}
     reports = [evaluate_model(model, data, **settings, n_surface=2) for model in (steep, smooth)]
     comparison = compare(reports, ["steep", "smooth"])
-    assert comparison.radii == [0.05, 0.1, 0.15]
+    assert "surface" in [measure.name for measure, _ in comparison.shared]
     lines = [line.split() for line in comparison.to_table().splitlines()]
     start = next(i for i, line in enumerate(lines) if line[:2] == ["rise", "of"])
     for line, name, report in zip(lines[start + 2 : start + 4], ("steep", "smooth"), reports, strict=True):
@@ -193,7 +199,7 @@ def test_models_are_compared_on_the_same_surfaces(tmp_path):
     # Other images, or none: no surfaces side by side.
     for count in (0, 1):
         other = evaluate_model(smooth, data, **settings, n_surface=count)
-        assert compare([reports[0], other]).radii == []
+        assert "surface" not in [measure.name for measure, _ in compare([reports[0], other]).shared]
         assert "rise of" not in compare([reports[0], other]).to_table()
 
 

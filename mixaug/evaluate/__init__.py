@@ -14,11 +14,11 @@ from mixaug.evaluate.measures.consistency import FlipRates, flip_rates
 from mixaug.evaluate.measures.features import FeatureMap, feature_map
 from mixaug.evaluate.measures.lipschitz import local_lipschitz
 from mixaug.evaluate.measures.occlusion import OcclusionCurve, occlusion_curve
-from mixaug.evaluate.measures.surface import LossSurface, loss_surface
+from mixaug.evaluate.measures.surface import LossRise, LossSurface, loss_surface
 from mixaug.evaluate.measures.transfer import Transfer, transfer
 from mixaug.evaluate.measures.zero_gradients import zero_gradient_share
 from mixaug.evaluate.report.report import Comparison, Report, compare
-from mixaug.evaluate.results import AttackResult, LossRise, WorstCase
+from mixaug.evaluate.results import AttackResult, WorstCase
 from mixaug.nn.caps import CapFigures, cap_figures, zero_gradients
 
 __all__ = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from mixaug._drawing import Look, add_legend, looks, new_figure, png_of
 from mixaug.evaluate.intervals import Estimate
 
@@ -86,3 +88,12 @@ def _points(axes: Any, places: Sequence[float], column: Sequence[Estimate], name
         [100 * each.value for each in column], places, xerr=_reach(column), fmt=look.marker, color=look.colour,
         label=name, markersize=4.5, elinewidth=0.8, capsize=0,
     )  # fmt: skip
+
+
+def show_image(axes: Any, image: Tensor) -> None:
+    """A grey or RGB picture, uint8 (C, H, W); small ones keep their pixels."""
+    smooth = "nearest" if max(image.shape[1:]) <= 96 else "antialiased"
+    if image.shape[0] == 1:
+        axes.imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=255, interpolation=smooth)
+    else:
+        axes.imshow(image.permute(1, 2, 0).numpy(), interpolation=smooth)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 __all__ = [
+    "decode_pictures",
     "decode_png",
+    "encode_pictures",
     "encode_png",
     "pack",
     "pack_bits",
@@ -63,3 +66,13 @@ def unpack_bits(data: dict[str, Any]) -> Tensor:
     count = math.prod(shape)
     bits = np.unpackbits(np.frombuffer(base64.b64decode(data["bits"]), dtype=np.uint8), count=count)
     return torch.from_numpy(bits.astype(bool)).reshape(shape)
+
+
+def encode_pictures(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with pictures, uint8 tensors, as PNG."""
+    return {name: {"png": encode_png(value)} if isinstance(value, Tensor) else value for name, value in fields.items()}
+
+
+def decode_pictures(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of :func:`encode_pictures`, exactly; a grey picture comes back with its channel."""
+    return {name: decode_png(value["png"]) if isinstance(value, dict) else value for name, value in fields.items()}

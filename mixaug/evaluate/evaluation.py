@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,8 @@ from mixaug.evaluate.audit import Thresholds, audit_pieces
 from mixaug.evaluate.audit.attacks import left_as_it_was
 from mixaug.evaluate.images import LabelledImages, fingerprint, of_classes
 from mixaug.evaluate.journal import Progress, check_writable
-from mixaug.evaluate.parts import Given, flip_preset, measured
+from mixaug.evaluate.measures import all_measures
+from mixaug.evaluate.parts import Given, measured
 from mixaug.evaluate.plan import (
     AttackCounts,
     Attacks,
@@ -28,7 +29,7 @@ from mixaug.evaluate.plan import (
     planned,
 )
 from mixaug.evaluate.report.report import Report
-from mixaug.evaluate.runner import Judge, expects_normalised
+from mixaug.evaluate.runner import Runner, expects_normalised
 from mixaug.evaluate.subject import cut_off, environment, on_device, subject_of
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def evaluate_model(
     n_occlusion: int | None = None,
     n_features: int | None = None,
     n_maps: int | None = None,
+    measures: Mapping[str, int | None] | None = None,
     thresholds: Thresholds | None = None,
     batch_size: int = 256,
     seed: int = 0,
@@ -116,6 +118,8 @@ def evaluate_model(
         n_occlusion: number of images of :func:`~mixaug.evaluate.occlusion_curve`.
         n_features: number of images of the map of the features, see :func:`~mixaug.evaluate.feature_map`.
         n_maps: number of images with :func:`~mixaug.evaluate.class_activation_maps`.
+        measures: numbers of images of measures by their names, such as ``{"occlusion": 100}`` for ``n_occlusion=100``:
+            for those that have no argument of their own; default none.
         thresholds: of the audit, default :class:`~mixaug.evaluate.audit.Thresholds` as it is.
         batch_size: images in one pass of the model, default 256.
         seed: seed of subsets, corruptions and attacks, default 0.
@@ -166,9 +170,13 @@ def evaluate_model(
     data = LabelledImages(dataset)
     names = chosen_corruptions(corruptions, corruption_names, data.channels)
     counts = {
-        "n_audit": n_audit, "n_curve": n_curve, "n_lipschitz": n_lipschitz, "n_surface": n_surface, "n_flips": n_flips,
-        "n_occlusion": n_occlusion, "n_features": n_features, "n_maps": n_maps,
+        "audit": n_audit, "curve": n_curve, "lipschitz": n_lipschitz, "surface": n_surface, "flips": n_flips,
+        "occlusion": n_occlusion, "features": n_features, "maps": n_maps,
     }  # fmt: skip
+    for measure_name, count in _counts(measures).items():
+        if counts.get(measure_name) is not None:
+            raise ValueError(f"n_{measure_name} must be None where measures has {measure_name!r}, got both")
+        counts[measure_name] = count
     plan = planned(data, names, attacks, eps, audit, counts, n_corruption, n_attack, everything, seed)
     if corruptions is not None and not isinstance(corruptions, str):
         check_set(corruptions, data)
@@ -181,43 +189,46 @@ def evaluate_model(
         raise ValueError("model must have weights, got parameters on the device meta, which has none")
     place = home if device is None else torch.device(device)
     with torch.inference_mode(False), on_device(subject.module, home, place), left_as_it_was(subject.module):
-        judge = Judge(subject, place, batch_size, data, seed)
-        probed = judge.probe()
-        class_names = expected_names(of_classes(dataset, "classes") if classes is None else classes, judge.num_classes)
+        runner = Runner(subject, place, batch_size, data, seed)
+        probed = runner.probe()
+        class_names = expected_names(of_classes(dataset, "classes") if classes is None else classes, runner.num_classes)
         first = as_float(data.take(torch.arange(min(2, len(data))))[0])
         no_gradient = subject.no_gradient
         if no_gradient is None and plan.needs_gradient:
             no_gradient = cut_off(subject.module, first.to(place))
-        plan = plan.possible(judge.num_classes, no_gradient, subject.no_gradient, subject.no_layers)
-        if surrogate is not None and len(plan.index["n_audit"]):
-            _check_surrogate(surrogate, first, judge.num_classes)
-        if len(plan.index["n_features"]):
-            optional_import("sklearn.manifold")
+        plan = plan.possible(runner.num_classes, no_gradient, subject.no_gradient, subject.no_layers)
+        if surrogate is not None and len(plan.index["audit"]):
+            _check_surrogate(surrogate, first, runner.num_classes)
+        for measure in plan.measures:
+            if measure.needs_library:
+                optional_import(measure.needs_library)
         weights = _weights(model)
         versions = environment(place)
         if state is not None:
             lasting = {name: version for name, version in versions.items() if name not in ("time", "device")}
-            judge.keep_in(state, f"{weights} {data.sha256} {seed} {place} {lasting} {probed.tolist()}")
+            runner.keep_in(state, f"{weights} {data.sha256} {seed} {place} {lasting} {probed.tolist()}")
         work = plan.work(len(data), 0 if other is None else len(other), eps, audit_pieces(surrogate is not None))
-        with Progress(work, name, progress) as judge.bar:
-            with judge.timed("clean"):
-                correct, confidence = judge.clean()
-            noticed = expects_normalised(judge, correct)
+        with Progress(work, name, progress) as runner.bar:
+            with runner.timed("clean"):
+                correct, confidence = runner.clean()
+            noticed = expects_normalised(runner, correct)
             if noticed:
                 warnings.warn(noticed, stacklevel=2)
-            outcomes, found = measured(judge, plan, given, correct, confidence)
+            outcomes, results, found = measured(runner, plan, given, correct, confidence)
+            inputs = given.inputs(correct, confidence)
+            choices = [each.settings(runner, plan.index[each.name], inputs) for each in all_measures() if each.counted]
     settings = {
         "model": subject.name,
         "weights_sha256": weights,
         "parameters": sum(parameter.numel() for parameter in subject.module.parameters()),
-        "num_classes": judge.num_classes,
+        "num_classes": runner.num_classes,
         "data_sha256": data.sha256,
         "n_clean": len(data),
         "n_corruption": len(plan.corruption_index),
         "n_attack": {attack_name: len(index) for attack_name, index in plan.attack_index.items()},
-        **{size: len(index) for size, index in plan.index.items()},
+        **{f"n_{part}": len(index) for part, index in plan.index.items()},
         "preset": corruptions if isinstance(corruptions, str | None) else corruptions.description(),
-        "flip_preset": flip_preset(given, data) if len(plan.index["n_flips"]) else None,
+        **{key: value for choice in choices for key, value in choice.items()},
         "corruptions": list(names),
         "eps": float(eps),
         "attacks": {attack_name: describe(attack) for attack_name, attack in plan.attacks.items()},
@@ -228,9 +239,21 @@ def evaluate_model(
         "device": str(place),
     }
     return Report(
-        name, outcomes, settings, versions, judge.seconds, class_names, judge.examples, found, plan.left_out,
-        [noticed] if noticed else [],
+        name, outcomes, settings, versions, runner.seconds, class_names, runner.examples, found, plan.left_out,
+        [noticed] if noticed else [], results,
     )  # fmt: skip
+
+
+def _counts(measures: Mapping[str, int | None] | None) -> dict[str, int | None]:
+    """The numbers of images by name; whether there are such measures is the plan's to say."""
+    if measures is None:
+        return {}
+    if not isinstance(measures, Mapping):
+        raise TypeError(f"measures must be a mapping from names to numbers of images, got {type(measures).__name__}")
+    unknown = [name for name in measures if name == "audit" or not isinstance(name, str)]
+    if unknown:
+        raise ValueError(f"measures must have names of measures, got {unknown[0]!r}")
+    return dict(measures)
 
 
 def _weights(model: Any) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mixaug.evaluate.corruptions import OURS
 from mixaug.evaluate.intervals import Estimate
 
@@ -57,3 +59,23 @@ def radius_text(eps: float) -> str:
     if abs(eps - round(eps, 3)) < 1e-9 or abs(levels - round(levels)) > 1e-4:
         return f"{eps:.3g}"
     return f"{round(levels)}/255"
+
+
+def class_name(label: int, classes: Sequence[str] | None) -> str:
+    """The name of a class, or its number where names are not known.
+
+    Example:
+        >>> class_name(1, ["cat", "dog"]), class_name(7, ["cat", "dog"])
+        ('dog', '7')
+    """
+    return classes[label] if classes is not None and label < len(classes) else str(label)
+
+
+def shortened(text: str, length: int = 24) -> str:
+    """A long name without its middle, as it stands below a picture.
+
+    Example:
+        >>> shortened("a rather long name of a class")
+        'a rather long n… a class'
+    """
+    return text if len(text) <= length else text[: length - 9] + "…" + text[-8:]

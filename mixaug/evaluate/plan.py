@@ -14,10 +14,11 @@ from mixaug._checks import check_choices, check_int, did_you_mean
 from mixaug.attacks import APGD, CWL2, FGSM, PGD, SPSA, AutoAttack, CWLinf, Square
 from mixaug.attacks.attack import Attack as OwnAttack
 from mixaug.evaluate.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, PRESETS
-from mixaug.evaluate.corruptions.perturbations import PERTURBATIONS
 from mixaug.evaluate.corruptions.tables import SEVERITIES
 from mixaug.evaluate.images import LabelledImages
-from mixaug.evaluate.seeds import _generator, subset
+from mixaug.evaluate.measure import Measure
+from mixaug.evaluate.measures import all_measures
+from mixaug.evaluate.seeds import seed_of, subset
 
 if TYPE_CHECKING:
     from mixaug.evaluate.corruptions.sets import CorruptedSet
@@ -35,17 +36,6 @@ __all__ = [
 CLEAN = 1.0
 #: Made and judged, measured as a mean over the corruptions with a small model at 32 px.
 CORRUPTED = 2.0
-#: Both attacks of a radius; about half of their steps are not needed.
-RADIUS = 60.0
-LIPSCHITZ = 60.0
-#: Three radii, each with an attack of 20 steps and a grid of 625 points.
-SURFACE = 3 * (60.0 + 625.0)
-#: The 31 frames of a sequence, made and judged.
-SEQUENCE = 31 * 2.0
-OCCLUDED = 10.0
-FEATURES = 2.0
-MAPS = 6.0
-
 _STEP = 3.0
 _AUDIT = {
     "clean": 4.0, "gradients": 9.0, "fgsm": 3.0, "square": 1000.0, "spsa": 320.0, "noise": 8.0, "grey": 1.0,
@@ -279,7 +269,7 @@ def seeded(attack: Attack, *parts: object) -> Attack:
         return attack
     if "generator" not in {field.name for field in dataclasses.fields(attack)}:
         return attack  # it draws nothing
-    return dataclasses.replace(attack, generator=_generator(*parts))
+    return dataclasses.replace(attack, generator=torch.Generator().manual_seed(seed_of(*parts)))
 
 
 def repeats(attack: Attack) -> bool:
@@ -304,34 +294,7 @@ def _ours(what: object) -> bool:
     return isinstance(home, str) and home.partition(".")[0] == "mixaug" and "<" not in name
 
 
-#: Images of each part with ``everything=True``; all if there are fewer.
-USUAL_SIZES = {
-    "n_lipschitz": 100,
-    "n_surface": 2,
-    "n_flips": 100,
-    "n_occlusion": 200,
-    "n_features": 500,
-    "n_maps": 6,
-}
-#: Images of the accuracy against the radius, where attacks are one of these presets.
-USUAL_CURVE = 100
-_WITH_CURVE = ("quick", "standard", "autoattack")
 USUAL_AUDIT = 200
-_GRADIENT_PARTS = ("n_lipschitz", "n_surface", "n_maps", "n_curve")
-_LAYER_PARTS = ("n_maps", "n_features")
-_PICTURE_PARTS = ("n_flips", "n_maps")
-#: Radii of the curve, in units of ``eps``.
-_CURVE_RADII = (0.25, 0.5, 1.0, 2.0, 4.0)
-
-
-def curve_radii(eps: float) -> list[float]:
-    """The radii of the accuracy against the radius: multiples of ``eps``, at most 1.
-
-    Example:
-        >>> curve_radii(0.4)
-        [0.1, 0.2, 0.4, 0.8, 1.0]
-    """
-    return list(dict.fromkeys(min(1.0, factor * eps) for factor in _CURVE_RADII))
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,7 +306,7 @@ class Plan:
         corruption_index: their images.
         attacks: by name.
         attack_index: images of each attack.
-        index: images of the other parts, by the name of the argument that counts them.
+        index: images of the measures that are counted, by name, and of the ``audit``.
         left_out: part to why it cannot be measured; more are added on the way.
     """
 
@@ -363,21 +326,22 @@ class Plan:
             eps: radius.
             audit_pieces: names of the audit's pieces.
         """
-        count = {name: len(index) for name, index in self.index.items()}
         work = CLEAN * (images + other)
         work += CORRUPTED * len(self.corruptions) * len(SEVERITIES) * len(self.corruption_index)
         work += sum(of_attack(self.attacks[name]) * len(index) for name, index in self.attack_index.items())
-        work += RADIUS * len(curve_radii(eps)) * count["n_curve"]
-        work += LIPSCHITZ * count["n_lipschitz"] + SURFACE * count["n_surface"]
-        work += SEQUENCE * count["n_flips"] * len(PERTURBATIONS) + OCCLUDED * count["n_occlusion"]
-        work += FEATURES * count["n_features"] + MAPS * count["n_maps"]
-        return work + sum(of_audit(piece) for piece in audit_pieces) * count["n_audit"]
+        work += sum(measure.work(len(self.index[measure.name]), eps) for measure in self.measures)
+        return work + sum(of_audit(piece) for piece in audit_pieces) * len(self.index["audit"])
+
+    @property
+    def measures(self) -> list[Measure[Any]]:
+        """The measures on a number of the images that are asked for."""
+        return [each for each in all_measures() if each.counted and len(self.index[each.name])]
 
     @property
     def needs_gradient(self) -> bool:
         """Whether something of it follows gradients, as far as is known."""
         attacks = any(of_this_package(attack) and not black_box(attack) for attack in self.attacks.values())
-        return attacks or any(len(self.index[name]) for name in _GRADIENT_PARTS)
+        return attacks or any(measure.needs_gradient for measure in self.measures)
 
     def possible(self, classes: int, no_gradient: str | None, no_audit: str | None, no_layers: str | None) -> Plan:
         """What of this can be measured on a model.
@@ -394,20 +358,20 @@ class Plan:
                 reasons[name] = f"it needs {least_classes(attack)} classes or more, and the model has {classes}"
             elif no_gradient is not None and of_this_package(attack) and not black_box(attack):
                 reasons[name] = no_gradient
-        wanted = {name for name, index in self.index.items() if len(index)}
-        parts = {
-            **dict.fromkeys(_GRADIENT_PARTS, no_gradient),
-            "n_audit": no_audit,
-            **({} if no_layers is None else dict.fromkeys(_LAYER_PARTS, no_layers)),
-        }
-        without = {name: why for name, why in parts.items() if why is not None and name in wanted}
+        without = {"audit": no_audit} if no_audit is not None and len(self.index["audit"]) else {}
+        for measure in self.measures:
+            why = no_layers if measure.needs_layers and no_layers is not None else None
+            if why is None and measure.needs_gradient:
+                why = no_gradient
+            if why is not None:
+                without[measure.name] = why
         nothing = torch.empty(0, dtype=torch.int64)
         return replace(
             self,
             attacks={name: attack for name, attack in self.attacks.items() if name not in reasons},
             attack_index={name: index for name, index in self.attack_index.items() if name not in reasons},
             index={name: nothing if name in without else index for name, index in self.index.items()},
-            left_out=self.left_out | reasons | {name.removeprefix("n_"): why for name, why in without.items()},
+            left_out=self.left_out | reasons | without,
         )
 
 
@@ -436,27 +400,32 @@ def planned(
     if n_attack is None and preset is not None:
         usual = USUAL_COUNTS[preset]
         n_attack = None if usual is None else min(usual, total)
-    sizes = dict(counts)
-    if preset in _WITH_CURVE and sizes["n_curve"] is None:
-        sizes["n_curve"] = min(USUAL_CURVE, total)
-    if everything:
-        sizes |= {name: min(usual, total) for name, usual in USUAL_SIZES.items() if sizes[name] is None}
+    measures = {measure.name: measure for measure in all_measures() if measure.counted}
+    unknown = [name for name in counts if name not in (*measures, "audit")]
+    if unknown:
+        known = ", ".join(measures)
+        raise ValueError(f"measures must be of {known}; got {unknown[0]!r}{did_you_mean(unknown[0], measures)}")
+    sizes = {**counts, **{name: None for name in (*measures, "audit") if name not in counts}}
+    for name, measure in measures.items():
+        usual = measure.images(everything, preset)
+        if sizes[name] is None and usual is not None:
+            sizes[name] = min(usual, total)
     if not audit:
-        if sizes["n_audit"]:
-            raise ValueError(f"n_audit must be None where audit is False, got {sizes['n_audit']}")
-        sizes["n_audit"] = None
-    elif sizes["n_audit"] is None:
-        sizes["n_audit"] = min(USUAL_AUDIT, total)
+        if sizes["audit"]:
+            raise ValueError(f"n_audit must be None where audit is False, got {sizes['audit']}")
+        sizes["audit"] = None
+    elif sizes["audit"] is None:
+        sizes["audit"] = min(USUAL_AUDIT, total)
     for name, size in sizes.items():
         if size is not None:
-            sizes[name] = check_int(name, size, 0)
+            sizes[name] = check_int(f"n_{name}", size, 0)
     if eps == 0:
-        _check_radius(sizes)
+        _check_radius(sizes, {name: measure.of_radius for name, measure in measures.items()})
     left_out = {}
     if data.channels not in (1, 3):
-        for name in _PICTURE_PARTS:
-            if sizes[name]:
-                left_out[name.removeprefix("n_")] = f"images of {data.channels} channels are no pictures"
+        for name, measure in measures.items():
+            if measure.needs_pictures and sizes[name]:
+                left_out[name] = f"images of {data.channels} channels are no pictures"
                 sizes[name] = 0
     nothing = torch.empty(0, dtype=torch.int64)
     return Plan(
@@ -464,21 +433,16 @@ def planned(
         subset("n_corruption", n_corruption, total, seed) if corruptions else nothing,
         chosen,
         attack_indices(n_attack, chosen, total, seed),
-        {name: subset(name, size, total, seed) if size else nothing for name, size in sizes.items()},
+        {name: subset(f"n_{name}", size, total, seed) if size else nothing for name, size in sizes.items()},
         left_out,
     )
 
 
-def _check_radius(sizes: dict[str, int | None]) -> None:
+def _check_radius(sizes: dict[str, int | None], of_radius: dict[str, str]) -> None:
     """Raises for the parts that need a radius above 0."""
-    wanted = {
-        "n_lipschitz": "the Lipschitz constant",
-        "n_curve": "the accuracy against the radius",
-        "n_audit": "what the audit measures",
-    }
-    for name, what in wanted.items():
-        if sizes[name]:
-            without = "audit=False" if name == "n_audit" else f"{name}=0"
+    for name, what in {**of_radius, "audit": "what the audit measures"}.items():
+        if what and sizes[name]:
+            without = "audit=False" if name == "audit" else f"n_{name}=0"
             raise ValueError(f"eps must be above 0 to measure {what}, got 0; {without} leaves it out")
 
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from mixaug._model_state import bare, check_class_range, check_logits
 from mixaug._pictures import as_bytes, as_float
-from mixaug.evaluate import plan as _costs
 from mixaug.evaluate.corruptions import corrupt
 from mixaug.evaluate.corruptions.tables import SEVERITIES
 from mixaug.evaluate.images import LabelledImages, fingerprint
 from mixaug.evaluate.journal import Journal, Progress
+from mixaug.evaluate.plan import CLEAN, CORRUPTED
 from mixaug.evaluate.results import CorruptedExample, Examples
 from mixaug.evaluate.seeds import seed_of
 from mixaug.evaluate.subject import Subject, timed
@@ -33,7 +33,7 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _POINTS, _SIGMAS = 0.1, 4.0
 
 
-def expects_normalised(judge: Judge, correct: Tensor) -> str | None:
+def expects_normalised(runner: Runner, correct: Tensor) -> str | None:
     """A sentence if the model does much better on normalised images; None if it does not.
 
     Up to 256 images, evenly spread over the data, are given to it as they are, and as ``(x - mean) / sd`` with the mean
@@ -42,16 +42,16 @@ def expects_normalised(judge: Judge, correct: Tensor) -> str | None:
     are the fewest.
 
     Args:
-        judge: of the model.
+        runner: of the model.
         correct: (n,) right or wrong of all images as they are.
     """
     # Spread over the data: the first ones of a folder are of one class, which a change of brightness may favour.
-    count = min(_IMAGES, len(judge.data))
-    index = torch.arange(count) * len(judge.data) // count
-    images, labels = judge.data.take(index)
+    count = min(_IMAGES, len(runner.data))
+    index = torch.arange(count) * len(runner.data) // count
+    images, labels = runner.data.take(index)
     images = as_float(images)
     channels = images.shape[1]
-    judge.draw("normalised")
+    runner.draw("normalised")
     own = (images.mean((0, 2, 3)), images.std((0, 2, 3), correction=0).clamp_min(1e-3))
     choices = {"of the data set": own}
     if channels == 3:
@@ -62,7 +62,7 @@ def expects_normalised(judge: Judge, correct: Tensor) -> str | None:
     for whose, (mean, deviation) in choices.items():
         normalised = (images - mean.view(1, -1, 1, 1)) / deviation.view(1, -1, 1, 1)
         try:
-            right = judge(normalised, labels, "normalised images")[0]
+            right = runner(normalised, labels, "normalised images")[0]
         except Exception:  # it takes no values outside of [0, 1]: it was not made for normalised images
             continue
         gained, lost = int((right & ~plain).sum()), int((plain & ~right).sum())
@@ -86,7 +86,7 @@ _PROBED = 16
 _COMPARED = 4
 
 
-class Judge:
+class Runner:
     """One model with the data set it is measured on.
 
     Args:
@@ -186,13 +186,10 @@ class Judge:
 
     def clean(self) -> tuple[Tensor, Tensor]:
         """Right or wrong and confidence of all images."""
-        return self._judged(self.data, "clean images", labelled=True)
+        return self.judged(self.data, "clean images", labelled=True)
 
-    def other(self, data: LabelledImages) -> Tensor:
-        """Confidence on the images of another data set, whose labels mean nothing here."""
-        return self._judged(data, "out-of-distribution images", labelled=False)[1]
-
-    def _judged(self, data: LabelledImages, what: str, labelled: bool) -> tuple[Tensor, Tensor]:
+    def judged(self, data: LabelledImages, what: str, *, labelled: bool) -> tuple[Tensor, Tensor]:
+        """Right or wrong and confidence of all images of a data set; without labels all are right."""
         pieces = []
         self.bar.doing(what)
         for block, positions in enumerate(torch.arange(len(data)).split(self.batch_size)):
@@ -203,7 +200,7 @@ class Judge:
                 return {"right": right, "confidence": sure}
 
             pieces.append(self.journal.keep(f"{what} {block}", compute, data.sha256, self.batch_size))
-            self.step(what, _costs.CLEAN * len(positions))
+            self.step(what, CLEAN * len(positions))
         return torch.cat([piece["right"] for piece in pieces]), torch.cat([piece["confidence"] for piece in pieces])
 
     def corrupted(self, index: Tensor, name: str, source: str | CorruptedSet) -> Tensor:
@@ -234,7 +231,7 @@ class Judge:
 
         self.bar.doing(what)
         piece = self.journal.keep(f"{name} {severity}", compute, self._pictures(index, name, severity, source), index)
-        self.step(what, _costs.CORRUPTED * len(index))
+        self.step(what, CORRUPTED * len(index))
         if "image" in piece:
             label, predicted, sure = piece["numbers"].tolist()
             self.examples.corrupted.append(

@@ -28,13 +28,9 @@ def subset(argument: str, count: int | None, total: int, seed: int) -> Tensor:
     if count > total:
         raise ValueError(f"{argument} must be at most the {total} images of the data set, got {count}")
     # One permutation for all: the smaller subset is part of the larger one.
-    return torch.randperm(total, generator=_generator(seed, "subset"))[:count].sort().values
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed_of(seed, "subset")))[:count].sort().values
 
 
 def seed_of(*parts: object) -> int:
     """A seed that depends on all its parts, the same on every machine."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:7], "big")
-
-
-def _generator(*parts: object) -> torch.Generator:
-    return torch.Generator().manual_seed(seed_of(*parts))

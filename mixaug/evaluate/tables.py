@@ -1,11 +1,36 @@
-"""Plain-text tables for the terminal."""
+"""Tables: what stands in one whatever it is written as, and plain text for the terminal."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mixaug._terminal import printable
+from mixaug.evaluate.intervals import Estimate
+
+#: A cell: a share in percent with its interval below; a text; or a text with smaller lines below it.
+Cell = Estimate | str | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a :class:`Table`; ``total`` sets it apart as the last one, ``best`` marks cells by their position."""
+
+    label: str
+    cells: Sequence[Cell]
+    total: bool = False
+    best: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page: its header, its rows, and a sentence below it."""
+
+    header: Sequence[str]
+    rows: Sequence[Row]
+    note: str = ""
+
 
 #: Columns of a terminal that lines are kept to.
 WIDTH = 110

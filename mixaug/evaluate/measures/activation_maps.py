@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixaug._checks import MAX_COUNT, check_int
-from mixaug._drawing import _colours, new_figure, overlay, png_of
+from mixaug._drawing import GREY, RIGHT, WRONG, FigureImage, _colours, new_figure, overlay, png_of
 from mixaug._files import atomic_path
 from mixaug._model_state import bare, check_logits, check_model, evaluation_mode, home_of, parameters_frozen
 from mixaug._pictures import as_bytes, as_float
+from mixaug.evaluate.drawing import show_image
+from mixaug.evaluate.encoding import decode_pictures, encode_pictures
+from mixaug.evaluate.labels import class_name, shortened
+from mixaug.evaluate.measure import Drawn, Inputs, Measure, ModelInfo, ModelRunner, NotMeasurable
 from mixaug.nn.feature_maps import as_map, map_layers, resolve_layer
 
 __all__ = [
@@ -342,3 +347,89 @@ def _check(images: Any, maps: Any) -> None:
     low, high = (float(bound) for bound in maps.detach().aminmax())
     if not (low >= 0 and high <= 1):  # also false for NaN
         raise ValueError(f"maps must lie in [0, 1], got values from {low:g} to {high:g}")
+
+
+@dataclass(frozen=True)
+class MapExample:
+    """An image with the class activation maps of its label and of the prediction: uint8 (C, H, W) and (H, W) each."""
+
+    image: Tensor
+    label_map: Tensor
+    predicted_map: Tensor
+    label: int
+    predicted: int
+    confidence: float
+
+
+def activation_figure(examples: Sequence[MapExample], classes: Sequence[str] | None = None) -> FigureImage:
+    """Images with the class activation maps of their label and of what the model predicts."""
+    height = 5.2 / 3 * examples[0].image.shape[1] / examples[0].image.shape[2] + 0.3
+    figure, grid = new_figure(height * len(examples), rows=len(examples), columns=3)
+    for axes_row, example in zip(grid.reshape(-1, 3), examples, strict=True):
+        right = example.predicted == example.label
+        label, predicted = class_name(example.label, classes), class_name(example.predicted, classes)
+        maps = [overlay(example.image, map_.float() / 255) for map_ in (example.label_map, example.predicted_map)]
+        titles = ("image", f"label: {label}", f"predicted: {predicted} {100 * example.confidence:.0f}%")
+        for axes in axes_row:
+            axes.axis("off")
+        show_image(axes_row[0], example.image)
+        for axes, map_ in zip(axes_row[1:], maps, strict=True):
+            show_image(axes, map_.permute(2, 0, 1))
+        for axes, title, colour in zip(axes_row, titles, ("black", GREY, RIGHT if right else WRONG), strict=True):
+            axes.set_title(shortened(title, 26), fontsize=8, pad=3, color=colour)
+    caption = (
+        "Class activation maps: the brighter, the more this place speaks for the class. Where the prediction is wrong, "
+        "its title is red and the two maps show what each class was seen in."
+    )
+    return FigureImage(png_of(figure), "Class activation maps", caption)
+
+
+class ActivationMaps(Measure[list[MapExample]]):
+    """Images with the maps of their label and of the prediction, see :func:`class_activation_maps`."""
+
+    name, order, usual = "maps", 80, 6
+    needs_gradient = needs_layers = needs_pictures = True
+    section = "examples"
+
+    def work(self, n: int, eps: float) -> float:
+        return 6.0 * n
+
+    def compute(self, runner: ModelRunner, index: Tensor, inputs: Inputs) -> list[MapExample]:
+        images, labels = runner.data.take(index)
+
+        def maps() -> dict[str, Tensor]:
+            _, sure, predicted = runner(as_float(images), labels, "clean images")
+            targets = torch.stack([labels, predicted], 1)
+            found = class_activation_maps(runner.model, as_float(images).to(runner.device), targets.to(runner.device))
+            return {"maps": as_bytes(found.float().cpu()), "predicted": predicted, "confidence": sure}
+
+        runner.bar.doing("class activation maps")
+        try:
+            piece = runner.journal.keep("maps", maps, index, runner.batch_size)
+        except ValueError as error:  # no layer of the model gives a map
+            raise NotMeasurable(str(error)) from error
+        finally:
+            runner.step("class activation maps", self.work(len(index), inputs.eps))
+        return [
+            MapExample(as_bytes(image), label_map, predicted_map, int(label), int(predicted), float(sure))
+            for image, (label_map, predicted_map), label, predicted, sure in zip(
+                images, piece["maps"], labels, piece["predicted"], piece["confidence"], strict=True
+            )
+        ]
+
+    def to_json(self, result: list[MapExample] | None) -> dict[str, Any]:
+        return {"maps": [encode_pictures(vars(example)) for example in result or []]}
+
+    def from_json(self, data: Mapping[str, Any], clean: tuple[Tensor, Tensor]) -> list[MapExample] | None:
+        found = []
+        for fields in map(decode_pictures, data["maps"]):
+            # A grey PNG comes back with a channel, which maps do not have.
+            flat = {name: fields[name][0] for name in ("label_map", "predicted_map")}
+            found.append(MapExample(**fields | flat))
+        return found or None
+
+    def figures(self, result: list[MapExample], model: ModelInfo) -> list[Drawn]:
+        return [Drawn("maps", 80, activation_figure(result, model.classes))]
+
+
+MEASURE = ActivationMaps()

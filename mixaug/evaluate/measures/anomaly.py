@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,11 +17,14 @@ from mixaug._checks import MAX_COUNT, check_int, check_seed, optional_import
 from mixaug._drawing import COLOURS, FigureImage, new_figure, png_of
 from mixaug._model_state import bare, check_logits, evaluation_mode, home_of
 from mixaug._pictures import as_float
+from mixaug.evaluate.encoding import pack, unpack
 from mixaug.evaluate.images import LabelledImages, of_classes
 from mixaug.evaluate.intervals import Estimate
 from mixaug.evaluate.journal import Progress
+from mixaug.evaluate.measure import PAIRED, Drawn, Inputs, Measure, ModelInfo, ModelRunner, Section
 from mixaug.evaluate.seeds import subset
 from mixaug.evaluate.subject import on_device, subject_of
+from mixaug.evaluate.tables import Row, Table
 
 __all__ = [
     "AnomalyScores",
@@ -319,3 +322,72 @@ def anomaly_figure(scores: AnomalyScores) -> FigureImage:
         f"{100 * scores.base_rate:.1f}%), FPR at 95% TPR {scores.fpr95}."
     )
     return FigureImage(png_of(figure), "Confidence on other images", caption)
+
+
+class Anomaly(Measure[AnomalyScores]):
+    """How well the confidence tells the images of another data set apart, see :func:`anomaly`."""
+
+    name, order = "ood", 50
+    counted = False
+    higher: ClassVar[Mapping[str, str]] = {"auroc": "AUROC", "aupr": "AUPR"}
+
+    def possible(self, inputs: Inputs) -> bool:
+        return inputs.other is not None
+
+    def compute(self, runner: ModelRunner, index: Tensor, inputs: Inputs) -> AnomalyScores:
+        if inputs.other is None:
+            raise ValueError("inputs must have other images, got none")
+        _, confidence = runner.judged(inputs.other, "out-of-distribution images", labelled=False)
+        return AnomalyScores(inputs.confidence, confidence)
+
+    def to_json(self, result: AnomalyScores | None) -> dict[str, Any]:
+        confidence = torch.empty(0, dtype=torch.float32) if result is None else result.confidence_out.float()
+        return {"ood_confidence": pack(confidence)}
+
+    def from_json(self, data: Mapping[str, Any], clean: tuple[Tensor, Tensor]) -> AnomalyScores | None:
+        confidence = unpack(data["ood_confidence"], torch.float32)
+        return AnomalyScores(clean[1], confidence) if len(confidence) else None
+
+    def summary(self, result: AnomalyScores | None) -> dict[str, Any]:
+        if result is None:
+            return {"anomaly": None}
+        figures = {name: vars(getattr(result, name)) for name in ("auroc", "aupr", "fpr95")}
+        return {"anomaly": figures | {"base_rate": result.base_rate}}
+
+    def rows(self, result: AnomalyScores) -> dict[str, tuple[str, Estimate]]:
+        return {"auroc": ("anomaly AUROC", result.auroc), "aupr": ("anomaly AUPR", result.aupr)}
+
+    def count(self, result: AnomalyScores) -> str:
+        return f"{len(result.confidence_out):,} images of another data set"
+
+    def tables(self, result: AnomalyScores) -> list[Section]:
+        rows = [
+            Row("AUROC", [result.auroc]),
+            Row("AUPR", [result.aupr]),
+            Row("false alarms at 95% found", [result.fpr95]),
+        ]
+        note = (
+            f"{len(result.confidence_out):,} images of another data set are to be found among "
+            f"{len(result.confidence_in):,} clean ones. A score that knows nothing has an AUROC of 50% and an AUPR of "
+            f"{100 * result.base_rate:.1f}%; of these two higher is better. Small figures are 95% intervals."
+        )
+        return [Section("Anomalies", 50, Table(["by the confidence", "%"], rows, note))]
+
+    def figures(self, result: AnomalyScores, model: ModelInfo) -> list[Drawn]:
+        return [Drawn("anomaly", 100, anomaly_figure(result))]
+
+    def same(self, one: AnomalyScores, other: AnomalyScores, models: tuple[ModelInfo, ModelInfo]) -> bool:
+        hashes = [model.settings.get("out_of_distribution_sha256") for model in models]
+        return len(one.confidence_out) == len(other.confidence_out) and hashes[0] == hashes[1]
+
+    def difference(self, one: AnomalyScores, other: AnomalyScores, key: str) -> Estimate:
+        # The draws depend on the numbers of images alone, which agree: each takes the same images of both models.
+        column = list(self.higher).index(key)
+        draws = [resampled_figures(each.confidence_in, each.confidence_out)[:, column] for each in (one, other)]
+        ends = torch.quantile(draws[0] - draws[1], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        figures: list[Estimate] = [getattr(each, key) for each in (one, other)]
+        value = figures[0].value - figures[1].value
+        return Estimate(value, min(ends[0], value), max(ends[1], value), figures[0].n, PAIRED)
+
+
+MEASURE = Anomaly()

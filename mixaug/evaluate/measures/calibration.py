@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixaug._checks import MAX_BATCH, MAX_COUNT, check_choice, check_int, optional_import
-from mixaug.evaluate.intervals import resample
+from mixaug._drawing import COLOURS, GREY, FigureImage, add_legend, looks, new_figure, png_of
+from mixaug.evaluate.intervals import Estimate, centred, resample
+from mixaug.evaluate.measure import PAIRED, Drawn, Measure, ModelInfo, Section
+from mixaug.evaluate.tables import Row, Table
 
 #: Equal-width bins, and images in an equal-count one, unless stated.
 _BINS, _BIN_SIZE = 15, 100
@@ -240,3 +245,179 @@ def resampled_calibration(confidence: Tensor, correct: Tensor, resamples: int = 
 def _below_one(confidence: Tensor) -> Tensor:
     # torchmetrics gives a confidence of exactly 1, common in saturated models, a bin of its own beside the last one.
     return confidence.float().clamp_max(1.0 - 2.0**-24)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The calibration errors of a model on its clean images.
+
+    Args:
+        confidence: (n,) float, probability of the predicted class.
+        correct: (n,) bool, whether it is right.
+
+    Example:
+        >>> Calibration(torch.tensor([0.75, 0.75]), torch.tensor([True, False])).errors["ece"].value
+        0.25
+    """
+
+    confidence: Tensor
+    correct: Tensor
+
+    @cached_property
+    def errors(self) -> dict[str, Estimate]:
+        """Each error of :data:`CALIBRATION` with its 95% bootstrap interval."""
+        return {
+            name: centred(error(self.confidence, self.correct), self.resampled[name], len(self.correct), lower=0.0)
+            for name, error in CALIBRATION.items()
+        }
+
+    @cached_property
+    def resampled(self) -> dict[str, Tensor]:
+        """The errors on the same 500 resamples for every model of as many images."""
+        return resampled_calibration(self.confidence, self.correct)
+
+    @cached_property
+    def curve(self) -> ReliabilityCurve:
+        """Confidence and accuracy in 15 equal-width bins."""
+        return reliability_curve(self.confidence, self.correct)
+
+
+_FEW = 5  # images below which a bin's accuracy is noise
+_TOGETHER = 4  # models up to which lines in one diagram can be followed
+_COLUMNS = 3
+
+
+def reliability_diagram(calibration: Calibration) -> FigureImage:
+    """Accuracy against confidence in equal-width bins, over a histogram of the confidence."""
+    curve = calibration.curve
+    figure, (axes, histogram) = new_figure(4.6, rows=2, ratios=[3.2, 1])
+    filled = [index for index, count in enumerate(curve.counts) if count]
+    width = 1 / len(curve.counts)
+    centres = [curve.edges[index] + width / 2 for index in filled]
+    accuracy = [curve.accuracy[index] for index in filled]
+    confidence = [curve.confidence[index] for index in filled]
+    bars = axes.bar(centres, accuracy, width=0.92 * width, color=COLOURS[0], alpha=0.85, label="accuracy")
+    for bar, index in zip(bars, filled, strict=True):
+        if curve.counts[index] < _FEW:
+            bar.set_alpha(0.3)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, label="calibrated")
+    axes.plot(confidence, accuracy, "o", color="black", markersize=3, label="mean of the bin")
+    axes.set_ylabel("accuracy")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    axes.tick_params(labelbottom=False)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=9, frameon=False)
+    share = [100 * curve.counts[index] / len(calibration.correct) for index in filled]
+    histogram.bar(centres, share, width=0.92 * width, color=GREY)
+    histogram.set(xlim=(0, 1), xlabel="confidence", ylabel="images in %")
+    caption = (
+        f"Bars below the dashed line: the model is too sure. Pale bars hold fewer than {_FEW} images. "
+        f"RMS {calibration.errors['rms']}, ECE {calibration.errors['ece']}, "
+        f"n = {len(calibration.correct)}."
+    )
+    return FigureImage(png_of(figure), "Confidence and accuracy", caption)
+
+
+def reliability_lines(calibrations: Sequence[Calibration], names: Sequence[str]) -> FigureImage:
+    """Accuracy against confidence of several models; bins of few images are left out.
+
+    With many models each has a diagram of its own, the others pale behind it.
+    """
+    together = len(calibrations) <= _TOGETHER
+    rows = 1 if together else -(-len(calibrations) // _COLUMNS)
+    figure, grid = new_figure(4.4 if together else 1.95 * rows, rows=rows, columns=1 if together else _COLUMNS)
+    every = [grid] if together else list(grid.flat)
+    curves = [calibration.curve for calibration in calibrations]
+    labels = [
+        f"{name} (ECE {100 * calibration.errors['ece'].value:.1f}%)"
+        for name, calibration in zip(names, calibrations, strict=True)
+    ]
+    styles = looks(len(calibrations))
+    for axes in every[len(calibrations) :]:
+        axes.remove()
+    for axes in every[: len(calibrations)]:
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    for index, (label, curve, look) in enumerate(zip(labels, curves, styles, strict=True)):
+        axes = every[0] if together else every[index]
+        if not together:
+            axes.set_title("\n(ECE".join(label.rsplit(" (ECE", 1)), fontsize=7.5)
+            axes.tick_params(labelsize=7.5)
+            for other in curves:
+                axes.plot(*_line(other), color="#cccccc", linewidth=0.8, zorder=1)
+        axes.plot(
+            *_line(curve),
+            look.line if together else "-",
+            marker=look.marker,
+            color=look.colour,
+            markersize=4,
+            label=label,
+        )
+    if together:
+        every[0].set(xlabel="confidence", ylabel="accuracy")
+        add_legend(figure, labels)
+    else:
+        figure.supxlabel("confidence", fontsize=9)
+        figure.supylabel("accuracy", fontsize=9)
+    return FigureImage(
+        png_of(figure),
+        "Confidence and accuracy",
+        f"Below the dashed line a model is too sure. Bins with fewer than {_FEW} images are left out."
+        + ("" if together else " Grey: the other models."),
+    )
+
+
+def _line(curve: ReliabilityCurve) -> tuple[list[Any], list[Any]]:
+    filled = [index for index, count in enumerate(curve.counts) if count >= _FEW]
+    return [curve.confidence[index] for index in filled], [curve.accuracy[index] for index in filled]
+
+
+_LABELS = {
+    "rms": "RMS, equal-count bins of 100",
+    "rms_ipmix_papers": "the same without the last bin, as the IPMix papers' code",
+    "rms_equal_width": "RMS, 15 equal-width bins",
+    "ece": "ECE, 15 equal-width bins",
+}
+_BIASED = 1000  # images below which sampling noise is a good part of the errors
+
+
+class CalibrationErrors(Measure[Calibration]):
+    """Calibration on the clean images."""
+
+    name, order = "calibration", 20
+    counted = False
+    of_clean = True
+
+    def of_outcomes(self, correct: Tensor, confidence: Tensor) -> Calibration:
+        return Calibration(confidence, correct)
+
+    def summary(self, result: Calibration | None) -> dict[str, Any]:
+        return {} if result is None else {"calibration": {name: vars(error) for name, error in result.errors.items()}}
+
+    def rows(self, result: Calibration) -> dict[str, tuple[str, Estimate]]:
+        return {"rms": ("RMS calibration error", result.errors["rms"]), "ece": ("ECE", result.errors["ece"])}
+
+    def tables(self, result: Calibration) -> list[Section]:
+        rows = [Row(_LABELS[name], [error, f"{error.n:,}"]) for name, error in result.errors.items()]
+        return [Section("Calibration", 40, Table(["calibration error", "%", "n"], rows))]
+
+    def figures(self, result: Calibration, model: ModelInfo) -> list[Drawn]:
+        return [Drawn("reliability", 40, reliability_diagram(result))]
+
+    def notes(self, result: Calibration) -> list[str]:
+        if len(result.correct) >= _BIASED:
+            return []
+        return [
+            f"RMS and ECE on {len(result.correct)} images are biased upwards by sampling noise; "
+            "compare them on the same images only."
+        ]
+
+    def difference(self, one: Calibration, other: Calibration, key: str) -> Estimate:
+        value = one.errors[key].value - other.errors[key].value
+        draws = one.resampled[key] - other.resampled[key]
+        return centred(value, draws, len(one.correct), lower=-1.0, method=PAIRED)
+
+    def compared_figures(self, results: Sequence[Calibration], models: Sequence[ModelInfo]) -> list[Drawn]:
+        return [Drawn("reliability", 40, reliability_lines(results, [model.name for model in models]))]
+
+
+MEASURE = CalibrationErrors()

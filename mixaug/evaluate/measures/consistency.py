@@ -26,12 +26,15 @@ from mixaug.evaluate.corruptions.perturbations import (
     sample_perturbation,
 )
 from mixaug.evaluate.drawing import grouped
-from mixaug.evaluate.encoding import decode_png, encode_png
+from mixaug.evaluate.encoding import decode_png, encode_png, pack, unpack
 from mixaug.evaluate.images import LabelledImages, of_classes
 from mixaug.evaluate.intervals import Estimate, bootstrap_means
 from mixaug.evaluate.journal import Progress
+from mixaug.evaluate.labels import corruption_label, interval_text
+from mixaug.evaluate.measure import Drawn, Inputs, Measure, Measured, ModelInfo, ModelRunner, Section
 from mixaug.evaluate.seeds import seed_of, subset
 from mixaug.evaluate.subject import on_device, subject_of
+from mixaug.evaluate.tables import Row, Table, text_table
 
 __all__ = [
     "FlipExample",
@@ -485,3 +488,108 @@ def _strip(axes: Any, example: FlipExample, classes: Sequence[str] | None) -> No
 def _name(label: int, classes: Sequence[str] | None, longest: int = 13) -> str:
     name = str(label) if classes is None or label >= len(classes) else classes[label]
     return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+# Images of this side and more are nearer to ImageNet's 224 px than to CIFAR's 32 px.
+_LARGE = 96
+
+
+class Consistency(Measure[Measured[FlipRates]]):
+    """The flip rates over perturbation sequences, see :func:`flip_rates`."""
+
+    name, order, usual = "flips", 30, 100
+    needs_pictures = True
+
+    def work(self, n: int, eps: float) -> float:
+        return len(PERTURBATIONS) * self._sequence * n
+
+    _sequence = 2.0 * FRAMES  # a frame is made and judged
+
+    def settings(self, runner: ModelRunner, index: Tensor, inputs: Inputs) -> dict[str, Any]:
+        return {"flip_preset": self._preset(runner.data, inputs) if len(index) else None}
+
+    def _preset(self, data: LabelledImages, inputs: Inputs) -> str:
+        """The steps between the frames: the corruptions' preset, else by the size of the images."""
+        if inputs.preset is not None:
+            return inputs.preset
+        return "imagenet" if min(data.take(torch.tensor([0]))[0].shape[-2:]) >= _LARGE else "cifar"
+
+    def compute(self, runner: ModelRunner, index: Tensor, inputs: Inputs) -> Measured[FlipRates]:
+        preset = self._preset(runner.data, inputs)
+        sizes = iter([len(positions) for positions in index.split(runner.batch_size)] * len(PERTURBATIONS))
+        runner.bar.doing("perturbation sequences")
+        rates = flip_rates(
+            runner.model,
+            runner.data,
+            preset=preset,
+            n=len(index),
+            batch_size=runner.batch_size,
+            seed=runner.seed,
+            device=runner.device,
+            keep=runner.journal.keeping(preset, index, runner.batch_size),
+            advance=lambda name: runner.step(f"sequences of {name}", self._sequence * next(sizes)),
+        )
+        return Measured(index, rates)
+
+    def to_json(self, result: Measured[FlipRates] | None) -> dict[str, Any]:
+        index = torch.empty(0, dtype=torch.int64) if result is None else result.index
+        return {"flip_index": pack(index.int()), "flips": None if result is None else result.value.to_json()}
+
+    def from_json(self, data: Mapping[str, Any], clean: tuple[Tensor, Tensor]) -> Measured[FlipRates] | None:
+        if data["flips"] is None:
+            return None
+        return Measured(unpack(data["flip_index"], torch.int32).long(), FlipRates.from_json(data["flips"]))
+
+    def summary(self, result: Measured[FlipRates] | None) -> dict[str, Any]:
+        return {"flip_rate": None if result is None else vars(result.value.mean)}
+
+    def rows(self, result: Measured[FlipRates]) -> dict[str, tuple[str, Estimate]]:
+        return {"flip_rate": ("flip rate", result.value.mean)}
+
+    def count(self, result: Measured[FlipRates]) -> str:
+        return f"perturbation sequences on {len(result.index):,}"
+
+    def tables(self, result: Measured[FlipRates]) -> list[Section]:
+        rates = result.value
+        rows = [Row(corruption_label(name), [rate, f"{rate.n:,}"]) for name, rate in rates.rates.items()]
+        rows.append(Row("mean", [rates.mean, f"{rates.mean.n:,}"], total=True))
+        note = (
+            f"Share of {rates.pairs} pairs of frames of a sequence between which the prediction changes: with the "
+            "frame before, for noise with the first. Small figures are 95% intervals."
+        )
+        return [Section("Flip rates", 30, Table(["perturbation", "flip rate, %", "n"], rows, note))]
+
+    def figures(self, result: Measured[FlipRates], model: ModelInfo) -> list[Drawn]:
+        drawn = [Drawn("flips", 50, flip_bars({model.name: result.value}))]
+        if result.value.examples:
+            drawn.append(Drawn("sequences", 51, flip_sequences(result.value, model.classes)))
+        return drawn
+
+    def text(self, result: Measured[FlipRates]) -> str:
+        rates = result.value.rates.items()
+        rows = [[corruption_label(name), rate.text, interval_text(rate)] for name, rate in rates]
+        return text_table(["perturbation", "flip rate", "95% interval"], rows)
+
+    def same(self, one: Measured[FlipRates], other: Measured[FlipRates], models: tuple[ModelInfo, ModelInfo]) -> bool:
+        kinds = [(list(rates.flips), rates.pairs) for rates in (one.value, other.value)]
+        return torch.equal(one.index, other.index) and kinds[0] == kinds[1]
+
+    def by_image(self, result: Measured[FlipRates], key: str) -> Tensor:
+        counts = torch.stack([count.double() for count in result.value.flips.values()])
+        return counts.mean(0) / result.value.pairs
+
+    def compared_tables(self, results: Sequence[Measured[FlipRates]], models: Sequence[ModelInfo]) -> list[Section]:
+        rates = [result.value.rates for result in results]
+        rows = []
+        for name in rates[0]:
+            values = [each[name].value for each in rates]
+            best = [index for index, value in enumerate(values) if value <= min(values) + 1e-12]
+            rows.append(Row(corruption_label(name), [each[name] for each in rates], best=best))
+        return [Section("Flip rates", 30, Table(["flip rate, %", *(model.name for model in models)], rows))]
+
+    def compared_figures(self, results: Sequence[Measured[FlipRates]], models: Sequence[ModelInfo]) -> list[Drawn]:
+        rates = {model.name: result.value for model, result in zip(models, results, strict=True)}
+        return [Drawn("flips", 50, flip_bars(rates))]
+
+
+MEASURE = Consistency()

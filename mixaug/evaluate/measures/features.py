@@ -15,6 +15,7 @@ from mixaug._drawing import GREY, FigureImage, looks, new_figure, png_of
 from mixaug._model_state import bare, check_class_range, check_logits, evaluation_mode, home_of
 from mixaug._pictures import as_float
 from mixaug.evaluate.images import LabelledImages
+from mixaug.evaluate.measure import Drawn, Inputs, Measure, ModelInfo, ModelRunner, NotMeasurable
 from mixaug.evaluate.subject import on_device
 
 __all__ = [
@@ -316,3 +317,52 @@ def feature_figure(layout: FeatureMap, classes: Sequence[str] | None = None) -> 
         "who is close to whom has a meaning."
     )
     return FigureImage(png_of(figure), "Features", caption)
+
+
+class FeatureLayout(Measure[FeatureMap]):
+    """A map of the features, see :func:`feature_map`."""
+
+    name, order, usual = "features", 90, 500
+    needs_layers = True
+    needs_library = "sklearn.manifold"
+    section = "examples"
+
+    def work(self, n: int, eps: float) -> float:
+        return 2.0 * n
+
+    def compute(self, runner: ModelRunner, index: Tensor, inputs: Inputs) -> FeatureMap:
+        images, labels = runner.data.take(index)
+
+        def layout() -> dict[str, Tensor]:
+            found = feature_map(
+                runner.model, as_float(images).to(runner.device), labels, batch_size=runner.batch_size, seed=runner.seed
+            )
+            return {
+                "points": found.points,
+                "predicted": found.predicted,
+                "layer": torch.tensor(list(found.layer.encode()), dtype=torch.uint8),
+                "numbers": torch.tensor([found.dimensions, found.perplexity], dtype=torch.float64),
+            }
+
+        runner.bar.doing("features")
+        try:
+            piece = runner.journal.keep("features", layout, index, runner.batch_size)
+        except ValueError as error:  # too few images, or a model without layers that can be looked into
+            raise NotMeasurable(str(error)) from error
+        finally:
+            runner.step("features", self.work(len(index), inputs.eps))
+        dimensions, perplexity = piece["numbers"].tolist()
+        layer = bytes(piece["layer"].tolist()).decode()
+        return FeatureMap(piece["points"], labels, piece["predicted"], layer, int(dimensions), perplexity)
+
+    def to_json(self, result: FeatureMap | None) -> dict[str, Any]:
+        return {"features": None if result is None else result.to_json()}
+
+    def from_json(self, data: Mapping[str, Any], clean: tuple[Tensor, Tensor]) -> FeatureMap | None:
+        return None if data["features"] is None else FeatureMap.from_json(data["features"])
+
+    def figures(self, result: FeatureMap, model: ModelInfo) -> list[Drawn]:
+        return [Drawn("features", 90, feature_figure(result, model.classes))]
+
+
+MEASURE = FeatureLayout()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from mixaug._model_state import check_logits, check_model, evaluation_mode, home
 from mixaug._pictures import as_float
 from mixaug.attacks.attack import uniform_like
 from mixaug.attacks.steps import Health, Point, ball_around, follow_gradient
+from mixaug.evaluate.encoding import pack, unpack
 from mixaug.evaluate.images import LabelledImages
-from mixaug.evaluate.intervals import Quantity, bootstrap_means
+from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_means
+from mixaug.evaluate.measure import Inputs, Measure, Measured, ModelInfo, ModelRunner
 from mixaug.evaluate.seeds import seed_of, subset
 from mixaug.evaluate.subject import on_device
 
@@ -178,3 +181,67 @@ def mean_constant(constants: Tensor) -> Quantity:
 
 def _wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+class LipschitzConstant(Measure[Measured[Tensor]]):
+    """The local Lipschitz constant at each image, (n,) float32, see :func:`local_lipschitz`."""
+
+    name, order, usual = "lipschitz", 60, 100
+    needs_gradient = True
+    of_radius = "the Lipschitz constant"
+    quantity = "the Lipschitz constant"
+    by_gradients = "a Lipschitz constant found by gradients"
+
+    def work(self, n: int, eps: float) -> float:
+        return 3.0 * STEPS * n  # a step is a forward and a backward pass
+
+    def compute(self, runner: ModelRunner, index: Tensor, inputs: Inputs) -> Measured[Tensor]:
+        def constants() -> dict[str, Tensor]:
+            generator = torch.Generator().manual_seed(seed_of(runner.seed, "lipschitz"))
+            found = []
+            for images, _ in runner.data.blocks(index, runner.batch_size):
+                batch = as_float(images).to(runner.device)
+                found.append(lipschitz_constants(runner.model, batch, inputs.eps, generator=generator).float().cpu())
+            return {"constants": torch.cat(found)}
+
+        runner.bar.doing("Lipschitz constant")
+        piece = runner.journal.keep("lipschitz", constants, index, inputs.eps, runner.batch_size)
+        runner.step("Lipschitz constant", self.work(len(index), inputs.eps))
+        return Measured(index, piece["constants"])
+
+    def to_json(self, result: Measured[Tensor] | None) -> dict[str, Any]:
+        if result is None:
+            result = Measured(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.float32))
+        return {"lipschitz_index": pack(result.index.int()), "lipschitz": pack(result.value.float())}
+
+    def from_json(self, data: Mapping[str, Any], clean: tuple[Tensor, Tensor]) -> Measured[Tensor] | None:
+        constants = unpack(data["lipschitz"], torch.float32)
+        if len(constants) == 0:
+            return None
+        return Measured(unpack(data["lipschitz_index"], torch.int32).long(), constants)
+
+    def summary(self, result: Measured[Tensor] | None) -> dict[str, Any]:
+        return {"lipschitz": None if result is None else vars(mean_constant(result.value))}
+
+    def rows(self, result: Measured[Tensor]) -> dict[str, tuple[str, Estimate]]:
+        return {"lipschitz": ("Lipschitz constant", mean_constant(result.value))}
+
+    def count(self, result: Measured[Tensor]) -> str:
+        return f"Lipschitz constant on {len(result.value):,}"
+
+    def notes(self, result: Measured[Tensor]) -> list[str]:
+        return [
+            "The Lipschitz constant is a lower bound found by gradient ascent, and grows with the scale of the logits."
+        ]
+
+    def same(self, one: Measured[Tensor], other: Measured[Tensor], models: tuple[ModelInfo, ModelInfo]) -> bool:
+        return torch.equal(one.index, other.index)
+
+    def by_image(self, result: Measured[Tensor], key: str) -> Tensor:
+        return result.value.double()
+
+    def difference(self, one: Measured[Tensor], other: Measured[Tensor], key: str) -> Estimate:
+        return Quantity(**vars(super().difference(one, other, key)))
+
+
+MEASURE = LipschitzConstant()

@@ -30,10 +30,13 @@ from mixaug._model_state import bare, check_class_range, check_logits, check_mod
 from mixaug._pictures import as_float
 from mixaug._random import drawn_by
 from mixaug.evaluate.drawing import BANDS, draw_curve
+from mixaug.evaluate.encoding import pack, pack_bits, unpack, unpack_bits
 from mixaug.evaluate.images import LabelledImages
-from mixaug.evaluate.intervals import Estimate, bootstrap_means, share
+from mixaug.evaluate.intervals import Estimate, bootstrap_means, complement, share
+from mixaug.evaluate.measure import Drawn, Inputs, Measure, Measured, ModelInfo, ModelRunner, Section
 from mixaug.evaluate.seeds import seed_of, subset
 from mixaug.evaluate.subject import on_device
+from mixaug.evaluate.tables import Row, Table
 
 __all__ = [
     "RATIOS",
@@ -410,3 +413,83 @@ def occlusion_figure(curves: Mapping[str, OcclusionCurve], styles: Sequence[Look
         + "Higher is better."
     )
     return FigureImage(png_of(figure), "Accuracy under occlusion", caption)
+
+
+class Occlusion(Measure[Measured[OcclusionCurve]]):
+    """The accuracy while 0 to 90% of each image are hidden, see :func:`occlusion_curve`."""
+
+    name, order, usual = "occlusion", 40, 200
+
+    def work(self, n: int, eps: float) -> float:
+        return len(RATIOS) * float(n)
+
+    def compute(self, runner: ModelRunner, index: Tensor, inputs: Inputs) -> Measured[OcclusionCurve]:
+        def curve() -> dict[str, Tensor]:
+            found = occlusion_curve(
+                runner.model, runner.data, n=len(index), batch_size=runner.batch_size, seed=runner.seed,
+                device=runner.device,
+            )  # fmt: skip
+            return {"correct": found.correct, "patch_size": torch.tensor(found.patch_size)}
+
+        runner.bar.doing("occlusion")
+        piece = runner.journal.keep("occlusion", curve, index, runner.batch_size)
+        runner.step("occlusion", self.work(len(index), inputs.eps))
+        return Measured(index, OcclusionCurve(RATIOS, piece["correct"], int(piece["patch_size"])))
+
+    def to_json(self, result: Measured[OcclusionCurve] | None) -> dict[str, Any]:
+        index = torch.empty(0, dtype=torch.int64) if result is None else result.index
+        return {"occlusion_index": pack(index.int()), "occlusion": None if result is None else _to_json(result.value)}
+
+    def from_json(self, data: Mapping[str, Any], clean: tuple[Tensor, Tensor]) -> Measured[OcclusionCurve] | None:
+        if data["occlusion"] is None:
+            return None
+        return Measured(unpack(data["occlusion_index"], torch.int32).long(), _from_json(data["occlusion"]))
+
+    def summary(self, result: Measured[OcclusionCurve] | None) -> dict[str, Any]:
+        return {"occlusion": None if result is None else vars(result.value.area)}
+
+    def rows(self, result: Measured[OcclusionCurve]) -> dict[str, tuple[str, Estimate]]:
+        return {"occlusion": ("occlusion error", complement(result.value.area))}
+
+    def count(self, result: Measured[OcclusionCurve]) -> str:
+        return f"occlusion on {len(result.index):,}"
+
+    def tables(self, result: Measured[OcclusionCurve]) -> list[Section]:
+        curve = result.value
+        header = ["hidden", *(f"{100 * ratio:.0f}%" for ratio in curve.ratios), "mean"]
+        note = (
+            f"Random patches of {curve.patch_size} px hidden, n = {curve.area.n:,} images; "
+            "small figures are 95% intervals."
+        )
+        return [Section("Occlusion", 60, Table(header, [Row("accuracy, %", [*curve.accuracy, curve.area])], note))]
+
+    def figures(self, result: Measured[OcclusionCurve], model: ModelInfo) -> list[Drawn]:
+        return [Drawn("occlusion", 110, occlusion_figure({"": result.value}))]
+
+    def same(
+        self, one: Measured[OcclusionCurve], other: Measured[OcclusionCurve], models: tuple[ModelInfo, ModelInfo]
+    ) -> bool:
+        kinds = [(curve.ratios, curve.patch_size, curve.fill) for curve in (one.value, other.value)]
+        return torch.equal(one.index, other.index) and kinds[0] == kinds[1]
+
+    def by_image(self, result: Measured[OcclusionCurve], key: str) -> Tensor:
+        return (~result.value.correct).double().mean(0)
+
+    def compared_figures(self, results: Sequence[Measured[OcclusionCurve]], models: Sequence[ModelInfo]) -> list[Drawn]:
+        curves = {model.name: result.value for model, result in zip(models, results, strict=True)}
+        return [Drawn("occlusion", 55, occlusion_figure(curves))]
+
+
+def _to_json(curve: OcclusionCurve) -> dict[str, Any]:
+    fill = list(curve.fill) if isinstance(curve.fill, tuple) else curve.fill
+    return {
+        "ratios": list(curve.ratios), "correct": pack_bits(curve.correct), "patch_size": curve.patch_size, "fill": fill
+    }  # fmt: skip
+
+
+def _from_json(data: Mapping[str, Any]) -> OcclusionCurve:
+    fill = tuple(data["fill"]) if isinstance(data["fill"], list) else data["fill"]
+    return OcclusionCurve(tuple(data["ratios"]), unpack_bits(data["correct"]), data["patch_size"], fill)
+
+
+MEASURE = Occlusion()

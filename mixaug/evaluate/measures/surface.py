@@ -12,10 +12,15 @@ from torch import Tensor, nn
 from mixaug._checks import ABOVE_ZERO, MAX_COUNT, check_int, check_length, clipped
 from mixaug._drawing import FigureImage, new_figure, png_of
 from mixaug._model_state import check_logits, check_model, evaluation_mode
+from mixaug._pictures import as_float
 from mixaug.attacks import PGD, cross_entropy
 from mixaug.attacks.attack import signs_like
+from mixaug.evaluate.intervals import Quantity, bootstrap_means
+from mixaug.evaluate.labels import interval_text
+from mixaug.evaluate.measure import Drawn, Inputs, Measure, ModelInfo, ModelRunner, Section
+from mixaug.evaluate.seeds import seed_of
 from mixaug.evaluate.subject import gradients_kept
-from mixaug.evaluate.tables import cut
+from mixaug.evaluate.tables import Row, Table, cut, text_table
 
 #: A side of the grid at most: its points are a million.
 _MOST_POINTS = 1001
@@ -367,3 +372,175 @@ def _draw(axes: Any, surface: LossSurface, low: float, high: float) -> None:
     axes.set_ylabel("random", fontsize=8, labelpad=-7)
     axes.locator_params(axis="z", nbins=4)
     axes.set_box_aspect(None, zoom=0.98)
+
+
+@dataclass(frozen=True)
+class LossRise:
+    """How far the loss rises at one radius around images, means over them.
+
+    Args:
+        attack: rise at the attack's end, where its adversarial image is.
+        random: rise along a random direction orthogonal to it, mean of both ends.
+    """
+
+    attack: Quantity
+    random: Quantity
+
+
+def loss_rises(surfaces: Sequence[LossSurface]) -> dict[float, LossRise]:
+    """The mean rises by radius, with 95% bootstrap intervals over the images.
+
+    Example:
+        >>> losses = torch.tensor([[0.0, 0.5, 1.0], [0.0, 0.25, 2.0], [0.0, 0.5, 1.0]])
+        >>> rise = loss_rises([LossSurface(losses, torch.tensor([-0.1, 0.0, 0.1]), 0.1, label=3)])[0.1]
+        >>> rise.attack.value, rise.random.value
+        (1.75, 0.25)
+    """
+    rises = {}
+    for radius in dict.fromkeys(surface.radius for surface in surfaces):
+        rows = [[each.attack_rise, each.random_rise] for each in surfaces if each.radius == radius]
+        attack, random = (
+            Quantity(**vars(figure)) for figure in bootstrap_means(torch.tensor(rows, dtype=torch.float32))
+        )
+        rises[radius] = LossRise(attack, random)
+    return rises
+
+
+class LossSurfaces(Measure[list[LossSurface]]):
+    """The loss around some images at three radii, see :func:`loss_surface`."""
+
+    name, order, usual = "surface", 70, 2
+    needs_gradient = True
+    section = "examples"
+
+    @property
+    def timed_as(self) -> str:
+        return "surfaces"
+
+    def work(self, n: int, eps: float) -> float:
+        return len(RADII) * (60.0 + 625.0) * n  # an attack of 20 steps and a grid of 25 by 25 points at each
+
+    def compute(self, runner: ModelRunner, index: Tensor, inputs: Inputs) -> list[LossSurface]:
+        found = []
+        images, labels = runner.data.take(index)
+        for at, image, label in zip(index.tolist(), as_float(images), labels.tolist(), strict=True):
+            runner.bar.doing("loss surface")
+            piece = runner.journal.keep(
+                f"surface {at}",
+                lambda at=at, image=image, label=label: self._around(runner, at, image, label),  # type: ignore[misc]
+                RADII, runner.batch_size,
+            )  # fmt: skip
+            found += [
+                LossSurface(losses, offsets, radius, label, at)
+                for losses, offsets, radius in zip(piece["losses"], piece["offsets"], RADII, strict=True)
+            ]
+            runner.step("loss surface", self.work(1, inputs.eps))
+        return found
+
+    def _around(self, runner: ModelRunner, at: int, image: Tensor, label: int) -> dict[str, Tensor]:
+        found = []
+        for radius in RADII:
+            # The same random direction for every model.
+            generator = torch.Generator().manual_seed(seed_of(runner.seed, "surface", at))
+            found.append(
+                loss_surface(
+                    runner.model, image.to(runner.device), label, radius, generator=generator,
+                    batch_size=runner.batch_size, index=at,
+                )
+            )  # fmt: skip
+        return {
+            "losses": torch.stack([each.losses for each in found]),
+            "offsets": torch.stack([each.offsets for each in found]),
+        }
+
+    def to_json(self, result: list[LossSurface] | None) -> dict[str, Any]:
+        return {
+            "surfaces": [
+                vars(surface) | {"losses": surface.losses.tolist(), "offsets": surface.offsets.tolist()}
+                for surface in result or []
+            ]
+        }
+
+    def from_json(self, data: Mapping[str, Any], clean: tuple[Tensor, Tensor]) -> list[LossSurface] | None:
+        return [
+            LossSurface(
+                **surface | {name: torch.tensor(surface[name], dtype=torch.float32) for name in ("losses", "offsets")}
+            )
+            for surface in data["surfaces"]
+        ] or None
+
+    def summary(self, result: list[LossSurface] | None) -> dict[str, Any]:
+        rises = loss_rises(result or [])
+        return {
+            "loss_rise": {
+                f"{radius:g}": {key: vars(figure) for key, figure in vars(rise).items()}
+                for radius, rise in rises.items()
+            }
+        }
+
+    def compared_summary(self, result: list[LossSurface] | None) -> dict[str, Any]:
+        return self.summary(result)
+
+    def tables(self, result: list[LossSurface]) -> list[Section]:
+        rows = [
+            Row(
+                f"{radius:g}",
+                [
+                    (rise.attack.text, interval_text(rise.attack)),
+                    (rise.random.text, interval_text(rise.random)),
+                    f"{rise.attack.n:,}",
+                ],
+            )
+            for radius, rise in loss_rises(result).items()
+        ]
+        note = (
+            "Rise of the cross entropy, mean over the images: at the end of PGD-20 of the same radius, and at both "
+            "ends of a random direction. Small figures are 95% intervals."
+        )
+        header = ["radius, pixels in [0, 1]", "attack", "random", "n"]
+        return [Section("Loss around images", 70, Table(header, rows, note))]
+
+    def figures(self, result: list[LossSurface], model: ModelInfo) -> list[Drawn]:
+        return [Drawn("surface", 70, surface_figure(result))]
+
+    def text(self, result: list[LossSurface]) -> str:
+        rows = [
+            [f"{radius:g}", rise.attack.text, interval_text(rise.attack), rise.random.text, interval_text(rise.random),
+             str(rise.attack.n)]
+            for radius, rise in loss_rises(result).items()
+        ]  # fmt: skip
+        header = ["rise of the loss, radius", "attack", "95% interval", "random", "95% interval", "n"]
+        return text_table(header, rows)
+
+    def same(self, one: list[LossSurface], other: list[LossSurface], models: tuple[ModelInfo, ModelInfo]) -> bool:
+        images = [[(each.index, each.radius) for each in surfaces] for surfaces in (one, other)]
+        return images[0] == images[1]
+
+    def compared_tables(self, results: Sequence[list[LossSurface]], models: Sequence[ModelInfo]) -> list[Section]:
+        rises = [loss_rises(result) for result in results]
+        rows = [
+            Row(model.marked_name, [(rise.attack.text, interval_text(rise.attack)) for rise in found.values()])
+            for model, found in zip(models, rises, strict=True)
+        ]
+        radii = list(rises[0])
+        note = (
+            "Rise of the cross entropy at the end of PGD-20 of the same radius, "
+            f"n = {rises[0][radii[0]].attack.n:,} images; small figures are 95% intervals."
+        )
+        table = Table(["model", *(f"radius {radius:g}" for radius in radii)], rows, note)
+        return [Section("Rise of the loss along the attack", 70, table)]
+
+    def compared_figures(self, results: Sequence[list[LossSurface]], models: Sequence[ModelInfo]) -> list[Drawn]:
+        surfaces = {model.name: result for model, result in zip(models, results, strict=True)}
+        return [Drawn("surface", 70, surface_comparison(surfaces))]
+
+    def compared_text(self, results: Sequence[list[LossSurface]], models: Sequence[ModelInfo]) -> str:
+        rises = [loss_rises(result) for result in results]
+        rows = [
+            [cut(model.marked_name), *(rise.attack.text for rise in found.values())]
+            for model, found in zip(models, rises, strict=True)
+        ]
+        return text_table(["rise of the loss along the attack", *(f"radius {radius:g}" for radius in rises[0])], rows)
+
+
+MEASURE = LossSurfaces()

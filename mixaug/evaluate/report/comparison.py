@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,36 +12,17 @@ from torch import Tensor
 
 from mixaug.evaluate.audit.result import outcome
 from mixaug.evaluate.corruptions import OURS
-from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_means, centred, share
+from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_means, share
 from mixaug.evaluate.labels import attack_label
-from mixaug.evaluate.measures.anomaly import resampled_figures as resampled_anomaly
-from mixaug.evaluate.measures.calibration import CALIBRATION
-from mixaug.evaluate.report.data import HIGHER, ReportData, headline, verdict
-from mixaug.evaluate.results import all_right, rises_to_json, within
-
-_METHOD = "paired bootstrap"
-_OTHER = "out_of_distribution_sha256"
+from mixaug.evaluate.measure import PAIRED, Measure, ModelInfo
+from mixaug.evaluate.measures import all_measures
+from mixaug.evaluate.report.data import ReportData, headline, listed, more_is_better, verdict
+from mixaug.evaluate.results import all_right, within
 
 
-def same_images(one: ReportData, two: ReportData, key: str) -> bool:
-    """Whether both reports measured the figure ``key`` on the same images and in the same way.
-
-    Convention: only of the parts that ``compare`` does not insist on; it refuses other images for the rest.
-    """
-    first, second = one.outcomes, two.outcomes
-    if key == "lipschitz":
-        return torch.equal(first.lipschitz_index, second.lipschitz_index)
-    if key == "flip_rate":
-        return torch.equal(first.flip_index, second.flip_index) and _kind_of_flips(one) == _kind_of_flips(two)
-    if key == "occlusion":
-        same = torch.equal(first.occlusion_index, second.occlusion_index)
-        return same and _kind_of_occlusion(one) == _kind_of_occlusion(two)
-    if key == "curve":
-        return torch.equal(first.curve_index, second.curve_index) and list(first.curve) == list(second.curve)
-    if key in HIGHER:
-        same = len(first.ood_confidence) == len(second.ood_confidence)
-        return same and one.settings.get(_OTHER) == two.settings.get(_OTHER)
-    return True
+def measure_of(key: str, report: ReportData) -> Measure[Any] | None:
+    """The measure that a headline figure is of; None for the report's own."""
+    return next((measure for measure, result in report.measures if key in measure.rows(result)), None)
 
 
 def difference(report: ReportData, reference: ReportData, key: str, worst: Sequence[str] = ()) -> Estimate:
@@ -49,24 +30,25 @@ def difference(report: ReportData, reference: ReportData, key: str, worst: Seque
 
     Args:
         report: the one model.
-        reference: the other, on the same images, see :func:`same_images`.
+        reference: the other, on the same images.
         key: of :func:`~mixaug.evaluate.report.data.headline`.
         worst: names of the attacks that the worst case counts.
 
     Returns:
         The difference with a 95% bootstrap interval; each draw takes the same images of both.
+
+    Raises:
+        KeyError: a report has no such figure.
     """
-    if key in CALIBRATION:
-        return _calibration(report, reference, key)
-    if key in HIGHER:
-        return _anomaly(report, reference, key)
+    measure = measure_of(key, reference)
+    if measure is not None:
+        return measure.difference(report.results[measure.name], reference.results[measure.name], key)
     change = by_image(report, key, worst) - by_image(reference, key, worst)
-    (estimate,) = bootstrap_means(change[:, None], method=_METHOD)
-    return Quantity(**vars(estimate)) if key == "lipschitz" else estimate
+    return bootstrap_means(change[:, None], method=PAIRED)[0]
 
 
 def by_image(report: ReportData, key: str, worst: Sequence[str] = ()) -> Tensor:
-    """(n,) float64, of which the figure ``key`` is the mean: an error, flip rate or constant for each image.
+    """(n,) float64, of which the report's own figure ``key`` is the mean: an error for each image.
 
     Raises:
         KeyError: the report has no such figure.
@@ -78,42 +60,7 @@ def by_image(report: ReportData, key: str, worst: Sequence[str] = ()) -> Tensor:
         return outcomes.failures()
     if key == "worst_case":
         return (~all_right(outcomes, list(worst))[1]).double()
-    if key == "lipschitz":
-        return outcomes.lipschitz.double()
-    if key == "flip_rate" and outcomes.flips is not None:
-        counts = torch.stack([count.double() for count in outcomes.flips.flips.values()])
-        return counts.mean(0) / outcomes.flips.pairs
-    if key == "occlusion" and outcomes.occlusion is not None:
-        return (~outcomes.occlusion.correct).double().mean(0)
     return (~outcomes.attacked[key]).double()
-
-
-def _calibration(report: ReportData, reference: ReportData, key: str) -> Estimate:
-    value = report.calibration[key].value - reference.calibration[key].value
-    draws = report.resampled_calibration[key] - reference.resampled_calibration[key]
-    return centred(value, draws, len(report.outcomes.correct), lower=-1.0, method=_METHOD)
-
-
-def _anomaly(report: ReportData, reference: ReportData, key: str) -> Estimate:
-    one, two = report.anomaly, reference.anomaly
-    if one is None or two is None:
-        raise KeyError(key)
-    # The draws depend on the numbers of images alone, which agree: each takes the same images of both models.
-    draws = [resampled_anomaly(each.confidence_in, each.confidence_out)[:, HIGHER.index(key)] for each in (one, two)]
-    ends = torch.quantile(draws[0] - draws[1], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    figures = [getattr(each, key) for each in (one, two)]
-    value = figures[0].value - figures[1].value
-    return Estimate(value, min(ends[0], value), max(ends[1], value), figures[0].n, _METHOD)
-
-
-def _kind_of_flips(report: ReportData) -> Any:
-    flips = report.outcomes.flips
-    return None if flips is None else (list(flips.flips), flips.pairs)
-
-
-def _kind_of_occlusion(report: ReportData) -> Any:
-    curve = report.outcomes.occlusion
-    return None if curve is None else (curve.ratios, curve.patch_size, curve.fill)
 
 
 FORMAT = "mixaug-comparison-2"
@@ -134,6 +81,11 @@ class ComparisonData:
     names: tuple[str, ...]
 
     @cached_property
+    def higher(self) -> dict[str, str]:
+        """The columns of which more is better, key to a short word."""
+        return more_is_better()
+
+    @cached_property
     def _headlines(self) -> list[dict[str, tuple[str, Estimate]]]:
         return [self._shared(report) for report in self.reports]
 
@@ -144,7 +96,7 @@ class ComparisonData:
         return {
             key: label
             for key, (label, _) in first.items()
-            if all(key in other for other in others) and self._on_same_images(key)
+            if all(key in other for other in others) and self._comparable(key)
         }
 
     @cached_property
@@ -177,7 +129,7 @@ class ComparisonData:
     def distrusted(self, index: int, key: str) -> bool:
         """Whether a figure says little, because the model hides its gradients from what measured it.
 
-        Convention: of a masked model these are all single attacks and the Lipschitz constant, which gradients find. The
+        Convention: of a masked model these are all single attacks, and measures by gradients. The
         worst case is trusted where it holds an attack that needs no gradient (Square, SPSA, AutoAttack).
         """
         if not self.masked[index]:
@@ -185,13 +137,14 @@ class ComparisonData:
         if key == "worst_case":
             kinds = self.reports[index].settings.get("attacks", {})
             return not any(kinds.get(name, {}).get("kind") in _WITHOUT_GRADIENT for name in self.worst_attacks)
-        return key == "lipschitz" or key in self.attack_columns
+        measure = measure_of(key, self.reports[index])
+        return key in self.attack_columns or (measure is not None and bool(measure.by_gradients))
 
     def verdict(self, index: int, key: str) -> str:
         """What the difference of a report to the reference says: better, worse, no clear difference, or masked."""
         if self.distrusted(index, key) or self.distrusted(0, key):
             return "masked"
-        return verdict(self.differences[index][key], higher=key in HIGHER)
+        return verdict(self.differences[index][key], higher=key in self.higher)
 
     @property
     def worst_labels(self) -> list[str]:
@@ -203,14 +156,28 @@ class ComparisonData:
         """The names, with a sign behind those of masked models."""
         return [name + (" †" if masked else "") for name, masked in zip(self.names, self.masked, strict=True)]
 
-    def shares(self, part: str) -> bool:
-        """Whether all reports have the part ``curve``, ``flip_rate`` or ``occlusion`` of the same images."""
-        has = {
-            "curve": lambda report: bool(report.accuracy_curve),
-            "flip_rate": lambda report: report.outcomes.flips is not None,
-            "occlusion": lambda report: report.outcomes.occlusion is not None,
-        }
-        return all(has[part](report) for report in self.reports) and self._on_same_images(part)
+    @cached_property
+    def shared(self) -> list[tuple[Measure[Any], list[Any]]]:
+        """The measures that all reports have of the same images, with what each found."""
+        found = []
+        for measure, first in self.reports[0].measures:
+            results = [report.results.get(measure.name) for report in self.reports]
+            if all(result is not None for result in results) and all(
+                measure.same(first, other, (self.models[0], model))
+                for other, model in zip(results[1:], self.models[1:], strict=True)
+            ):
+                found.append((measure, results))
+        return found
+
+    @cached_property
+    def models(self) -> list[ModelInfo]:
+        """What measures say of each model."""
+        return [replace(report.info, name=name) for name, report in zip(self.names, self.reports, strict=True)]
+
+    def _comparable(self, key: str) -> bool:
+        """Whether a headline figure is of the same images; :func:`~mixaug.evaluate.compare` insists on the rest."""
+        measure = measure_of(key, self.reports[0])
+        return measure is None or any(measure is shared for shared, _ in self.shared)
 
     @property
     def corruptions(self) -> list[str]:
@@ -219,15 +186,15 @@ class ComparisonData:
         return [name for name in first if all(name in other for other in others)]
 
     @property
-    def radii(self) -> list[float]:
-        """The radii of loss surfaces that all reports have, around the same images."""
-        images = [[(each.index, each.radius) for each in report.examples.surfaces] for report in self.reports]
-        return list(self.reports[0].loss_rises) if all(each == images[0] for each in images) else []
-
-    @property
     def unit(self) -> str:
         """What differences are written in."""
-        return "in points" + ("; the Lipschitz constant in its own unit" if "lipschitz" in self.columns else "")
+        own = [measure.quantity for measure in self._of_columns() if measure.quantity]
+        return "in points" + "".join(f"; {quantity} in its own unit" for quantity in own)
+
+    def _of_columns(self) -> list[Measure[Any]]:
+        """The measures that have a column."""
+        found = [measure_of(key, self.reports[0]) for key in self.columns]
+        return [measure for measure in dict.fromkeys(found) if measure is not None]
 
     @cached_property
     def best(self) -> dict[str, list[int]]:
@@ -239,7 +206,7 @@ class ComparisonData:
         rows |= {name: [report.corruption_means[name].value for report in self.reports] for name in self.corruptions}
         best = {}
         for key, row in rows.items():
-            sign = -1 if key in HIGHER else 1
+            sign = -1 if key in self.higher else 1
             found = {index: sign * value for index, value in enumerate(row) if not self.distrusted(index, key)}
             # Means of the same number of images: equal counts give equal values up to the order of a sum.
             best[key] = [index for index, value in found.items() if value <= min(found.values()) + 1e-12]
@@ -270,7 +237,7 @@ class ComparisonData:
             "format": FORMAT,
             "reference": self.names[0],
             "columns": self.columns,
-            "higher_is_better": [key for key in self.columns if key in HIGHER],
+            "higher_is_better": [key for key in self.columns if key in self.higher],
             "not_shared": self.not_shared,
             "worst_case_attacks": self.worst_attacks,
             "models": [
@@ -281,8 +248,7 @@ class ComparisonData:
                     "figures": {key: vars(self.values[key][index]) for key in self.columns},
                     "difference_to_reference": {key: vars(value) for key, value in self.differences[index].items()},
                     "corruption_means": {name: vars(report.corruption_means[name]) for name in self.corruptions},
-                    "accuracy_curve": [vars(each) | {"eps": eps} for eps, each in report.accuracy_curve.items()],
-                    "loss_rise": rises_to_json(report.loss_rises),
+                    **self._summaries(report),
                     "left_out": report.left_out,
                     "notices": report.notices,
                     "settings": report.settings,
@@ -294,8 +260,11 @@ class ComparisonData:
             "best": {key: [self.names[index] for index in row] for key, row in self.best.items()},
         }
 
-    def _on_same_images(self, key: str) -> bool:
-        return all(same_images(self.reports[0], other, key) for other in self.reports[1:])
+    def _summaries(self, report: ReportData) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for measure in all_measures():
+            found |= measure.compared_summary(report.results.get(measure.name))
+        return found
 
     def _shared(self, report: ReportData) -> dict[str, tuple[str, Estimate]]:
         """The headline figures, the worst case over the attacks that count for all reports."""
@@ -311,17 +280,20 @@ class ComparisonData:
 def comparison_notes(comparison: ComparisonData) -> list[str]:
     """What a reader must know about the figures, a sentence each."""
     columns = comparison.columns
+    quantities = any(isinstance(values[0], Quantity) for values in comparison.values.values())
     notes = [
-        f"All figures{' in %' if 'lipschitz' in columns else ''} are errors: lower is better; < marks the best. "
+        f"All figures{' in %' if quantities else ''} are errors: lower is better; < marks the best. "
         "Intervals are paired bootstraps over images."
     ]
-    if any(key in columns for key in HIGHER):
-        notes.append("AUROC and AUPR are no errors: higher is better.")
+    higher = [word for key, word in comparison.higher.items() if key in columns]
+    if higher:
+        is_no = "are no errors" if len(higher) > 1 else "is no error"
+        notes.append(f"{listed(higher)} {is_no}: higher is better.")
     if any(comparison.masked):
+        by_gradients = "".join(f", or {measure.by_gradients}," for measure in all_measures() if measure.by_gradients)
         notes.append(
-            "† Masked: the model hides its gradients, so that one attack, or a Lipschitz constant found by gradients, "
-            "says little of it. Such a figure is never the best; the worst case is, if it holds an attack without "
-            "gradients."
+            f"† Masked: the model hides its gradients, so that one attack{by_gradients} says little of it. Such a "
+            "figure is never the best; the worst case is, if it holds an attack without gradients."
         )
     if "worst_case" in columns:
         notes.append(f"Worst case: over the attacks that all models share, {', '.join(comparison.worst_labels)}.")

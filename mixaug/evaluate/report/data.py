@@ -4,47 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import Tensor
 
+from mixaug.evaluate.audit.result import outcome
 from mixaug.evaluate.corruptions import CORRUPTIONS, OURS, mce
-from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_means, centred, complement, share
-from mixaug.evaluate.labels import attack_label
-from mixaug.evaluate.measures.calibration import (
-    CALIBRATION,
-    ReliabilityCurve,
-    reliability_curve,
-    resampled_calibration,
-)
+from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_means, share
+from mixaug.evaluate.labels import attack_label, class_name
+from mixaug.evaluate.measure import Measure, ModelInfo
+from mixaug.evaluate.measures import all_measures
 from mixaug.evaluate.measures.lipschitz import mean_constant
-from mixaug.evaluate.results import (
-    AttackResult,
-    Examples,
-    LossRise,
-    Outcomes,
-    WorstCase,
-    accuracy_curve,
-    attack_result,
-    loss_rises,
-    rises_to_json,
-    worst_case,
-)
+from mixaug.evaluate.measures.surface import LossRise, loss_rises
+from mixaug.evaluate.results import AttackResult, Examples, Outcomes, WorstCase, attack_result, worst_case
 
 if TYPE_CHECKING:
     from mixaug.evaluate.audit import Audit
     from mixaug.evaluate.measures.anomaly import AnomalyScores
-    from mixaug.evaluate.results import WorstCase
+    from mixaug.evaluate.measures.calibration import ReliabilityCurve
 
 
 def figures_to_json(report: ReportData) -> dict[str, Any]:
     """All figures with their intervals; None for what was not measured."""
-    anomaly, gap, outcomes = report.anomaly, report.robustness_gap, report.outcomes
-    return {
+    gap, outcomes = report.robustness_gap, report.outcomes
+    figures: dict[str, Any] = {
         "clean_error": vars(report.clean_error),
         "mce": None if report.mce is None else vars(report.mce) | {"label": report.mce_label},
         "mce_relative_to_alexnet": report.mce_alexnet,
@@ -53,42 +40,38 @@ def figures_to_json(report: ReportData) -> dict[str, Any]:
         "corruption_errors": {name: [vars(cell) for cell in row] for name, row in report.corruption_errors.items()},
         "corruption_means": {name: vars(mean) for name, mean in report.corruption_means.items()},
         "severity_means": [vars(mean) for mean in report.severity_means],
-        "calibration": {name: vars(figure) for name, figure in report.calibration.items()},
         "attacks": {
             name: {key: vars(figure) for key, figure in vars(result).items()} for name, result in report.attacks.items()
         },
         "robustness_gap": None if gap is None else vars(gap[1]) | {"attack": gap[0]},
         "worst_case": None if report.worst_case is None else _worst_case(report.worst_case),
-        "accuracy_curve": [vars(each) | {"eps": eps} for eps, each in report.accuracy_curve.items()],
-        "flip_rate": _figure(report.flip_rate),
-        "occlusion": _figure(report.occlusion),
-        "anomaly": None
-        if anomaly is None
-        else {name: vars(getattr(anomaly, name)) for name in ("auroc", "aupr", "fpr95")}
-        | {"base_rate": anomaly.base_rate},
-        "lipschitz": _figure(report.lipschitz),
-        "loss_rise": rises_to_json(report.loss_rises),
     }
-
-
-def _figure(figure: Estimate | None) -> dict[str, Any] | None:
-    return None if figure is None else vars(figure)
+    for measure in all_measures():
+        figures |= measure.summary(report.results.get(measure.name))
+    return figures
 
 
 def _worst_case(worst: WorstCase) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else vars(value) for name, value in vars(worst).items()}
 
 
-#: The figures of which a larger one is better; all others are errors, flip rates or constants.
-HIGHER = ("auroc", "aupr")
+def more_is_better() -> dict[str, str]:
+    """The headline figures of which a larger one is better, key to a short word; all others are errors or constants."""
+    return {key: word for measure in all_measures() for key, word in measure.higher.items()}
 
 
 def headline(report: ReportData) -> dict[str, tuple[str, Estimate]]:
     """All headline figures, key to label and estimate: ``report.figures``, and those of which more is better."""
-    rows = dict(report.figures)
-    if report.anomaly is not None:
-        rows["auroc"] = ("anomaly AUROC", report.anomaly.auroc)
-        rows["aupr"] = ("anomaly AUPR", report.anomaly.aupr)
+    higher = more_is_better()
+    return report.figures | {key: row for key, row in _rows(report, of_clean=False).items() if key in higher}
+
+
+def _rows(report: ReportData, *, of_clean: bool) -> dict[str, tuple[str, Estimate]]:
+    """The headline figures of the measures."""
+    rows: dict[str, tuple[str, Estimate]] = {}
+    for measure, result in report.measures:
+        if measure.of_clean == of_clean:
+            rows |= measure.rows(result)
     return rows
 
 
@@ -127,6 +110,23 @@ class ReportData:
     audit: Audit | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """What each measure found, by its name, in their order; those of the clean images are always there."""
+        found = {}
+        for measure in all_measures():
+            if measure.of_clean:
+                found[measure.name] = measure.of_outcomes(self.outcomes.correct, self.outcomes.confidence)
+            elif self.measured.get(measure.name) is not None:
+                found[measure.name] = self.measured[measure.name]
+        return found
+
+    @property
+    def measures(self) -> list[tuple[Measure[Any], Any]]:
+        """The measures with what they found; those that were not measured are left out."""
+        return [(each, self.results[each.name]) for each in all_measures() if each.name in self.results]
 
     @cached_property
     def clean_error(self) -> Estimate:
@@ -190,35 +190,6 @@ class ReportData:
         return mce({name: self.corruption_means[name].value for name in CORRUPTIONS}) / 100
 
     @cached_property
-    def calibration(self) -> dict[str, Estimate]:
-        """``rms`` (equal-count bins of 100, all of them), ``rms_ipmix_papers``, ``rms_equal_width`` and ``ece``."""
-        confidence, correct = self.outcomes.confidence, self.outcomes.correct
-        return {
-            name: centred(measure(confidence, correct), self.resampled_calibration[name], len(correct), lower=0.0)
-            for name, measure in CALIBRATION.items()
-        }
-
-    @cached_property
-    def resampled_calibration(self) -> dict[str, Tensor]:
-        """The calibration errors on the same 500 resamples for every report of as many images."""
-        return resampled_calibration(self.outcomes.confidence, self.outcomes.correct)
-
-    @property
-    def rms(self) -> Estimate:
-        """Root-mean-square calibration error, equal-count bins of 100, all bins."""
-        return self.calibration["rms"]
-
-    @property
-    def ece(self) -> Estimate:
-        """Expected calibration error, 15 equal-width bins."""
-        return self.calibration["ece"]
-
-    @cached_property
-    def reliability(self) -> ReliabilityCurve:
-        """Confidence and accuracy in 15 equal-width bins."""
-        return reliability_curve(self.outcomes.confidence, self.outcomes.correct)
-
-    @cached_property
     def attacks(self) -> dict[str, AttackResult]:
         """Each attack's result by name, such as ``pgd-20``."""
         return {name: attack_result(self.outcomes, name) for name in self.outcomes.attacked}
@@ -238,55 +209,17 @@ class ReportData:
         return worst_case(self.outcomes, self.settings.get("eps", 0.0))
 
     @cached_property
-    def accuracy_curve(self) -> dict[float, Estimate]:
-        """Accuracy against the radius of the attack, from 0 on; empty if it was not measured."""
-        return accuracy_curve(self.outcomes)
-
-    @property
-    def flip_rate(self) -> Estimate | None:
-        """Mean flip rate over the perturbation sequences; None if it was not measured."""
-        return None if self.outcomes.flips is None else self.outcomes.flips.mean
-
-    @property
-    def occlusion(self) -> Estimate | None:
-        """Mean accuracy while 0 to 90% of each image are hidden; None if it was not measured."""
-        return None if self.outcomes.occlusion is None else self.outcomes.occlusion.area
-
-    @cached_property
-    def anomaly(self) -> AnomalyScores | None:
-        """How well the confidence tells images of another data set apart; None if there was none."""
-        from mixaug.evaluate.measures.anomaly import AnomalyScores
-
-        outcomes = self.outcomes
-        return AnomalyScores(outcomes.confidence, outcomes.ood_confidence) if len(outcomes.ood_confidence) else None
-
-    @cached_property
-    def lipschitz(self) -> Quantity | None:
-        """The local Lipschitz constant of :func:`mixaug.evaluate.local_lipschitz`; None if it was not measured."""
-        return mean_constant(self.outcomes.lipschitz) if len(self.outcomes.lipschitz) else None
-
-    @cached_property
-    def loss_rises(self) -> dict[float, LossRise]:
-        """How far the loss rises around the images of the loss surfaces, by radius; empty without surfaces."""
-        return loss_rises(self.examples.surfaces)
-
-    @cached_property
     def figures(self) -> dict[str, tuple[str, Estimate]]:
         """The headline figures, all errors or a Lipschitz constant, lower is better: key to (label, estimate)."""
         rows: dict[str, tuple[str, Estimate]] = {"clean_error": ("clean error", self.clean_error)}
         if self.mce is not None:
             rows["mce"] = (self.mce_label, self.mce)
-        rows["rms"] = ("RMS calibration error", self.rms)
-        rows["ece"] = ("ECE", self.ece)
+        rows |= _rows(self, of_clean=True)
         rows |= {name: (f"{attack_label(name)} error", result.error) for name, result in self.attacks.items()}
         if self.worst_case is not None and len(self.worst_case.attacks) > 1:
             rows["worst_case"] = (f"worst case of {len(self.worst_case.attacks)} attacks", self.worst_case.error)
-        if self.flip_rate is not None:
-            rows["flip_rate"] = ("flip rate", self.flip_rate)
-        if self.occlusion is not None:
-            rows["occlusion"] = ("occlusion error", complement(self.occlusion))
-        if self.lipschitz is not None:
-            rows["lipschitz"] = ("Lipschitz constant", self.lipschitz)
+        higher = more_is_better()
+        rows |= {key: row for key, row in _rows(self, of_clean=False).items() if key not in higher}
         return rows
 
     @property
@@ -304,12 +237,20 @@ class ReportData:
             "environment": self.environment,
             "seconds": self.seconds,
             "classes": self.classes,
-            "outcomes": self.outcomes.to_json(),
-            "examples": self.examples.to_json(),
+            "outcomes": self.outcomes.to_json() | self._kept("outcomes"),
+            "examples": self.examples.to_json() | self._kept("examples"),
             "audit": None if self.audit is None else self.audit.to_json(),
             "left_out": self.left_out,
             "notices": self.notices,
         }
+
+    def _kept(self, section: str) -> dict[str, Any]:
+        """What the measures keep in a section of the JSON."""
+        found: dict[str, Any] = {}
+        for measure in all_measures():
+            if measure.section == section and not measure.of_clean:
+                found |= measure.to_json(self.results.get(measure.name))
+        return found
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -326,9 +267,16 @@ class ReportData:
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
             raise ValueError(f"{path} is not a report: its format must be {FORMAT!r}, got {found!r}")
         try:
+            outcomes = Outcomes.from_json(data["outcomes"])
+            clean = outcomes.correct, outcomes.confidence
+            measured = {
+                measure.name: measure.from_json(data[measure.section], clean)
+                for measure in all_measures()
+                if not measure.of_clean
+            }
             return cls(
                 name=data["name"],
-                outcomes=Outcomes.from_json(data["outcomes"]),
+                outcomes=outcomes,
                 settings=data["settings"],
                 environment=data["environment"],
                 seconds=data["seconds"],
@@ -337,13 +285,75 @@ class ReportData:
                 audit=None if data["audit"] is None else _audit_from_json(data["audit"]),
                 left_out=data["left_out"],
                 notices=data["notices"],
+                measured={name: result for name, result in measured.items() if result is not None},
             )
         except KeyError as error:
             raise ValueError(f"{path} is not a whole report: {error} is missing") from error
 
+    @property
+    def info(self) -> ModelInfo:
+        """What a measure's tables and figures say of the model."""
+        inside = () if self.worst_case is None else self.worst_case.attacks
+        attacks = {attack_label(name): self.attacks[name].accuracy for name in inside}
+        return ModelInfo(self.name, self.classes, self.settings, attacks, bool(outcome(self.audit)))
+
     def class_name(self, label: int) -> str:
         """The name of a class, or its number where names are not known."""
-        return self.classes[label] if self.classes is not None and label < len(self.classes) else str(label)
+        return class_name(label, self.classes)
+
+    # The figures under the names that users of the report know them by.
+
+    @property
+    def calibration(self) -> dict[str, Estimate]:
+        """``rms`` (equal-count bins of 100, all of them), ``rms_ipmix_papers``, ``rms_equal_width`` and ``ece``."""
+        errors: dict[str, Estimate] = self.results["calibration"].errors
+        return errors
+
+    @property
+    def rms(self) -> Estimate:
+        """Root-mean-square calibration error, equal-count bins of 100, all bins."""
+        return self.calibration["rms"]
+
+    @property
+    def ece(self) -> Estimate:
+        """Expected calibration error, 15 equal-width bins."""
+        return self.calibration["ece"]
+
+    @property
+    def reliability(self) -> ReliabilityCurve:
+        """Confidence and accuracy in 15 equal-width bins."""
+        curve: ReliabilityCurve = self.results["calibration"].curve
+        return curve
+
+    @property
+    def accuracy_curve(self) -> dict[float, Estimate]:
+        """Accuracy against the radius of the attack, from 0 on; empty if it was not measured."""
+        return self.results["curve"].accuracy if "curve" in self.results else {}
+
+    @property
+    def flip_rate(self) -> Estimate | None:
+        """Mean flip rate over the perturbation sequences; None if it was not measured."""
+        return self.results["flips"].value.mean if "flips" in self.results else None
+
+    @property
+    def occlusion(self) -> Estimate | None:
+        """Mean accuracy while 0 to 90% of each image are hidden; None if it was not measured."""
+        return self.results["occlusion"].value.area if "occlusion" in self.results else None
+
+    @property
+    def anomaly(self) -> AnomalyScores | None:
+        """How well the confidence tells images of another data set apart; None if there was none."""
+        return self.results.get("ood")
+
+    @cached_property
+    def lipschitz(self) -> Quantity | None:
+        """The local Lipschitz constant of :func:`mixaug.evaluate.local_lipschitz`; None if it was not measured."""
+        return mean_constant(self.results["lipschitz"].value) if "lipschitz" in self.results else None
+
+    @cached_property
+    def loss_rises(self) -> dict[float, LossRise]:
+        """How far the loss rises around the images of the loss surfaces, by radius; empty without surfaces."""
+        return loss_rises(self.results.get("surface", []))
 
 
 def _audit_from_json(data: dict[str, Any]) -> Audit:
@@ -352,16 +362,26 @@ def _audit_from_json(data: dict[str, Any]) -> Audit:
     return Audit.from_json(data)
 
 
+def listed(words: Sequence[str]) -> str:
+    """Words as a sentence lists them.
+
+    Example:
+        >>> listed(["AUROC", "AUPR"])
+        'AUROC and AUPR'
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
 def report_notes(report: ReportData) -> list[str]:
     """What a reader must know about the figures, a sentence each."""
-    shares = report.lipschitz is not None or report.anomaly is not None
+    rows = headline(report)
+    higher = [word for key, word in more_is_better().items() if key in rows]
+    shares = bool(higher) or any(isinstance(figure, Quantity) for _, figure in rows.values())
     notes = [f"All figures{' in %' if shares else ''} are errors: lower is better."]
-    if report.anomaly is not None:
-        notes[0] = "All figures in % but AUROC and AUPR are errors: lower is better. Of those two higher is better."
-    if report.lipschitz is not None:
-        notes.append(
-            "The Lipschitz constant is a lower bound found by gradient ascent, and grows with the scale of the logits."
-        )
+    if higher:
+        which = "that one" if len(higher) == 1 else "those two" if len(higher) == 2 else "those"
+        notes[0] = f"All figures in % but {listed(higher)} are errors: lower is better. Of {which} higher is better."
+    notes += [note for measure, result in report.measures if not measure.of_clean for note in measure.notes(result)]
     if len({result.error.n for result in report.attacks.values()}) > 1:
         notes.append(
             "The attacks were measured on different numbers of images; the smaller sets are part of the larger."
@@ -371,9 +391,4 @@ def report_notes(report: ReportData) -> list[str]:
         notes.append(f"* {names}: our own texture, not the original benchmark's; compare it with our figures only.")
     if report.missing:
         notes.append(f"Not measured: {', '.join(report.missing)}; the mean is over {len(report.outcomes.corrupted)}.")
-    if len(report.outcomes.correct) < 1000:
-        notes.append(
-            f"RMS and ECE on {len(report.outcomes.correct)} images are biased upwards by sampling noise; "
-            "compare them on the same images only."
-        )
-    return notes
+    return notes + [note for measure, result in report.measures if measure.of_clean for note in measure.notes(result)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,24 +18,18 @@ from mixaug._drawing import (
     add_legend,
     looks,
     new_figure,
-    overlay,
     png_of,
 )
 from mixaug.evaluate.audit.result import audit_grid
 from mixaug.evaluate.corruptions.tables import SEVERITIES
-from mixaug.evaluate.drawing import _BARS, BANDS, draw_curve, grouped
+from mixaug.evaluate.drawing import _BARS, BANDS, draw_curve, grouped, show_image
 from mixaug.evaluate.intervals import Estimate, Quantity
-from mixaug.evaluate.labels import attack_label, corruption_label, radius_text
-from mixaug.evaluate.measures.anomaly import anomaly_figure
-from mixaug.evaluate.measures.consistency import flip_bars, flip_sequences
-from mixaug.evaluate.measures.features import feature_figure
-from mixaug.evaluate.measures.occlusion import occlusion_figure
-from mixaug.evaluate.measures.surface import surface_comparison, surface_figure
-from mixaug.evaluate.report.data import HIGHER, ReportData
+from mixaug.evaluate.labels import attack_label, corruption_label, radius_text, shortened
+from mixaug.evaluate.measure import Drawn
+from mixaug.evaluate.report.data import ReportData
 from mixaug.evaluate.results import CorruptedExample
 
 if TYPE_CHECKING:
-    from mixaug.evaluate.measures.calibration import ReliabilityCurve
     from mixaug.evaluate.report.comparison import ComparisonData
     from mixaug.evaluate.report.data import ReportData
 
@@ -51,7 +45,7 @@ def headline_rows(comparison: ComparisonData) -> FigureImage:
     rows = [
         (label, [column[index] for index in range(len(comparison.names))])
         for key, label in comparison.columns.items()
-        if key not in HIGHER
+        if key not in comparison.higher
         for column in [comparison.values[key]]
         if not isinstance(column[0], Quantity)  # its size is not that of a share
     ]
@@ -112,7 +106,7 @@ def corrupted_examples(reports: Sequence[ReportData], names: Sequence[str]) -> F
         axes.axis("off")
     for axes, *examples in zip(grid.flat, *(report.examples.corrupted for report in reports), strict=False):
         first = examples[0]
-        _show(axes, first.image)
+        show_image(axes, first.image)
         axes.set_title(corruption_label(first.corruption), fontsize=9, pad=3)
         lines = _each_model(reports, marks, examples) if few else _who_is_right(marks, examples)
         _below(axes, lines, reports[0].class_name(first.label))
@@ -155,7 +149,7 @@ def adversarial_examples(report: ReportData, attack: str) -> FigureImage:
         amplified = (127.5 + _difference(example.clean, example.adversarial) * (127.5 / largest)).round().clamp(0, 255)
         for axes, image in zip(axes_row, (example.clean, example.adversarial, amplified.to(torch.uint8)), strict=True):
             axes.axis("off")
-            _show(axes, image)
+            show_image(axes, image)
         if row == 0:
             for axes, title in zip(axes_row, ("clean", "attacked", f"change x {127.5 / largest:.0f}"), strict=True):
                 axes.set_title(title, fontsize=10, pad=4)
@@ -172,52 +166,16 @@ def adversarial_examples(report: ReportData, attack: str) -> FigureImage:
     return FigureImage(png_of(figure), f"Attacked images ({attack_label(attack)})", caption)
 
 
-def activation_examples(report: ReportData) -> FigureImage:
-    """Images with the class activation maps of their label and of what the model predicts."""
-    examples = report.examples.maps
-    height = 5.2 / 3 * examples[0].image.shape[1] / examples[0].image.shape[2] + 0.3
-    figure, grid = new_figure(height * len(examples), rows=len(examples), columns=3)
-    for axes_row, example in zip(grid.reshape(-1, 3), examples, strict=True):
-        right = example.predicted == example.label
-        label, predicted = report.class_name(example.label), report.class_name(example.predicted)
-        maps = [overlay(example.image, map_.float() / 255) for map_ in (example.label_map, example.predicted_map)]
-        titles = ("image", f"label: {label}", f"predicted: {predicted} {100 * example.confidence:.0f}%")
-        for axes in axes_row:
-            axes.axis("off")
-        _show(axes_row[0], example.image)
-        for axes, map_ in zip(axes_row[1:], maps, strict=True):
-            _show(axes, map_.permute(2, 0, 1))
-        for axes, title, colour in zip(axes_row, titles, ("black", GREY, RIGHT if right else WRONG), strict=True):
-            axes.set_title(_short(title, 26), fontsize=8, pad=3, color=colour)
-    caption = (
-        "Class activation maps: the brighter, the more this place speaks for the class. Where the prediction is wrong, "
-        "its title is red and the two maps show what each class was seen in."
-    )
-    return FigureImage(png_of(figure), "Class activation maps", caption)
-
-
-def _show(axes: Any, image: Tensor) -> None:
-    smooth = "nearest" if max(image.shape[1:]) <= 96 else "antialiased"
-    if image.shape[0] == 1:
-        axes.imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=255, interpolation=smooth)
-    else:
-        axes.imshow(image.permute(1, 2, 0).numpy(), interpolation=smooth)
-
-
 def _below(axes: Any, lines: Sequence[tuple[str, bool]], truth: str) -> None:
     """Predictions under a picture, each green or red, and the truth where one is wrong."""
-    texts = [(_short(text), RIGHT if right else WRONG) for text, right in lines]
+    texts = [(shortened(text), RIGHT if right else WRONG) for text, right in lines]
     if not all(right for _, right in lines):
-        texts.append((_short(f"is: {truth}"), GREY))
+        texts.append((shortened(f"is: {truth}"), GREY))
     for place, (text, colour) in enumerate(texts):
         # An invisible line above each keeps the layout's room for all of them.
         axes.text(
             0.5, -0.03, "\n" * place + text, transform=axes.transAxes, ha="center", va="top", fontsize=8, color=colour
         )
-
-
-def _short(text: str, length: int = 24) -> str:
-    return text if len(text) <= length else text[: length - 9] + "…" + text[-8:]
 
 
 def _difference(clean: Tensor, adversarial: Tensor) -> Tensor:
@@ -271,149 +229,6 @@ def attack_bars(report: ReportData) -> FigureImage:
     return FigureImage(png_of(figure), "Accuracy under each attack", caption)
 
 
-_FEW = 5  # images below which a bin's accuracy is noise
-_TOGETHER = 4  # models up to which lines in one diagram can be followed
-_COLUMNS = 3
-
-
-def reliability_diagram(report: ReportData) -> FigureImage:
-    """Accuracy against confidence in equal-width bins, over a histogram of the confidence."""
-    curve = report.reliability
-    figure, (axes, histogram) = new_figure(4.6, rows=2, ratios=[3.2, 1])
-    filled = [index for index, count in enumerate(curve.counts) if count]
-    width = 1 / len(curve.counts)
-    centres = [curve.edges[index] + width / 2 for index in filled]
-    accuracy = [curve.accuracy[index] for index in filled]
-    confidence = [curve.confidence[index] for index in filled]
-    bars = axes.bar(centres, accuracy, width=0.92 * width, color=COLOURS[0], alpha=0.85, label="accuracy")
-    for bar, index in zip(bars, filled, strict=True):
-        if curve.counts[index] < _FEW:
-            bar.set_alpha(0.3)
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, label="calibrated")
-    axes.plot(confidence, accuracy, "o", color="black", markersize=3, label="mean of the bin")
-    axes.set_ylabel("accuracy")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    axes.tick_params(labelbottom=False)
-    figure.legend(loc="outside upper center", ncols=3, fontsize=9, frameon=False)
-    share = [100 * curve.counts[index] / len(report.outcomes.correct) for index in filled]
-    histogram.bar(centres, share, width=0.92 * width, color=GREY)
-    histogram.set(xlim=(0, 1), xlabel="confidence", ylabel="images in %")
-    caption = (
-        f"Bars below the dashed line: the model is too sure. Pale bars hold fewer than {_FEW} images. "
-        f"RMS {report.rms}, ECE {report.ece}, "
-        f"n = {len(report.outcomes.correct)}."
-    )
-    return FigureImage(png_of(figure), "Confidence and accuracy", caption)
-
-
-def reliability_lines(reports: Sequence[ReportData], names: Sequence[str]) -> FigureImage:
-    """Accuracy against confidence of several models; bins of few images are left out.
-
-    With many models each has a diagram of its own, the others pale behind it.
-    """
-    together = len(reports) <= _TOGETHER
-    rows = 1 if together else -(-len(reports) // _COLUMNS)
-    figure, grid = new_figure(4.4 if together else 1.95 * rows, rows=rows, columns=1 if together else _COLUMNS)
-    every = [grid] if together else list(grid.flat)
-    curves = [report.reliability for report in reports]
-    labels = [f"{name} (ECE {100 * report.ece.value:.1f}%)" for name, report in zip(names, reports, strict=True)]
-    styles = looks(len(reports))
-    for axes in every[len(reports) :]:
-        axes.remove()
-    for axes in every[: len(reports)]:
-        axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2)
-        axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
-    for index, (label, curve, look) in enumerate(zip(labels, curves, styles, strict=True)):
-        axes = every[0] if together else every[index]
-        if not together:
-            axes.set_title("\n(ECE".join(label.rsplit(" (ECE", 1)), fontsize=7.5)
-            axes.tick_params(labelsize=7.5)
-            for other in curves:
-                axes.plot(*_line(other), color="#cccccc", linewidth=0.8, zorder=1)
-        axes.plot(
-            *_line(curve),
-            look.line if together else "-",
-            marker=look.marker,
-            color=look.colour,
-            markersize=4,
-            label=label,
-        )
-    if together:
-        every[0].set(xlabel="confidence", ylabel="accuracy")
-        add_legend(figure, labels)
-    else:
-        figure.supxlabel("confidence", fontsize=9)
-        figure.supylabel("accuracy", fontsize=9)
-    return FigureImage(
-        png_of(figure),
-        "Confidence and accuracy",
-        f"Below the dashed line a model is too sure. Bins with fewer than {_FEW} images are left out."
-        + ("" if together else " Grey: the other models."),
-    )
-
-
-def _line(curve: ReliabilityCurve) -> tuple[list[Any], list[Any]]:
-    filled = [index for index, count in enumerate(curve.counts) if count >= _FEW]
-    return [curve.confidence[index] for index in filled], [curve.accuracy[index] for index in filled]
-
-
-def curve_figure(
-    curves: Mapping[str, Mapping[float, Estimate]],
-    eps: float,
-    attacks: Mapping[str, Estimate] | None = None,
-    styles: Sequence[Look] | None = None,
-) -> FigureImage:
-    """Accuracy against the radius, with the radius of the evaluation marked.
-
-    Args:
-        curves: each model's name to its accuracy by radius in [0, 1].
-        eps: the radius of the evaluation.
-        attacks: accuracy under single attacks of that radius, drawn as points: for one model.
-        styles: how each model looks; default one after the other.
-
-    Returns:
-        The figure; bands are 95% intervals.
-
-    Raises:
-        ValueError: no curve.
-        ModuleNotFoundError: matplotlib is not installed.
-
-    Example:
-        >>> curve_figure({"one": {0.0: Estimate(0.9, 0.8, 1.0, 10), 0.1: Estimate(0.1, 0.0, 0.2, 10)}}, 0.1).title
-        'Accuracy by radius of the attack'
-    """
-    if not curves:
-        raise ValueError("curves must be one or more, got none")
-    figure, axes = new_figure(3.6 + 0.1 * len(curves))
-    for (name, curve), look in zip(curves.items(), styles or looks(len(curves)), strict=True):
-        draw_curve(axes, list(curve), list(curve.values()), name, look, len(curves) <= BANDS)
-    if eps > 0:
-        axes.axvline(eps, color="#333333", linestyle=":", linewidth=1.2)
-        axes.annotate(
-            f"eps {radius_text(eps)}", (eps, 1), (4, -3), xycoords=("data", "axes fraction"),
-            textcoords="offset points", va="top", fontsize=8.5, color="#333333",
-        )  # fmt: skip
-    if attacks:
-        axes.plot(
-            [eps] * len(attacks), [100 * figure.value for figure in attacks.values()], "_", color="#B3400A",
-            markersize=13, markeredgewidth=1.8, clip_on=False, zorder=3,
-        )  # fmt: skip
-    axes.set_xlabel("radius, pixels in [0, 1]")
-    axes.set_ylabel("accuracy in %")
-    axes.set_ylim(0, 100)
-    axes.set_xlim(left=0)
-    add_legend(figure, list(curves))
-    counts = sorted({estimate.n for curve in curves.values() for estimate in curve.values()})
-    points = f" Red marks: each attack at eps, {', '.join(attacks)}." if attacks else ""
-    caption = (
-        f"Right under the strongest attack of each radius, n = {' or '.join(f'{n:,}' for n in counts)} images"
-        + ("; bands are 95% intervals." if len(curves) <= BANDS else ".")
-        + f"{points} A curve that does not fall to zero is a sign of masking."
-        + (" † masked: the attack sees little." if any(name.endswith("†") for name in curves) else "")
-    )
-    return FigureImage(png_of(figure), "Accuracy by radius of the attack", caption)
-
-
 def report_figures(report: ReportData) -> dict[str, FigureImage]:
     """All figures of one report by file name part; those without data are left out.
 
@@ -422,35 +237,24 @@ def report_figures(report: ReportData) -> dict[str, FigureImage]:
     """
     reports, names = [report], [report.name]
     outcomes, examples = report.outcomes, report.examples
-    figures: dict[str, FigureImage] = {}
+    drawn: list[Drawn] = []
     if outcomes.corrupted:
-        figures["corruptions"] = corruption_bars(reports, names)
-        figures["severity"] = severity_lines(reports, names)
-    if report.accuracy_curve:
-        figures["curve"] = curve_figure({report.name: report.accuracy_curve}, report.settings["eps"], _at_eps(report))
+        drawn.append(Drawn("corruptions", 10, corruption_bars(reports, names)))
+        drawn.append(Drawn("severity", 10, severity_lines(reports, names)))
     if report.attacks:
-        figures["attacks"] = attack_bars(report)
-    figures["reliability"] = reliability_diagram(report)
-    if outcomes.flips is not None:
-        figures["flips"] = flip_bars({report.name: outcomes.flips})
-        if outcomes.flips.examples:
-            figures["sequences"] = flip_sequences(outcomes.flips, report.classes)
+        drawn.append(Drawn("attacks", 30, attack_bars(report)))
     for attack in report.attacks:
         if any(example.attack == attack for example in examples.adversarial):
-            figures[figure_key(attack)] = adversarial_examples(report, attack)
+            drawn.append(Drawn(figure_key(attack), 60, adversarial_examples(report, attack)))
     if examples.corrupted:
-        figures["corrupted"] = corrupted_examples(reports, names)
-    if examples.surfaces:
-        figures["surface"] = surface_figure(examples.surfaces)
-    if examples.maps:
-        figures["maps"] = activation_examples(report)
-    if examples.features is not None:
-        figures["features"] = feature_figure(examples.features, report.classes)
-    if report.anomaly is not None:
-        figures["anomaly"] = anomaly_figure(report.anomaly)
-    if outcomes.occlusion is not None:
-        figures["occlusion"] = occlusion_figure({"": outcomes.occlusion})
-    return figures
+        drawn.append(Drawn("corrupted", 65, corrupted_examples(reports, names)))
+    for measure, result in report.measures:
+        drawn += measure.figures(result, report.info)
+    return _in_order(drawn)
+
+
+def _in_order(drawn: Sequence[Drawn]) -> dict[str, FigureImage]:
+    return {each.key: each.figure for each in sorted(drawn, key=lambda each: each.place)}
 
 
 def comparison_figures(comparison: ComparisonData) -> dict[str, FigureImage]:
@@ -460,41 +264,18 @@ def comparison_figures(comparison: ComparisonData) -> dict[str, FigureImage]:
         ModuleNotFoundError: matplotlib is not installed.
     """
     reports, names = comparison.reports, comparison.names
-    figures = {"headline": headline_rows(comparison)}
+    drawn = [Drawn("headline", 0, headline_rows(comparison))]
     audits = {name: each.audit for name, each in zip(names, reports, strict=True) if each.audit is not None}
     if audits and len({tuple(check.name for check in audit.checks) for audit in audits.values()}) == 1:
-        figures["audit"] = audit_grid(audits)
+        drawn.append(Drawn("audit", 5, audit_grid(audits)))
     if comparison.corruptions:
-        figures["corruptions"] = corruption_bars(reports, names, comparison.corruptions)
-        figures["severity"] = severity_lines(reports, names)
-    if comparison.shares("curve"):
-        curves = {name: each.accuracy_curve for name, each in zip(comparison.marked_names, reports, strict=True)}
-        figures["curve"] = curve_figure(curves, reports[0].settings["eps"])
-    figures["reliability"] = reliability_lines(reports, names)
-    if comparison.shares("flip_rate"):
-        figures["flips"] = flip_bars(
-            {n: r.outcomes.flips for n, r in zip(names, reports, strict=True) if r.outcomes.flips}
-        )
-    if comparison.shares("occlusion"):
-        figures["occlusion"] = occlusion_figure(
-            {
-                name: report.outcomes.occlusion
-                for name, report in zip(names, reports, strict=True)
-                if report.outcomes.occlusion
-            }
-        )
+        drawn.append(Drawn("corruptions", 10, corruption_bars(reports, names, comparison.corruptions)))
+        drawn.append(Drawn("severity", 10, severity_lines(reports, names)))
     if _same_examples(reports):
-        figures["corrupted"] = corrupted_examples(reports, names)
-    if comparison.radii:
-        surfaces = {name: each.examples.surfaces for name, each in zip(names, reports, strict=True)}
-        figures["surface"] = surface_comparison(surfaces)
-    return figures
-
-
-def _at_eps(report: ReportData) -> dict[str, Estimate]:
-    """Accuracy under each attack that kept to the radius."""
-    names = () if report.worst_case is None else report.worst_case.attacks
-    return {attack_label(name): report.attacks[name].accuracy for name in names}
+        drawn.append(Drawn("corrupted", 65, corrupted_examples(reports, names)))
+    for measure, results in comparison.shared:
+        drawn += measure.compared_figures(results, comparison.models)
+    return _in_order(drawn)
 
 
 def _same_examples(reports: Sequence[ReportData]) -> bool:

@@ -16,6 +16,7 @@ from mixaug.evaluate.labels import interval_text
 
 if TYPE_CHECKING:
     from mixaug._drawing import FigureImage
+    from mixaug.evaluate.tables import Table
 
 
 CSS = """
@@ -198,6 +199,22 @@ def percent(figure: Estimate | None, kind: str = "", heat: bool = False) -> str:
         return cell("–", kind=kind)
     style = f"background: rgba(var(--heat), {0.5 * figure.value:.3f})" if heat else ""
     return cell(figure.text.removesuffix("%"), "–".join(figure.ends), kind=kind, style=style)
+
+
+def table_of(found: Table) -> str:
+    """A measure's table with the sentence below it."""
+    rows = []
+    for each in found.rows:
+        cells = [
+            percent(content, "best" if index in each.best else "")
+            if isinstance(content, Estimate)
+            else cell(content)
+            if isinstance(content, str)
+            else cell(*content)
+            for index, content in enumerate(each.cells)
+        ]
+        rows.append(row(each.label, cells, "total" if each.total else ""))
+    return table(found.header, rows) + (note(found.note) if found.note else "")
 
 
 def details(summary: str, content: str, kind: str = "") -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from mixaug.evaluate.audit.result import SHORT_VERDICTS, SIGNS, verdict_look, verdict_reason
 from mixaug.evaluate.corruptions.tables import SEVERITIES
 from mixaug.evaluate.intervals import Estimate
-from mixaug.evaluate.labels import attack_label, corruption_label, interval_text, radius_text
-from mixaug.evaluate.report.data import HIGHER, summary
+from mixaug.evaluate.labels import attack_label, corruption_label, interval_text
+from mixaug.evaluate.report.data import headline, listed, more_is_better, summary
 from mixaug.evaluate.report.figures import figure_key
 from mixaug.evaluate.report.html import (
     card,
@@ -23,6 +23,7 @@ from mixaug.evaluate.report.html import (
     row,
     section,
     table,
+    table_of,
     whole_page,
 )
 
@@ -30,63 +31,9 @@ if TYPE_CHECKING:
     from mixaug._drawing import FigureImage
     from mixaug.evaluate.audit.result import Audit
     from mixaug.evaluate.intervals import Estimate
+    from mixaug.evaluate.measure import Section
     from mixaug.evaluate.report.comparison import ComparisonData
     from mixaug.evaluate.report.data import ReportData
-
-
-def curve_table(report: ReportData) -> str:
-    """Accuracy by radius."""
-    curve = report.accuracy_curve
-    if not curve:
-        return ""
-    header = ["radius", *(radius_text(eps) if eps else "0" for eps in curve)]
-    n = next(iter(curve.values())).n
-    return table(header, [row("accuracy, %", [percent(each) for each in curve.values()])]) + note(
-        f"Accuracy under the strongest attack of each radius, n = {n:,} images; small figures are 95% intervals."
-    )
-
-
-def flip_table(report: ReportData) -> str:
-    """The flip rate of each perturbation and their mean."""
-    flips = report.outcomes.flips
-    if flips is None:
-        return ""
-    rows = [row(corruption_label(name), [percent(rate), cell(f"{rate.n:,}")]) for name, rate in flips.rates.items()]
-    rows.append(row("mean", [percent(flips.mean), cell(f"{flips.mean.n:,}")], "total"))
-    return table(["perturbation", "flip rate, %", "n"], rows) + note(
-        f"Share of {flips.pairs} pairs of frames of a sequence between which the prediction changes: with the frame "
-        "before, for noise with the first. Small figures are 95% intervals."
-    )
-
-
-def anomaly_table(report: ReportData) -> str:
-    """How well the confidence tells the images of another data set apart."""
-    scores = report.anomaly
-    if scores is None:
-        return ""
-    rows = [
-        row("AUROC", [percent(scores.auroc)]),
-        row("AUPR", [percent(scores.aupr)]),
-        row("false alarms at 95% found", [percent(scores.fpr95)]),
-    ]
-    known, other = len(scores.confidence_in), len(scores.confidence_out)
-    return table(["by the confidence", "%"], rows) + note(
-        f"{other:,} images of another data set are to be found among {known:,} clean ones. A score that knows nothing "
-        f"has an AUROC of 50% and an AUPR of {100 * scores.base_rate:.1f}%; of these two higher is better. Small "
-        "figures are 95% intervals."
-    )
-
-
-def occlusion_table(report: ReportData) -> str:
-    """Accuracy by hidden share."""
-    curve = report.outcomes.occlusion
-    if curve is None:
-        return ""
-    header = ["hidden", *(f"{100 * ratio:.0f}%" for ratio in curve.ratios), "mean"]
-    cells = [percent(each) for each in (*curve.accuracy, curve.area)]
-    return table(header, [row("accuracy, %", cells)]) + note(
-        f"Random patches of {curve.patch_size} px hidden, n = {curve.area.n:,} images; small figures are 95% intervals."
-    )
 
 
 def corruption_table(report: ReportData) -> str:
@@ -149,37 +96,6 @@ def worst_case_text(report: ReportData) -> str:
     outside = [attack_label(name) for name in report.attacks if name not in case.attacks]
     left = f" Not counted, since it moves pixels by more than the radius: {', '.join(outside)}." if outside else ""
     return f"Worst case: an image is right if no attack within the radius turned it.{left}"
-
-
-def rise_table(report: ReportData) -> str:
-    """How far the loss rises at each radius."""
-    rows = [
-        row(
-            f"{radius:g}",
-            [
-                cell(rise.attack.text, interval_text(rise.attack)),
-                cell(rise.random.text, interval_text(rise.random)),
-                cell(f"{rise.attack.n:,}"),
-            ],
-        )
-        for radius, rise in report.loss_rises.items()
-    ]
-    return table(["radius, pixels in [0, 1]", "attack", "random", "n"], rows) + note(
-        "Rise of the cross entropy, mean over the images: at the end of PGD-20 of the same radius, and at both ends of "
-        "a random direction. Small figures are 95% intervals."
-    )
-
-
-def calibration_table(report: ReportData) -> str:
-    """The calibration errors by each definition."""
-    labels = {
-        "rms": "RMS, equal-count bins of 100",
-        "rms_ipmix_papers": "the same without the last bin, as the IPMix papers' code",
-        "rms_equal_width": "RMS, 15 equal-width bins",
-        "ece": "ECE, 15 equal-width bins",
-    }
-    rows = [row(labels[name], [percent(figure), cell(f"{figure.n:,}")]) for name, figure in report.calibration.items()]
-    return table(["calibration error", "%", "n"], rows)
 
 
 def settings_table(reports: Sequence[ReportData], names: Sequence[str]) -> str:
@@ -288,13 +204,14 @@ def _number(value: Any) -> str:
 
 def report_page(report: ReportData, figures: Mapping[str, FigureImage]) -> str:
     """The page of one model."""
+    higher = more_is_better()
     body = [
         f"<h1>{escape(report.name)}</h1>",
         f'<p class="soft">{escape(what_was_measured(report))}</p>',
         banner(report),
         *notices(report),
         '<div class="cards">',
-        *(card(label, figure, "higher is better" if key in HIGHER else "") for key, (label, figure) in cards(report)),
+        *(card(label, figure, "higher is better" if key in higher else "") for key, (label, figure) in cards(report)),
         "</div>",
         f'<p class="soft">{escape(reading(report))}</p>',
     ]
@@ -304,16 +221,25 @@ def report_page(report: ReportData, figures: Mapping[str, FigureImage]) -> str:
         body += section("Audit: is this robustness real?", audit_table(report.audit))
     first, more = shown_first(report, figures)
     body += section("Figures", pictures(first), details("Attacked images of the other attacks", pictures(more), "more"))
-    body += section("Attacks", attack_table(report) if report.attacks else "", curve_table(report))
-    body += section("Corruptions, error in %", corruption_table(report) if report.corruption_errors else "")
-    body += section("Flip rates", flip_table(report))
-    body += section("Calibration", calibration_table(report))
-    body += section("Anomalies", anomaly_table(report))
-    body += section("Occlusion", occlusion_table(report))
-    body += section("Loss around images", rise_table(report) if report.loss_rises else "")
+    body += _sections(
+        [
+            (10, "Attacks", attack_table(report) if report.attacks else ""),
+            (20, "Corruptions, error in %", corruption_table(report) if report.corruption_errors else ""),
+        ],
+        [each for measure, result in report.measures for each in measure.tables(result)],
+    )
     body += [note(text) for text in report.notes]
     body.append(settings_table([report], [report.name]))
     return whole_page(f"{report.name}: evaluation", body)
+
+
+def _sections(own: Sequence[tuple[int, str, str]], measured: Sequence[Section]) -> list[str]:
+    """Headings with their tables in the order of their places; tables of one title share a heading."""
+    parts = [*own, *((each.place, each.title, table_of(each.table)) for each in measured)]
+    by_title: dict[str, list[str]] = {}
+    for _, title, content in sorted(parts, key=lambda part: part[0]):
+        by_title.setdefault(title, []).append(content)
+    return [line for title, contents in by_title.items() for line in section(title, *contents)]
 
 
 def cards(report: ReportData) -> list[tuple[str, tuple[str, Estimate]]]:
@@ -344,23 +270,16 @@ def what_was_measured(report: ReportData) -> str:
     for name, result in report.attacks.items():
         by_number.setdefault(result.error.n, []).append(attack_label(name))
     counts += [f"{', '.join(names)} on {number:,}" for number, names in by_number.items()]
-    if outcomes.flips is not None:
-        counts.append(f"perturbation sequences on {len(outcomes.flip_index):,}")
-    if outcomes.occlusion is not None:
-        counts.append(f"occlusion on {len(outcomes.occlusion_index):,}")
-    if report.anomaly is not None:
-        counts.append(f"{len(outcomes.ood_confidence):,} images of another data set")
-    if report.lipschitz is not None:
-        counts.append(f"Lipschitz constant on {report.lipschitz.n:,}")
+    counts += [count for measure, result in report.measures if (count := measure.count(result))]
     data = f" on {settings['data']}" if settings.get("data") else ""
     return (f"{model}{parameters}{data}: " if model else "") + "; ".join(counts) + "."
 
 
 def reading(report: ReportData) -> str:
     """How the cards are read."""
-    if report.anomaly is None:
-        return "Errors, lower is better; [95% interval]."
-    return "Errors, lower is better; AUROC and AUPR, higher is better; [95% interval]."
+    rows = headline(report)
+    higher = [word for key, word in more_is_better().items() if key in rows]
+    return f"Errors, lower is better; {f'{listed(higher)}, higher is better; ' if higher else ''}[95% interval]."
 
 
 _TITLE = 3  # models up to which the title names them all
@@ -387,9 +306,14 @@ def comparison_page(comparison: ComparisonData, figures: Mapping[str, FigureImag
         note("Paired bootstrap over the images: 95% intervals of the difference itself."),
     )
     body += section("Figures", pictures(figures.values()))
-    body += section("Flip rates", _flip_comparison(comparison))
-    body += section("Rise of the loss along the attack", _rise_comparison(comparison))
-    body += section("Corruptions, mean error of five severities in %", _corruption_comparison(comparison))
+    body += _sections(
+        [(80, "Corruptions, mean error of five severities in %", _corruption_comparison(comparison))],
+        [
+            each
+            for measure, results in comparison.shared
+            for each in measure.compared_tables(results, comparison.models)
+        ],
+    )
     body += [note(text) for text in comparison.notes]
     body.append(settings_table(comparison.reports, comparison.names))
     return whole_page(title, body)
@@ -440,33 +364,6 @@ def _difference_table(comparison: ComparisonData, columns: Sequence[str]) -> str
                 cells.append(cell(found[key].change, interval_text(found[key]), verdict, kind=kind))
             rows.append(row(name, cells))
     return table(["model", *(comparison.columns[key] for key in columns)], rows, "differences")
-
-
-def _flip_comparison(comparison: ComparisonData) -> str:
-    if not comparison.shares("flip_rate"):
-        return ""
-    rates = [report.outcomes.flips.rates for report in comparison.reports if report.outcomes.flips is not None]
-    rows = []
-    for name in rates[0]:
-        values = [each[name].value for each in rates]
-        kinds = ["best" if value <= min(values) + 1e-12 else "" for value in values]
-        cells = [percent(each[name], kind) for each, kind in zip(rates, kinds, strict=True)]
-        rows.append(row(corruption_label(name), cells))
-    return table(["flip rate, %", *comparison.names], rows)
-
-
-def _rise_comparison(comparison: ComparisonData) -> str:
-    if not comparison.radii:
-        return ""
-    rises = [[report.loss_rises[radius].attack for radius in comparison.radii] for report in comparison.reports]
-    rows = [
-        row(name, [cell(rise.text, interval_text(rise)) for rise in found])
-        for name, found in zip(comparison.marked_names, rises, strict=True)
-    ]
-    return table(["model", *(f"radius {radius:g}" for radius in comparison.radii)], rows) + note(
-        f"Rise of the cross entropy at the end of PGD-20 of the same radius, n = {rises[0][0].n:,} "
-        "images; small figures are 95% intervals."
-    )
 
 
 def _corruption_comparison(comparison: ComparisonData) -> str:

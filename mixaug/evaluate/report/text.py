@@ -9,7 +9,7 @@ from mixaug.evaluate.audit.result import SIGNS, verdict_text
 from mixaug.evaluate.corruptions.tables import SEVERITIES
 from mixaug.evaluate.intervals import Estimate
 from mixaug.evaluate.labels import attack_label, corruption_label, interval_text
-from mixaug.evaluate.report.data import HIGHER, report_notes, summary
+from mixaug.evaluate.report.data import more_is_better, report_notes, summary
 from mixaug.evaluate.tables import cut, fitted_tables, text_table, wrapped
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def report_text(report: ReportData) -> str:
         _headlines(report),
         _attacks(report),
         _corruptions(report),
-        _flips(report),
-        _rises(report),
+        *(measure.text(result) for measure, result in report.measures),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n" + "\n".join(map(wrapped, report_notes(report)))
 
@@ -50,9 +49,10 @@ def _verdict(report: ReportData) -> str:
 
 
 def _headlines(report: ReportData) -> str:
+    higher = more_is_better()
     rows = [
         [
-            cut(label) + (" (higher is better)" if key in HIGHER else ""),
+            cut(label) + (" (higher is better)" if key in higher else ""),
             figure.text,
             interval_text(figure),
             str(figure.n),
@@ -101,26 +101,6 @@ def _corruptions(report: ReportData) -> str:
     return text_table(["error in %", *(f"severity {severity}" for severity in SEVERITIES), "mean"], cells)
 
 
-def _flips(report: ReportData) -> str:
-    flips = report.outcomes.flips
-    if flips is None:
-        return ""
-    rows = [[corruption_label(name), rate.text, interval_text(rate)] for name, rate in flips.rates.items()]
-    return text_table(["perturbation", "flip rate", "95% interval"], rows)
-
-
-def _rises(report: ReportData) -> str:
-    if not report.loss_rises:
-        return ""
-    rows = [
-        [f"{radius:g}", rise.attack.text, interval_text(rise.attack), rise.random.text, interval_text(rise.random),
-         str(rise.attack.n)]
-        for radius, rise in report.loss_rises.items()
-    ]  # fmt: skip
-    header = ["rise of the loss, radius", "attack", "95% interval", "random", "95% interval", "n"]
-    return text_table(header, rows)
-
-
 _FULL = 3  # models up to which each difference has a line of its own
 
 
@@ -131,7 +111,7 @@ def comparison_text(comparison: ComparisonData) -> str:
         _main(comparison),
         *(_differences(comparison) if len(comparison.names) <= _FULL else [_all_differences(comparison)]),
         _compared_corruptions(comparison),
-        _compared_rises(comparison),
+        *(measure.compared_text(results, comparison.models) for measure, results in comparison.shared),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n" + "\n".join(map(wrapped, comparison.notes))
 
@@ -196,15 +176,3 @@ def _compared_corruptions(comparison: ComparisonData) -> str:
         for name in comparison.corruptions
     ]
     return fitted_tables(["error in %, mean of severities", *(f"{cut(name, 24)}  " for name in comparison.names)], rows)
-
-
-def _compared_rises(comparison: ComparisonData) -> str:
-    if not comparison.radii:
-        return ""
-    rows = [
-        [cut(name), *(report.loss_rises[radius].attack.text for radius in comparison.radii)]
-        for name, report in zip(comparison.marked_names, comparison.reports, strict=True)
-    ]
-    return text_table(
-        ["rise of the loss along the attack", *(f"radius {radius:g}" for radius in comparison.radii)], rows
-    )
