@@ -23,7 +23,7 @@ import torch
 from mixaug.mixing_sets import SOURCES, make_pictures
 from mixaug.mixing_sets.sources import source_of
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 sys.path.append(str(Path(__file__).parent))
 from measure import interleaved, versions
 

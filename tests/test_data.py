@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 from PIL import Image
 
 import mixaug.data
@@ -28,8 +29,6 @@ from mixaug.train.images import (
     mean_and_std,
     stratified_split,
 )
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)

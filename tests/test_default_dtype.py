@@ -14,6 +14,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 import torch
+from paths import ROOT
 from torch import Tensor, nn
 
 from mixaug import DynamicMixCut, DynamicMixCutCollate, GeneratedMix, IPMix, LabelSmoothingCollate, MixingSet
@@ -46,10 +47,14 @@ from mixaug.train.loop import train
 from mixaug.train.settings import TrainSettings
 from mixaug.transforms.dynamic_mixcut import PER_IMAGE, DynamicMixCutSettings, derive
 
-ROOT = Path(__file__).parent.parent
 OTHERS = [torch.float64, torch.float16, torch.bfloat16]
 #: The option of conftest.py that this file's last test runs the central files with.
-CENTRAL = ["test_dynamic_mixcut.py", "test_ipmix.py", "test_picks.py", "test_losses.py"]
+CENTRAL = [
+    "transforms/test_dynamic_mixcut.py",
+    "transforms/test_ipmix.py",
+    "mixing_sets/test_picks.py",
+    "test_losses.py",
+]
 
 # What gives floating numbers of the default dtype unless a dtype is stated; the values are positional arguments up to
 # which the result may be whole (arange) or is what it is given (as_tensor).

@@ -8,14 +8,13 @@ import importlib
 import io
 import pkgutil
 import re
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 import mixaug
 import mixaug_ext
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 #: Modules whose examples run an optional package, and pages that run theirs.

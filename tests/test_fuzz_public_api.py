@@ -2,11 +2,11 @@
 
 import ast
 import random
-from pathlib import Path
 
 from fuzz_public_api import fuzz, targets
+from paths import ROOT
 
-PACKAGE = Path(__file__).parents[1] / "mixaug"
+PACKAGE = ROOT / "mixaug"
 #: What they check is their own file's or command line's, which holds Python's own numbers or is refused.
 READERS = {
     "adautomix/checkpoint.py", "train/checkpoint.py", "train/descent.py", "train/loop.py", "models/__init__.py",

@@ -17,6 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from paths import ROOT
 from torch import Tensor, nn
 
 from mixaug import DReLU, DynamicMixCut, IPMix, MixingSet, replace_relu
@@ -27,7 +28,7 @@ from mixaug.losses import jensen_shannon, soft_target_cross_entropy, trades_loss
 from mixaug.train.checkpoint import read_checkpoint
 from mixaug.train.images import scan
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = ROOT / "tests" / "golden"
 #: Largest difference that another processor may make, by the first part of a value's name; others are equal.
 TOLERANCE = {"source": 1, "corrupt": 1, "attack": 1e-5, "loss": 1e-5, "drelu": 1e-5, "adautomix": 1e-4, "run": 1e-4}
 

@@ -7,10 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from paths import HELPERS, ROOT
 from records_parts import hostile, ipmix_record, pictures, replaced
 
 import mixaug_ext
@@ -21,7 +21,6 @@ from mixaug.mixing_sets import sample_picks
 from mixaug.ops import ipmix_torch, replay_ipmix
 from mixaug.ops.composite import composite_boxes, composite_boxes_torch
 
-ROOT = Path(__file__).resolve().parents[1]
 IPMIX_FIELDS = tuple(ipmix_record()[2].tensors())
 MIXCUT_FIELDS = ("boxes", "lam", "index", "beta")
 PICK_FIELDS = ("index", "scale", "top", "left", "flip")
@@ -217,8 +216,8 @@ def test_hostile_records_under_sanitizers(path, tmp_path):
         "LD_PRELOAD": f"{sanitizer_runtime()} {cxx_runtime()}",
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0",
     }
-    environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "tests" / "records_script.py"), str(target)]
+    environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{HELPERS}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HELPERS / "records_script.py"), str(target)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-6000:]
     assert "runtime error" not in run.stderr and "AddressSanitizer" not in run.stderr, run.stderr[-6000:]

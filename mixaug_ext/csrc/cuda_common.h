@@ -1,7 +1,7 @@
 // What the CUDA kernels share: how they are launched, and how an error comes back.
 //
 // A few macros stand between the kernels and the toolkit, so that the same source also runs block by block on the CPU in
-// the tests (tests/cuda_on_cpu.h), where no GPU is: MIXAUG_LAUNCH starts a kernel, MIXAUG_LAUNCH_SHARED one with that many
+// the tests (tests/helpers/cuda_on_cpu.h), where no GPU is: MIXAUG_LAUNCH starts a kernel, MIXAUG_LAUNCH_SHARED one with that many
 // bytes of shared memory, which MIXAUG_DYNAMIC_SHARED declares, and MIXAUG_TRAP stops it.
 #pragma once
 
