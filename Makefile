@@ -1,6 +1,6 @@
 # Each target sets everything up by itself (a .venv and the install), once; the second time it is fast.
 #   make demo   the main job on data in the package      make test   all tests
-#   make lint   ruff and mypy                            make bench  the benchmarks (quiet machine, please)
+#   make lint   ruff, mypy and the imports               make bench  the benchmarks (quiet machine, please)
 #   make docs   the documentation as HTML in site/       make coverage  the tests with their coverage
 #   make clean  remove what the others made
 
@@ -35,7 +35,7 @@ coverage: $(STAMP)
 	    --cov --cov-append --cov-report=term:skip-covered
 
 lint: $(STAMP)
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache
 
 bench: $(STAMP)
 	@$(BIN)/python -m pytest benchmarks --benchmark-only -o python_files='bench_*.py' -o python_functions='bench_* test_*'

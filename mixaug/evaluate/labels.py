@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mixaug.evaluate.corruptions import OURS
 from mixaug.evaluate.intervals import Estimate
 
 _ATTACKS = {"autoattack": "AutoAttack", "square": "Square"}
@@ -24,16 +23,6 @@ def attack_label(name: str) -> str:
         return name
     targeted = name.endswith("-targeted")
     return name.removesuffix("-targeted").upper() + (" targeted" if targeted else "")
-
-
-def corruption_label(name: str) -> str:
-    """A corruption's name as it is written, with a star for those that are ours.
-
-    Example:
-        >>> corruption_label("jpeg_compression"), corruption_label("frost")
-        ('jpeg compression', 'frost*')
-    """
-    return name.replace("_", " ") + ("*" if name in OURS else "")
 
 
 def interval_text(figure: Estimate) -> str:

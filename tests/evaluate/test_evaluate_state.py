@@ -32,14 +32,14 @@ PARTS = {
     "n_maps": 2,
     "batch_size": 5,
 }
-SCRIPT = """
+SCRIPT = f"""
 import os, signal, sys
 import torch
 sys.path.insert(0, sys.argv[1])
 from evaluate_parts import labelled, net, pictures
-from test_evaluate_state import PARTS
 from mixaug.evaluate import evaluate_model
 
+PARTS = {PARTS!r}
 torch.set_num_threads(int(sys.argv[3]))
 model = net()
 data = labelled(model, pictures())

@@ -105,3 +105,13 @@ ALEXNET_ERRORS = {
     "snow": 0.867, "frost": 0.827, "fog": 0.819, "brightness": 0.565,
     "contrast": 0.853, "elastic_transform": 0.646, "pixelate": 0.718, "jpeg_compression": 0.607,
 }  # fmt: skip
+
+
+def corruption_label(name: str) -> str:
+    """A corruption's name as it is written, with a star for those that are ours.
+
+    Example:
+        >>> corruption_label("jpeg_compression"), corruption_label("frost")
+        ('jpeg compression', 'frost*')
+    """
+    return name.replace("_", " ") + ("*" if name in OURS else "")

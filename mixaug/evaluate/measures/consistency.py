@@ -25,12 +25,13 @@ from mixaug.evaluate.corruptions.perturbations import (
     frames,
     sample_perturbation,
 )
+from mixaug.evaluate.corruptions.tables import corruption_label
 from mixaug.evaluate.drawing import grouped
 from mixaug.evaluate.encoding import decode_png, encode_png, pack, unpack
 from mixaug.evaluate.images import LabelledImages, of_classes
 from mixaug.evaluate.intervals import Estimate, bootstrap_means
 from mixaug.evaluate.journal import Progress
-from mixaug.evaluate.labels import corruption_label, interval_text
+from mixaug.evaluate.labels import interval_text
 from mixaug.evaluate.measure import Drawn, Inputs, Measure, Measured, ModelInfo, ModelRunner, Section
 from mixaug.evaluate.seeds import seed_of, subset
 from mixaug.evaluate.subject import on_device, subject_of

@@ -21,10 +21,10 @@ from mixaug._drawing import (
     png_of,
 )
 from mixaug.evaluate.audit.result import audit_grid
-from mixaug.evaluate.corruptions.tables import SEVERITIES
+from mixaug.evaluate.corruptions.tables import SEVERITIES, corruption_label
 from mixaug.evaluate.drawing import _BARS, BANDS, draw_curve, grouped, show_image
 from mixaug.evaluate.intervals import Estimate, Quantity
-from mixaug.evaluate.labels import attack_label, corruption_label, radius_text, shortened
+from mixaug.evaluate.labels import attack_label, radius_text, shortened
 from mixaug.evaluate.measure import Drawn
 from mixaug.evaluate.report.data import ReportData
 from mixaug.evaluate.results import CorruptedExample

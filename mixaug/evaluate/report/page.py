@@ -7,9 +7,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from mixaug.evaluate.audit.result import SHORT_VERDICTS, SIGNS, verdict_look, verdict_reason
-from mixaug.evaluate.corruptions.tables import SEVERITIES
+from mixaug.evaluate.corruptions.tables import SEVERITIES, corruption_label
 from mixaug.evaluate.intervals import Estimate
-from mixaug.evaluate.labels import attack_label, corruption_label, interval_text
+from mixaug.evaluate.labels import attack_label, interval_text
 from mixaug.evaluate.report.data import headline, listed, more_is_better, summary
 from mixaug.evaluate.report.figures import figure_key
 from mixaug.evaluate.report.html import (

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from mixaug._terminal import printable
 from mixaug.evaluate.audit.result import SIGNS, verdict_text
-from mixaug.evaluate.corruptions.tables import SEVERITIES
+from mixaug.evaluate.corruptions.tables import SEVERITIES, corruption_label
 from mixaug.evaluate.intervals import Estimate
-from mixaug.evaluate.labels import attack_label, corruption_label, interval_text
+from mixaug.evaluate.labels import attack_label, interval_text
 from mixaug.evaluate.report.data import more_is_better, report_notes, summary
 from mixaug.evaluate.tables import cut, fitted_tables, text_table, wrapped
 
