@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,14 +33,14 @@ PARTS = {
     "n_maps": 2,
     "batch_size": 5,
 }
-SCRIPT = f"""
+SCRIPT = """
 import os, signal, sys
 import torch
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(os.pathsep)
 from evaluate_parts import labelled, net, pictures
+from test_evaluate_state import PARTS
 from mixaug.evaluate import evaluate_model
 
-PARTS = {PARTS!r}
 torch.set_num_threads(int(sys.argv[3]))
 model = net()
 data = labelled(model, pictures())
@@ -62,7 +63,7 @@ def data():
 
 
 def test_a_killed_process_goes_on_where_it_was(tmp_path, data):
-    words = [str(HELPERS), str(tmp_path / "state"), str(torch.get_num_threads())]
+    words = [f"{HELPERS}{os.pathsep}{Path(__file__).parent}", str(tmp_path / "state"), str(torch.get_num_threads())]
     killed = subprocess.run([sys.executable, "-c", SCRIPT, *words], capture_output=True, text=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL and killed.stdout == "", killed.stderr
     assert len(os.listdir(tmp_path / "state")) > 5
