@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixaug.evaluate.encoding import decode_pictures, encode_pictures, pack, pack_bits, unpack, unpack_bits
 from mixaug.evaluate.intervals import Estimate, bootstrap_means, share
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

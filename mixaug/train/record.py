@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import torch
 import torchvision
@@ -27,9 +27,6 @@ from mixaug._terminal import printable, quiet
 from mixaug.train.activation import CAP_COLUMNS
 from mixaug.train.methods.adautomix import MIXING_COLUMNS
 from mixaug.train.settings import TrainSettings
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "COLUMNS",

@@ -7,7 +7,7 @@ import math
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mixaug._checks import (
     ABOVE_ZERO,
@@ -34,9 +34,6 @@ from mixaug.models.activation import ACTIVATIONS, GRANULARITIES, NEW_LAYERS, PLA
 from mixaug.train import settings as learned_mixing
 from mixaug.train.schedules import SCHEDULES
 from mixaug.transforms.ipmix import LEVELS, STRUCTURES
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "ADVERSARIAL_METHODS",

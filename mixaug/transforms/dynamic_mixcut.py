@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,9 +36,6 @@ from mixaug.transforms import labels as _labels
 from mixaug.transforms import sample as _sample
 from mixaug.transforms.batch_mix import BatchMix, as_plain, check_images, check_one_size
 from mixaug_ext import _mixcut
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,7 @@ and its code for CIFAR-C (``cifar``, 32 px) and ImageNet-C (``imagenet``, 224 px
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Any
 
 #: The benchmark's 15 corruptions in its order: noise, blur, weather, digital.
 CORRUPTIONS = (

@@ -1,23 +1,20 @@
 """A measure is one file: the page on adding one is followed literally, and every measure keeps its promises."""
 
-import re
-
 import pytest
 import torch
-from paths import ROOT
+from contributing import files_of
 from torch import nn
 
 from mixaug.evaluate import Report, compare, evaluate_model, measures
 from mixaug.evaluate.measures import all_measures
 
-PAGE = ROOT / "docs" / "contributing" / "adding-a-measure.md"
 SETTINGS = {"attacks": None, "corruptions": None, "audit": False}
 
 
 @pytest.fixture
 def doubt(tmp_path, monkeypatch):
     """The page's file, in a folder beside the measures."""
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    (code,) = files_of("adding-a-measure.md").values()
     (tmp_path / "doubt_of_the_page.py").write_text(code)
     monkeypatch.setattr(measures, "__path__", [*measures.__path__, str(tmp_path)])
     all_measures.cache_clear()
