@@ -76,7 +76,7 @@ def float32_default() -> Iterator[None]:
 
 @contextmanager
 def parameters_frozen(model: nn.Module) -> Iterator[None]:
-    """Switches ``requires_grad`` of the parameters off meanwhile: a foreign ``backward()`` then leaves ``.grad`` be."""
+    """Switches ``requires_grad`` of the parameters off meanwhile: a ``backward()`` then leaves ``.grad`` as it is."""
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.is_leaf]
     try:
         for parameter in wanted:

@@ -62,7 +62,7 @@ FACTORIES = {"rand", "randn", "empty", "zeros", "ones", "eye", "linspace", "logs
 BY_VALUE = {"tensor", "full", "arange", "as_tensor", "asarray"}
 #: Names that do not say their kind, by file: numbers of these are whole, or have a dtype already.
 ALLOWED = {
-    ("mixaug/commands/_preview_mixtures.py", "tensor"): "classes, made by int()",
+    ("mixaug/commands/preview.py", "tensor"): "classes, made by int()",
     ("mixaug/evaluate/measures/occlusion.py", "tensor"): "a side in pixels",
     ("mixaug/evaluate/subject.py", "as_tensor"): "numbers of classes; logits of a session, NumPy arrays",
     ("mixaug/evaluate/measures/activation_maps.py", "as_tensor"): "classes; floating ones are refused",

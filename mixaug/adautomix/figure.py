@@ -100,7 +100,7 @@ def draw_mixtures(
     for name, (value, shape) in wanted.items():
         if tuple(value.shape) != shape:
             raise ValueError(f"{name} must have the shape {shape}, got {tuple(value.shape)}")
-    names = [f"image {place}" for place in range(len(images))] if names is None else names
+    names = [f"image {position}" for position in range(len(images))] if names is None else names
     if len(names) != len(images):
         raise ValueError(f"names must be {len(images)}, one for each image, got {len(names)}")
     if shown < 1 or len(index) < shown:
@@ -149,9 +149,15 @@ def draw_blocks(rows: Sequence[Sequence[Mixture]], path: str | os.PathLike[str],
         canvas[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
     figure = figure_class(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
     figure.figimage(canvas.numpy(), origin="upper")
-    for text, *place, style in page.texts:
+    for text, *xy, style in page.texts:
         figure.text(
-            place[0] / width, 1 - place[1] / height, text, va="top", parse_math=False, family="DejaVu Sans", **style
+            xy[0] / width,
+            1 - xy[1] / height,
+            text,
+            va="top",
+            parse_math=False,
+            family="DejaVu Sans",
+            **style,
         )
     with atomic_path(path) as temporary, warnings.catch_warnings():
         # Names in scripts that the font lacks show as boxes; a warning for each letter helps nobody.

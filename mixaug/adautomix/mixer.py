@@ -54,8 +54,8 @@ __all__ = [
     "AdAutoMix",
     "AdAutoMixOutput",
     "Step",
-    "nothing",
-    "some",
+    "image_count",
+    "zero_loss",
 ]
 
 
@@ -91,16 +91,16 @@ class AdAutoMixOutput:
     generator_turn: bool = True
 
 
-def nothing(like: Tensor) -> Tensor:
+def zero_loss(like: Tensor) -> Tensor:
     """A loss that moves nothing: a leaf of its own, so that ``backward()`` works and no parameter gets a gradient."""
     return torch.zeros((), dtype=torch.float32, device=like.device, requires_grad=True)
 
 
-def some(share: float, count: int) -> int:
+def image_count(share: float, count: int) -> int:
     """How many images of a batch of ``count`` a share is: two or more, since a batch norm takes no single value.
 
     Example:
-        >>> some(0.25, 100), some(0.25, 3), some(1.0, 1)
+        >>> image_count(0.25, 100), image_count(0.25, 3), image_count(1.0, 1)
         (25, 2, 1)
     """
     return max(min(2, count), math.ceil(share * count))
@@ -128,7 +128,7 @@ class Step:
             else:
                 self.features = mixer.teacher.features(images)
 
-    def apart(self, first: MixDraw, second: MixDraw) -> AdAutoMixOutput:
+    def separate_draws(self, first: MixDraw, second: MixDraw) -> AdAutoMixOutput:
         """Each player with its own draw; the generator's pass of the classifier leaves it as it is."""
         mixer = self.mixer
         with gradients_off(self.images.device):
@@ -137,7 +137,7 @@ class Step:
             mixed = mix_images(self.images, first.index, masks)
         loss, _, logits, targets = self._classifier(first, mixed)
         if not self.turn:
-            return self._output(loss, nothing(loss), mixed, masks, first, logits, targets)
+            return self._output(loss, zero_loss(loss), mixed, masks, first, logits, targets)
         masks = mixer.masks(self.features, second, self.size)
         mixed = mix_images(self.images, second.index, masks)
         wanted = mix_targets(self.labels, second.index, second.ratios, mixer.num_classes)
@@ -146,11 +146,11 @@ class Step:
             loss, self._generator(rise, mixed, wanted, second, masks), mixed, masks, second, logits, targets
         )
 
-    def shared(self, draw: MixDraw) -> AdAutoMixOutput:
+    def shared_draw(self, draw: MixDraw) -> AdAutoMixOutput:
         """One draw and one pass of the classifier for both."""
         mixer = self.mixer
         if not self.turn:
-            return self.apart(draw, draw)
+            return self.separate_draws(draw, draw)
         masks = mixer.masks(self.features, draw, self.size)
         mixed = mix_images(self.images, draw.index, masks)
         with torch.no_grad():
@@ -167,7 +167,7 @@ class Step:
     def _classifier(self, draw: MixDraw, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Its loss, the term of the mixtures, and what the accuracy is shown of."""
         mixer = self.mixer
-        classes, rows = mixer.num_classes, some(mixer.terms_share, len(self.images))
+        classes, rows = mixer.num_classes, image_count(mixer.terms_share, len(self.images))
         targets = [mix_targets(self.labels, draw.index, draw.ratios, classes)]
         batches, weights, names = [mixed], [1.0], ["mixed"]
         if mixer.clean_term:
@@ -413,7 +413,7 @@ class AdAutoMix(Drawing):
         draw = sample_mix(count, self.law, generator, images.device).to(images.device)
         if self.shared_draws:
             return draw, draw
-        rows = some(self.generator_share, count)
+        rows = image_count(self.generator_share, count)
         return draw, sample_mix(count, self.law, generator, images.device, rows).to(images.device)
 
     def forward(self, images: Tensor, labels: Tensor, draws: tuple[MixDraw, MixDraw] | None = None) -> AdAutoMixOutput:
@@ -435,7 +435,7 @@ class AdAutoMix(Drawing):
             return self._single(images, labels)
         draws = self.sample(images) if draws is None else draws
         step = Step(self, images, labels, turn)
-        return step.shared(draws[0]) if self.shared_draws else step.apart(*draws)
+        return step.shared_draw(draws[0]) if self.shared_draws else step.separate_draws(*draws)
 
     def update_teacher(self, step: int, total_steps: int) -> float:
         """Moves the teacher towards the model; to be called after the optimisers' steps.
@@ -527,8 +527,8 @@ class AdAutoMix(Drawing):
         """
         model = self.model
         found = []
-        for place, batch in enumerate(batches):
-            last = place == len(batches) - 1
+        for position, batch in enumerate(batches):
+            last = position == len(batches) - 1
             wait = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
             with wait:
                 found.append(check_logits(model(batch), len(batch), self.num_classes))
@@ -550,7 +550,7 @@ class AdAutoMix(Drawing):
         draw = sample_mix(1, self.law, device=images.device)
         masks = torch.ones(1, 1, *images.shape[-2:], dtype=torch.float32, device=images.device)
         terms = {"clean": loss.detach()}
-        return AdAutoMixOutput(loss, nothing(loss), images, masks, draw, logits.detach(), targets, terms, False)
+        return AdAutoMixOutput(loss, zero_loss(loss), images, masks, draw, logits.detach(), targets, terms, False)
 
     def _check(self, images: Tensor, labels: Tensor, draws: Any) -> None:
         classes = _labels.check_labels(labels, self.num_classes, images)

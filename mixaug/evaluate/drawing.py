@@ -51,7 +51,7 @@ def grouped(
     styles = looks(count)
     step = 0.8 / count
     for index, (name, look) in enumerate(zip(names, styles, strict=True)):
-        places = [place + (index - (count - 1) / 2) * step for place in range(len(rows))]
+        places = [position + (index - (count - 1) / 2) * step for position in range(len(rows))]
         column = [estimates[index] for _, estimates in rows]
         (_bars if few else _points)(axes, places, column, name, look, 0.9 * step)
     for value, look in zip(lines, styles, strict=False):
@@ -61,8 +61,8 @@ def grouped(
     axes.set_xlabel(unit)
     axes.grid(axis="y", visible=False)
     if not few:
-        for place in range(1, len(rows)):
-            axes.axhline(place - 0.5, color="#d0d0d0", linewidth=0.8)
+        for position in range(1, len(rows)):
+            axes.axhline(position - 0.5, color="#d0d0d0", linewidth=0.8)
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
     add_legend(figure, names)
@@ -76,9 +76,9 @@ def _reach(column: Sequence[Estimate]) -> list[list[float]]:
 def _bars(axes: Any, places: Sequence[float], column: Sequence[Estimate], name: str, look: Look, height: float) -> None:
     values = [100 * each.value for each in column]
     axes.barh(places, values, height=height, color=look.colour, label=name, xerr=_reach(column), error_kw=_ERROR)
-    for place, each in zip(places, column, strict=True):
+    for position, each in zip(places, column, strict=True):
         axes.annotate(
-            f"{100 * each.value:.1f}", (100 * each.high, place), (4, 0), textcoords="offset points", va="center",
+            f"{100 * each.value:.1f}", (100 * each.high, position), (4, 0), textcoords="offset points", va="center",
             fontsize=8,
         )  # fmt: skip
 

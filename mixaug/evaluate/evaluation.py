@@ -18,7 +18,7 @@ from mixaug.evaluate.audit.attacks import left_as_it_was
 from mixaug.evaluate.images import LabelledImages, fingerprint, of_classes
 from mixaug.evaluate.journal import Progress, check_writable
 from mixaug.evaluate.measures import all_measures
-from mixaug.evaluate.parts import Given, measured
+from mixaug.evaluate.parts import Conditions, measure_parts
 from mixaug.evaluate.plan import (
     AttackCounts,
     Attacks,
@@ -183,19 +183,19 @@ def evaluate_model(
     other = None if out_of_distribution is None else _other(out_of_distribution, data)
     if state is not None:
         check_writable("state", state)
-    given = Given(corruptions, other, eps, surrogate, thresholds)
+    conditions = Conditions(corruptions, other, eps, surrogate, thresholds)
     home = home_of(subject.module)
     if home.type == "meta":
         raise ValueError("model must have weights, got parameters on the device meta, which has none")
-    place = home if device is None else torch.device(device)
-    with torch.inference_mode(False), on_device(subject.module, home, place), left_as_it_was(subject.module):
-        runner = Runner(subject, place, batch_size, data, seed)
+    target = home if device is None else torch.device(device)
+    with torch.inference_mode(False), on_device(subject.module, home, target), left_as_it_was(subject.module):
+        runner = Runner(subject, target, batch_size, data, seed)
         probed = runner.probe()
         class_names = expected_names(of_classes(dataset, "classes") if classes is None else classes, runner.num_classes)
         first = as_float(data.take(torch.arange(min(2, len(data))))[0])
         no_gradient = subject.no_gradient
         if no_gradient is None and plan.needs_gradient:
-            no_gradient = cut_off(subject.module, first.to(place))
+            no_gradient = cut_off(subject.module, first.to(target))
         plan = plan.possible(runner.num_classes, no_gradient, subject.no_gradient, subject.no_layers)
         if surrogate is not None and len(plan.index["audit"]):
             _check_surrogate(surrogate, first, runner.num_classes)
@@ -203,10 +203,10 @@ def evaluate_model(
             if measure.needs_library:
                 optional_import(measure.needs_library)
         weights = _weights(model)
-        versions = environment(place)
+        versions = environment(target)
         if state is not None:
             lasting = {name: version for name, version in versions.items() if name not in ("time", "device")}
-            runner.keep_in(state, f"{weights} {data.sha256} {seed} {place} {lasting} {probed.tolist()}")
+            runner.keep_in(state, f"{weights} {data.sha256} {seed} {target} {lasting} {probed.tolist()}")
         work = plan.work(len(data), 0 if other is None else len(other), eps, audit_pieces(surrogate is not None))
         with Progress(work, name, progress) as runner.bar:
             with runner.timed("clean"):
@@ -214,8 +214,8 @@ def evaluate_model(
             noticed = expects_normalised(runner, correct)
             if noticed:
                 warnings.warn(noticed, stacklevel=2)
-            outcomes, results, found = measured(runner, plan, given, correct, confidence)
-            inputs = given.inputs(correct, confidence)
+            outcomes, results, found = measure_parts(runner, plan, conditions, correct, confidence)
+            inputs = conditions.inputs(correct, confidence)
             choices = [each.settings(runner, plan.index[each.name], inputs) for each in all_measures() if each.counted]
     settings = {
         "model": subject.name,
@@ -236,7 +236,7 @@ def evaluate_model(
         "out_of_distribution_sha256": None if other is None else other.sha256,
         "batch_size": batch_size,
         "seed": seed,
-        "device": str(place),
+        "device": str(target),
     }
     return Report(
         name, outcomes, settings, versions, runner.seconds, class_names, runner.examples, found, plan.left_out,

@@ -38,7 +38,7 @@ class ModelRunner(Protocol):
     def __call__(self, images: Tensor, labels: Tensor | None, what: str) -> tuple[Tensor, Tensor, Tensor]:
         """Right or wrong, confidence and prediction of float32 images in [0, 1], on the CPU."""
 
-    def judged(self, data: LabelledImages, what: str, *, labelled: bool) -> tuple[Tensor, Tensor]:
+    def scored(self, data: LabelledImages, what: str, *, labelled: bool) -> tuple[Tensor, Tensor]:
         """Right or wrong and confidence of all images of a data set, resumably."""
 
     def step(self, done: str, work: float) -> None:
@@ -98,26 +98,26 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure with the part of its file's name; on the page figures are in the order of ``place``.
+    """A figure with the part of its file's name; on the page figures are in the order of ``position``.
 
     The report's own are at 10 (corruptions), 30 (attacks), 60 (attacked images) and 65 (corrupted images).
     """
 
     key: str
-    place: int
+    position: int
     figure: FigureImage
 
 
 @dataclass(frozen=True)
 class Section:
-    """A table under a heading of the page, in the order of ``place``.
+    """A table under a heading of the page, in the order of ``position``.
 
     The report's own are at 10 (``Attacks``) and 20 (corruptions), a comparison's at 80 (corruptions). Tables of one
     title share its heading.
     """
 
     title: str
-    place: int
+    position: int
     table: Table
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Given:
+class Conditions:
     """What the parts get beside the model and its images.
 
     Args:
@@ -45,8 +45,8 @@ class Given:
         return Inputs(correct, confidence, self.eps, self.source if isinstance(self.source, str) else None, self.other)
 
 
-def measured(
-    runner: Runner, plan: Plan, given: Given, correct: Tensor, confidence: Tensor
+def measure_parts(
+    runner: Runner, plan: Plan, conditions: Conditions, correct: Tensor, confidence: Tensor
 ) -> tuple[Outcomes, dict[str, Any], Audit | None]:
     """Measures each part; pictures go to ``runner.examples``, what cannot be measured to ``plan.left_out``.
 
@@ -61,15 +61,17 @@ def measured(
         the outcomes, what each measure found by its name, and the audit if there is one.
     """
     corrupted: dict[str, Tensor] = {}
-    if given.source is not None:
+    if conditions.source is not None:
         with runner.timed("corruptions"):
-            corrupted = {name: runner.corrupted(plan.corruption_index, name, given.source) for name in plan.corruptions}
+            corrupted = {
+                name: runner.corrupted(plan.corruption_index, name, conditions.source) for name in plan.corruptions
+            }
     results: dict[str, dict[str, Tensor]] = {}
     for name, attack in plan.attacks.items():
         with runner.timed(name):
             results[name] = attacked(runner, plan.attack_index[name], name, attack, correct, confidence)
     found: dict[str, Any] = {}
-    inputs = given.inputs(correct, confidence)
+    inputs = conditions.inputs(correct, confidence)
     for measure in all_measures():
         if measure in plan.measures or (not measure.counted and not measure.of_clean and measure.possible(inputs)):
             with runner.timed(measure.timed_as):
@@ -80,7 +82,7 @@ def measured(
     audit = None
     if len(plan.index["audit"]):
         with runner.timed("audit"):
-            audit = audit_of(runner, plan.index["audit"], given)
+            audit = audit_of(runner, plan.index["audit"], conditions)
     outcomes = Outcomes(
         correct=correct,
         confidence=confidence,
@@ -98,12 +100,12 @@ def _index(plan: Plan, measure: Measure[Any]) -> Tensor:
     return plan.index[measure.name] if measure.counted else torch.empty(0, dtype=torch.int64)
 
 
-def audit_of(runner: Runner, index: Tensor, given: Given) -> Audit:
+def audit_of(runner: Runner, index: Tensor, conditions: Conditions) -> Audit:
     """The masking audit on the images at ``index``."""
     images, labels = runner.data.take(index)
-    thresholds = Thresholds() if given.thresholds is None else given.thresholds
-    other = None if given.surrogate is None else fingerprint(dict(given.surrogate.state_dict()))
-    names = audit_pieces(given.surrogate is not None)
+    thresholds = Thresholds() if conditions.thresholds is None else conditions.thresholds
+    other = None if conditions.surrogate is None else fingerprint(dict(conditions.surrogate.state_dict()))
+    names = audit_pieces(conditions.surrogate is not None)
     following = dict(zip(names, [*names[1:], "checks"], strict=True))
 
     def done(name: str) -> None:
@@ -114,12 +116,12 @@ def audit_of(runner: Runner, index: Tensor, given: Given) -> Audit:
         runner.model,
         as_float(images).to(runner.device),
         labels.to(runner.device),
-        given.eps,
-        surrogate=given.surrogate,
+        conditions.eps,
+        surrogate=conditions.surrogate,
         thresholds=thresholds,
         seed=runner.seed,
         batch_size=runner.batch_size,
-        keep=runner.journal.keeping(index, given.eps, thresholds, other, runner.batch_size),
+        keep=runner.journal.keeping(index, conditions.eps, thresholds, other, runner.batch_size),
         advance=done,
     )
 
@@ -180,9 +182,9 @@ def _block(
     images, labels = runner.data.take(positions[kept])
     images = as_float(images)
     with gradients_kept(runner.model), torch.enable_grad():
-        # Copies: a foreign attack may write to what it is given.
-        given = images.to(runner.device, copy=True), labels.to(runner.device, copy=True)
-        found = seeded(attack, runner.seed, name, block)(runner.model, *given)
+        # Copies: another library's attack may write to what it is given.
+        inputs = images.to(runner.device, copy=True), labels.to(runner.device, copy=True)
+        found = seeded(attack, runner.seed, name, block)(runner.model, *inputs)
     adversarial = _checked(found, images, name)
     right, sure, predicted = runner(adversarial, labels, f"images of the attack {name}")
     piece["right"][kept] = right

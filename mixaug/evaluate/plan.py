@@ -34,7 +34,7 @@ __all__ = [
 
 
 CLEAN = 1.0
-#: Made and judged, measured as a mean over the corruptions with a small model at 32 px.
+#: Made and classified, measured as a mean over the corruptions with a small model at 32 px.
 CORRUPTED = 2.0
 _STEP = 3.0
 _AUDIT = {

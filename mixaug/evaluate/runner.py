@@ -124,7 +124,7 @@ class Runner:
         self._found = 0
 
     def draw(self, piece: str) -> None:
-        """Seeds what a model or a foreign attack draws from the global states: each piece repeats by itself."""
+        """Seeds what a model or another library's attack draws from the global states: each piece repeats by itself."""
         seed = seed_of(self.seed, "piece", piece)
         torch.manual_seed(seed)
         random.seed(seed)
@@ -186,9 +186,9 @@ class Runner:
 
     def clean(self) -> tuple[Tensor, Tensor]:
         """Right or wrong and confidence of all images."""
-        return self.judged(self.data, "clean images", labelled=True)
+        return self.scored(self.data, "clean images", labelled=True)
 
-    def judged(self, data: LabelledImages, what: str, *, labelled: bool) -> tuple[Tensor, Tensor]:
+    def scored(self, data: LabelledImages, what: str, *, labelled: bool) -> tuple[Tensor, Tensor]:
         """Right or wrong and confidence of all images of a data set; without labels all are right."""
         pieces = []
         self.bar.doing(what)

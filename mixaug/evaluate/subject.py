@@ -20,12 +20,12 @@ from mixaug._model_state import bare
 
 
 @contextmanager
-def on_device(model: nn.Module, home: torch.device, place: torch.device) -> Iterator[None]:
-    """Moves the model to ``place``, and back ``home`` at the end."""
-    if place == home:
+def on_device(model: nn.Module, home: torch.device, target: torch.device) -> Iterator[None]:
+    """Moves the model to ``target``, and back ``home`` at the end."""
+    if target == home:
         yield
         return
-    model.to(place)
+    model.to(target)
     try:
         yield
     finally:
@@ -34,7 +34,7 @@ def on_device(model: nn.Module, home: torch.device, place: torch.device) -> Iter
 
 @contextmanager
 def gradients_kept(model: nn.Module) -> Iterator[None]:
-    """Keeps a foreign attack's ``loss.backward()`` out of the model's own gradients."""
+    """Keeps an attack's ``loss.backward()`` out of the model's own gradients."""
     kept = [(parameter, parameter.grad) for parameter in model.parameters()]
     for parameter, _ in kept:
         parameter.grad = None
@@ -53,7 +53,7 @@ def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
     seconds[part] = round(time.perf_counter() - start, 3)
 
 
-# What figures may depend on: pictures, filters and foreign attacks.
+# What figures may depend on: pictures, filters and attacks of other libraries.
 _PACKAGES = ("torchvision", "numpy", "pillow", "kornia", "pyautoattack", "scikit-learn")
 
 

@@ -355,10 +355,10 @@ class MixingSet(KeptPictures):
             (2, torch.Size([2, 3, 8, 8]))
         """
         from mixaug.mixing_sets.streaming import StreamingSet
-        from mixaug.mixing_sets.streaming.supervisor import endless
+        from mixaug.mixing_sets.streaming.supervisor import endless_recipe
 
         return StreamingSet.from_recipe(
-            endless(self._recipe), threads=threads, nice=nice, folder=folder, progress=self._progress
+            endless_recipe(self._recipe), threads=threads, nice=nice, folder=folder, progress=self._progress
         )
 
     @classmethod

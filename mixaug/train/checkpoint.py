@@ -105,7 +105,7 @@ def _check_content(content: dict[str, Any]) -> None:
         _check_data(content["data"], spec)
     with part("metrics"):
         for name, value in content.get("metrics", {}).items():
-            _check_figure(name, value)
+            _check_number(name, value)
     for name in ("epoch", "step"):
         with part(name):
             check_int(name, content[name], 0, _MOST_STEPS)
@@ -128,7 +128,7 @@ def _check_data(data: dict[str, Any], spec: ModelSpec) -> None:
         check_number("validation", data["validation"], 0.0, 1.0)
 
 
-def _check_figure(name: str, value: Any) -> None:
+def _check_number(name: str, value: Any) -> None:
     # Not finite is possible: the loss of a validation part, of a model that has just broken.
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {kind_of(value)}")

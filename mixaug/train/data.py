@@ -204,13 +204,13 @@ def _torchvision(name: str, folder: Path, download: bool, train: bool) -> Any:
         "svhn": datasets.SVHN,
     }
     # SVHN's files lie directly in the folder they are given.
-    place = str(folder / "svhn" if name == "svhn" else folder)
+    location = str(folder / "svhn" if name == "svhn" else folder)
     part: dict[str, Any] = {"split": "train" if train else "test"} if name == "svhn" else {"train": train}
 
     def load(fetch: bool) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what NumPy says of how these archives were pickled is not the user's
-            return makers[name](place, download=fetch, **part)
+            return makers[name](location, download=fetch, **part)
 
     try:
         return load(False)

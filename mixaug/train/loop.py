@@ -615,8 +615,8 @@ def _train(
         refuse_existing(settings)
     device = run_device(settings, processes)
     if processes.leads:
-        for place in (settings.folder, settings.folder / "mixtures"):
-            remove_stale(place)
+        for folder in (settings.folder, settings.folder / "mixtures"):
+            remove_stale(folder)
     with processes.connected(device), dead_worker_named():
         if data is None:
             data = _load_parts(settings, download, processes)

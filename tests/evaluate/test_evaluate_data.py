@@ -285,13 +285,13 @@ def test_what_cannot_be_kept_is_refused_at_once(monkeypatch):
     monkeypatch.setattr("mixaug.evaluate.images.ITERABLE_BYTES", 1000)
     asked = []
 
-    def endless():
+    def endless_recipe():
         while True:
             asked.append(1)
             yield IMAGES[:1], LABELS[:1]
 
     with pytest.raises(ValueError, match=r"at most .* GiB .* give a map-style data set"):
-        LabelledImages(endless())
+        LabelledImages(endless_recipe())
     assert len(asked) == 6  # of 192 bytes each
     counted = Counted(pairs())
     with pytest.raises(ValueError, match=r"at most .* GiB"):

@@ -12,7 +12,7 @@ from mixaug import MixingSet
 from mixaug.mixing_sets import make_pictures
 from mixaug.mixing_sets.recipes import SyntheticRecipe
 from mixaug.mixing_sets.streaming import supervisor as _endless
-from mixaug.mixing_sets.streaming.supervisor import endless
+from mixaug.mixing_sets.streaming.supervisor import endless_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def first(recipe, start: int, count: int, chunk: int = 3) -> list[tuple[int, int
 
 
 def test_synthetic_goes_on(labelled):
-    assert first(endless(SyntheticRecipe("fractals", 4, 16, 7)), 4, 5) == [(7, k) for k in range(4, 9)]
+    assert first(endless_recipe(SyntheticRecipe("fractals", 4, 16, 7)), 4, 5) == [(7, k) for k in range(4, 9)]
 
 
 def mixture(counts=(6, 3)) -> MixingSet:
@@ -56,7 +56,7 @@ def mixture(counts=(6, 3)) -> MixingSet:
 @pytest.mark.parametrize("chunk", [1, 3, 4])
 def test_mixture_begins_with_the_finite_one_and_keeps_its_shares(labelled, chunk):
     pictures = mixture()
-    recipe = endless(pictures._recipe)
+    recipe = endless_recipe(pictures._recipe)
     assert names(pictures.pictures) == first(recipe, 0, 9, chunk)
     assert recipe.stem == pictures._recipe.stem and recipe.shape == (9, 3, 16, 16)
     long = first(recipe, 0, 90, chunk)
@@ -68,13 +68,13 @@ def test_mixture_begins_with_the_finite_one_and_keeps_its_shares(labelled, chunk
 
 @pytest.mark.parametrize("start", [1, 8, 9, 13, 40])
 def test_mixture_from_any_place(labelled, start):
-    recipe = endless(mixture((4, 2, 3))._recipe)
+    recipe = endless_recipe(mixture((4, 2, 3))._recipe)
     assert first(recipe, start, 12) == first(recipe, 0, start + 12)[start:]
 
 
 def test_mixture_of_mixtures_and_sizes(labelled):
     both = MixingSet.mixture([mixture(), MixingSet.fractals(9, 32, seed=5)])
-    recipe = endless(both._recipe)
+    recipe = endless_recipe(both._recipe)
     assert names(both.pictures) == first(recipe, 0, 18)
     assert next(recipe.pictures_from(30, 5, None)).shape == (5, 3, 16, 16)
     assert Counter(seed for seed, _ in first(recipe, 18, 18)) == {1: 6, 2: 3, 5: 9}
@@ -84,7 +84,7 @@ def test_stream_of_a_mixture_of_real_pictures():
     parts = [MixingSet.dead_leaves(2, 16, seed=1), MixingSet.contours(2, 16, seed=2)]
     with MixingSet.mixture(parts).stream() as stream:
         assert len(stream) == 4 and torch.equal(stream[:], MixingSet.mixture(parts)[:])
-    fresh = next(endless(MixingSet.mixture(parts)._recipe).pictures_from(4, 4, 1))
+    fresh = next(endless_recipe(MixingSet.mixture(parts)._recipe).pictures_from(4, 4, 1))
     leaves, contours = make_pictures("dead-leaves", 4, 16, 1), make_pictures("contours", 4, 16, 2)
     assert torch.equal(fresh, torch.stack([leaves[2], contours[2], leaves[3], contours[3]]))
 

@@ -106,7 +106,7 @@ class Subject:
             raise FloatingPointError("the model's logits are not finite on the images of the audit")
         return logits
 
-    def judged(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def scored(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Whether the model is right on each image, every time it is asked, and its mean confidence; on the CPU."""
         right = torch.ones(len(images), dtype=torch.bool, device=images.device)
         sure = torch.zeros(len(images), dtype=torch.float32, device=images.device)
@@ -205,7 +205,7 @@ ENTROPIES = ("pgd-ce", "pgd-stretched")
 MANY_STEPS = (*ENTROPIES, "pgd-margin", "apgd-ce", "apgd-dlr")
 WHITE_BOX = (ONE_STEP, *MANY_STEPS)
 BLACK_BOX = ("square", "spsa")
-FOREIGN = ("apgd-ce", "apgd-dlr", "square")  # run by pyautoattack
+ADAPTED = ("apgd-ce", "apgd-dlr", "square")  # run by pyautoattack
 LARGE = 0.5  # every image can be made grey
 STEPS = 20
 _AUTO_STEPS = 30
@@ -283,7 +283,7 @@ def attacked(subject: Subject, name: str, plan: Plan, right: Tensor) -> dict[str
     sure: list[Tensor] = []
     with subject.drawing(name) as generator, _quiet(), gradients_kept(subject.model):
         for adversarial in _adversarial(subject, name, plan, images, labels, generator):
-            kept, confidence = subject.judged(adversarial, labels)
+            kept, confidence = subject.scored(adversarial, labels)
             still &= kept
             sure.append(confidence)
     everywhere = torch.zeros(len(right), dtype=torch.bool)

@@ -183,7 +183,7 @@ class Audit:
     @property
     def left(self) -> Estimate:
         """Accuracy against an attacker who may choose, image by image, among all attacks of the radius."""
-        return share(together(self.right))
+        return share(right_under_all(self.right))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; bits are packed."""
@@ -233,11 +233,11 @@ def strongest_of(right: dict[str, Tensor], names: tuple[str, ...]) -> str | None
     return min(run, key=lambda name: int(right[name].sum())) if run else None
 
 
-def together(right: dict[str, Tensor]) -> Tensor:
+def right_under_all(right: dict[str, Tensor]) -> Tensor:
     """(n,) bool: whether an image is right clean and under every attack of the radius.
 
     Example:
-        >>> together({"clean": torch.tensor([True, True]), "spsa": torch.tensor([True, False])}).tolist()
+        >>> right_under_all({"clean": torch.tensor([True, True]), "spsa": torch.tensor([True, False])}).tolist()
         [True, False]
     """
     names = [name for name in right if name in LABELS and not name.startswith("radius") and name != "grey"]

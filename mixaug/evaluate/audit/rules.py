@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mixaug.evaluate.audit.attacks import (
+    ADAPTED,
     BLACK_BOX,
     ENTROPIES,
-    FOREIGN,
     LABELS,
     LARGE,
     MANY_STEPS,
@@ -18,7 +18,7 @@ from mixaug.evaluate.audit.attacks import (
     REPORTED,
     WHITE_BOX,
 )
-from mixaug.evaluate.audit.result import FAIL, NOT_RUN, PASS, WARN, Check, Thresholds, strongest_of, together
+from mixaug.evaluate.audit.result import FAIL, NOT_RUN, PASS, WARN, Check, Thresholds, right_under_all, strongest_of
 from mixaug.evaluate.intervals import Estimate, Quantity, bootstrap_means, share
 
 
@@ -187,7 +187,7 @@ def _cross_entropy(evidence: Evidence) -> Check:
         reason = f"{LABELS[entropy]} leaves {evidence.accuracy(entropy).text}: there is no robustness to lose."
         return _check("cross-entropy", NOT_RUN, reason, {}, limits.far)
     check = _compare("cross-entropy", evidence, entropy, other, "with the cross-entropy, leaves", far=True)
-    missing = " ".join(evidence.left_out[name] for name in FOREIGN[:2] if name in evidence.left_out)
+    missing = " ".join(evidence.left_out[name] for name in ADAPTED[:2] if name in evidence.left_out)
     return _with_reason(check, f"{check.reason} {missing}".strip())
 
 
@@ -211,7 +211,7 @@ def _together(evidence: Evidence) -> Check:
     if why:
         return _check("together", NOT_RUN, why, {}, limits.far)
     name = evidence.strongest
-    left = together(evidence.right)
+    left = right_under_all(evidence.right)
     lead = evidence.difference(evidence.right[name], left)
     figures = {LABELS[name]: evidence.accuracy(name), "all together": share(left), "difference": lead}
     words = (

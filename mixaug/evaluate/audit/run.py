@@ -15,8 +15,8 @@ from mixaug._pictures import as_float
 from mixaug.attacks import cross_entropy, margin
 from mixaug.attacks.attack import signs_like
 from mixaug.evaluate.audit.attacks import (
+    ADAPTED,
     BLACK_BOX,
-    FOREIGN,
     LARGE,
     REPEATS,
     WHITE_BOX,
@@ -66,7 +66,7 @@ class AuditRun:
 
     def audit(self) -> Audit:
         """Runs what is to be run, and applies the rules."""
-        self._look()
+        self._probe()
         evidence = Evidence(
             self._right, self._measures, self._left_out, self._plan.eps, self._thresholds, self._subject.seed
         )
@@ -104,7 +104,7 @@ class AuditRun:
             },
         )
 
-    def _look(self) -> None:
+    def _probe(self) -> None:
         """Clean images, equal calls, gradients."""
         subject = self._subject
         self._classes = subject.logits(subject.images[:1]).shape[1]
@@ -112,7 +112,7 @@ class AuditRun:
         if self._classes < 2:
             raise ValueError(f"model must have 2 classes or more to be attacked, got logits of {self._classes}")
         subject.find_cut()
-        clean = self._piece("clean", self._clean)
+        clean = self._computed("clean", self._clean)
         if bool(clean["changed"].any()):
             subject.repeats = REPEATS
         self._right["clean"], self._confidence["clean"] = clean["right"], clean["confidence"]
@@ -120,24 +120,24 @@ class AuditRun:
         gap = float(clean["gap"].median())
         if 0 < gap < _FLAT:
             self._plan = dataclasses.replace(self._plan, stretch=1 / gap)
-        self._measures |= self._piece("gradients", self._gradients)
+        self._measures |= self._computed("gradients", self._gradients)
 
     def _attack(self, names: tuple[str, ...], why: str | None) -> None:
         """Runs attacks, or notes why not."""
         for name in names:
-            reason = why or self._unable(name)
+            reason = why or self._why_not(name)
             if reason:
                 self._left_out[name] = reason
                 self._done(name)
                 continue
-            found = self._piece(
+            found = self._computed(
                 name,
                 lambda name=name: attacked(self._subject, name, self._plan, self._right["clean"]),  # type: ignore[misc]
             )
             self._right[name], self._confidence[name] = found["right"], found["confidence"]
 
-    def _unable(self, name: str) -> str | None:
-        if name in FOREIGN and not self._plan.installed:
+    def _why_not(self, name: str) -> str | None:
+        if name in ADAPTED and not self._plan.installed:
             return f"{name} needs pyautoattack: pip install 'mixaug[attacks]'."
         if name == "pgd-stretched" and self._plan.stretch == 1:
             return "The logits are not flat: there is nothing to stretch."
@@ -145,7 +145,7 @@ class AuditRun:
             return f"APGD-DLR needs 3 classes or more, and there are {self._classes}."
         return None
 
-    def _piece(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    def _computed(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         found = compute() if self._keep is None else self._keep(f"audit {name}", compute)
         self._done(name)
         return found
@@ -159,7 +159,7 @@ class AuditRun:
         with subject.drawing("clean"):
             changed, turned = subject.differences()
             subject.repeats = REPEATS if bool(changed.any()) else 1
-            right, confidence = subject.judged(subject.images, subject.labels)
+            right, confidence = subject.scored(subject.images, subject.labels)
             two = subject.logits(subject.images).topk(2, 1).values
         gap = (two[:, 0] - two[:, 1]).cpu()
         return {"right": right, "confidence": confidence, "changed": changed, "turned": turned, "gap": gap}
@@ -276,10 +276,10 @@ def audit_model(
         n = min(n, len(data))
     images, labels = data.take(subset("n", n, len(data), seed))
     home = home_of(model)
-    place = home if device is None else torch.device(device)
+    target = home if device is None else torch.device(device)
     with (
         Progress(len(audit_pieces(surrogate is not None)), "audit", progress) as bar,
-        on_device(model, home, place),
+        on_device(model, home, target),
     ):
 
         def step(name: str) -> None:
@@ -289,8 +289,8 @@ def audit_model(
 
         return audit_images(
             model,
-            as_float(images).to(place),
-            labels.to(place),
+            as_float(images).to(target),
+            labels.to(target),
             eps,
             surrogate=surrogate,
             thresholds=thresholds,

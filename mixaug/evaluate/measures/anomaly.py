@@ -80,22 +80,22 @@ class AnomalyScores:
     @cached_property
     def auroc(self) -> Estimate:
         """The probability that an image out of distribution is less confident than one of the data set."""
-        return self._figures["auroc"]
+        return self._estimates["auroc"]
 
     @cached_property
     def aupr(self) -> Estimate:
         """The average precision in finding images out of distribution."""
-        return self._figures["aupr"]
+        return self._estimates["aupr"]
 
     @cached_property
     def fpr95(self) -> Estimate:
         """The share of the data set's images that is flagged where 95% (or just more) of the others are."""
-        return self._figures["fpr95"]
+        return self._estimates["fpr95"]
 
     @cached_property
-    def _figures(self) -> dict[str, Estimate]:
+    def _estimates(self) -> dict[str, Estimate]:
         values = _by_sklearn(self.confidence_in.detach().cpu(), self.confidence_out.detach().cpu())
-        draws = resampled_figures(self.confidence_in.detach().cpu(), self.confidence_out.detach().cpu())
+        draws = resampled_scores(self.confidence_in.detach().cpu(), self.confidence_out.detach().cpu())
         low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).tolist()
         total = len(self.confidence_in) + len(self.confidence_out)
         return {
@@ -111,7 +111,7 @@ class AnomalyScores:
             "base_rate": self.base_rate,
             "n_in": len(self.confidence_in),
             "n_out": len(self.confidence_out),
-        } | {name: dict(vars(figure)) for name, figure in self._figures.items()}
+        } | {name: dict(vars(figure)) for name, figure in self._estimates.items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> AnomalyScores:
@@ -178,14 +178,14 @@ def anomaly(
     if shapes[0] != shapes[1]:
         raise ValueError(f"out_of_distribution must have the data set's shape of images {shapes[0]}, got {shapes[1]}")
     home = home_of(module)
-    place = home if device is None else torch.device(device)
+    target = home if device is None else torch.device(device)
     steps = sum(math.ceil(len(which) / batch_size) for which in (index, other))
     found = []
-    with Progress(steps, "model", progress) as bar, on_device(module, home, place), evaluation_mode(module):
+    with Progress(steps, "model", progress) as bar, on_device(module, home, target), evaluation_mode(module):
         for kind, data, which in (("in", inside, index), ("out", outside, other)):
             rows = []
             for block, positions in enumerate(which.split(batch_size)):
-                compute = partial(_confidence, module, place, data, positions)
+                compute = partial(_confidence, module, target, data, positions)
                 piece = compute() if keep is None else keep(f"anomaly/{kind}/{block}", compute)
                 rows.append(piece["confidence"])
                 bar.advance("anomaly")
@@ -201,10 +201,10 @@ def _images(dataset: Any) -> LabelledImages:
     return LabelledImages(dataset)
 
 
-def _confidence(module: nn.Module, place: torch.device, data: LabelledImages, positions: Tensor) -> dict[str, Tensor]:
+def _confidence(module: nn.Module, device: torch.device, data: LabelledImages, positions: Tensor) -> dict[str, Tensor]:
     images, _ = data.take(positions)
     with torch.no_grad():
-        logits = check_logits(bare(module)(as_float(images).to(place)), len(images))
+        logits = check_logits(bare(module)(as_float(images).to(device)), len(images))
     confidence = logits.float().softmax(1).amax(1)
     if not bool(confidence.isfinite().all()):
         raise FloatingPointError("the model's logits are not finite on images in or out of distribution")
@@ -226,7 +226,7 @@ def _by_sklearn(confidence_in: Tensor, confidence_out: Tensor) -> tuple[float, f
     )
 
 
-def resampled_figures(confidence_in: Tensor, confidence_out: Tensor) -> Tensor:
+def resampled_scores(confidence_in: Tensor, confidence_out: Tensor) -> Tensor:
     """AUROC, AUPR and FPR at 95% TPR on bootstrap draws of both groups: (draws, 3).
 
     By how often each image was drawn, at the thresholds of all images, many draws at once: scikit-learn would sort
@@ -337,7 +337,7 @@ class Anomaly(Measure[AnomalyScores]):
     def compute(self, runner: ModelRunner, index: Tensor, inputs: Inputs) -> AnomalyScores:
         if inputs.other is None:
             raise ValueError("inputs must have other images, got none")
-        _, confidence = runner.judged(inputs.other, "out-of-distribution images", labelled=False)
+        _, confidence = runner.scored(inputs.other, "out-of-distribution images", labelled=False)
         return AnomalyScores(inputs.confidence, confidence)
 
     def to_json(self, result: AnomalyScores | None) -> dict[str, Any]:
@@ -383,7 +383,7 @@ class Anomaly(Measure[AnomalyScores]):
     def difference(self, one: AnomalyScores, other: AnomalyScores, key: str) -> Estimate:
         # The draws depend on the numbers of images alone, which agree: each takes the same images of both models.
         column = list(self.higher).index(key)
-        draws = [resampled_figures(each.confidence_in, each.confidence_out)[:, column] for each in (one, other)]
+        draws = [resampled_scores(each.confidence_in, each.confidence_out)[:, column] for each in (one, other)]
         ends = torch.quantile(draws[0] - draws[1], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
         figures: list[Estimate] = [getattr(each, key) for each in (one, other)]
         value = figures[0].value - figures[1].value

@@ -311,19 +311,19 @@ def flip_rates(
     data = LabelledImages(dataset)
     index = subset("n", n, len(data), seed)
     home = home_of(module)
-    place = home if device is None else torch.device(device)
+    target = home if device is None else torch.device(device)
     counts: dict[str, Tensor] = {}
     examples = []
 
     with (
         Progress(len(chosen) * math.ceil(len(index) / batch_size), "model", progress) as bar,
-        on_device(module, home, place),
+        on_device(module, home, target),
         evaluation_mode(module),
     ):
         for name in chosen:
             rows = []
             for block, positions in enumerate(index.split(batch_size)):
-                compute = partial(_block, module, place, data, positions, name, preset, seed)
+                compute = partial(_block, module, target, data, positions, name, preset, seed)
                 piece = compute() if keep is None else keep(f"flips/{name}/{block}", compute)
                 rows.append(piece["predictions"])
                 bar.advance(name.replace("_", " "))
@@ -336,7 +336,7 @@ def flip_rates(
 
 
 def _block(
-    module: nn.Module, place: torch.device, data: LabelledImages, positions: Tensor, name: str, preset: str, seed: int
+    module: nn.Module, device: torch.device, data: LabelledImages, positions: Tensor, name: str, preset: str, seed: int
 ) -> dict[str, Tensor]:
     """The predictions for the sequences of the images at ``positions``."""
     images, labels = data.take(positions)
@@ -350,7 +350,7 @@ def _block(
         return logits.argmax(1)
 
     params = _params(positions, name, seed)
-    return {"predictions": sequence_predictions(predict, as_float(images).to(place), name, preset, params=params)}
+    return {"predictions": sequence_predictions(predict, as_float(images).to(device), name, preset, params=params)}
 
 
 def _example(
@@ -448,13 +448,13 @@ def _strip(axes: Any, example: FlipExample, classes: Sequence[str] | None) -> No
     """The pictures of one sequence in a row, names below them, and below these the ribbon; a picture is 1 high."""
     predictions = example.predictions.tolist()
     order = list(dict.fromkeys(predictions))
-    colour_of = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(order)}
+    colour_of = {label: COLOURS[position % len(COLOURS)] for position, label in enumerate(order)}
     height, width = example.images.shape[-2:]
     step = width / height + _GAP
     whole = len(example.shown) * step - _GAP
     axes.axis("off")
-    for place, (number, image) in enumerate(zip(example.shown, example.images, strict=True)):
-        left = place * step
+    for position, (number, image) in enumerate(zip(example.shown, example.images, strict=True)):
+        left = position * step
         axes.imshow(
             image.permute(1, 2, 0).numpy(),
             cmap="gray",
@@ -504,7 +504,7 @@ class Consistency(Measure[Measured[FlipRates]]):
     def work(self, n: int, eps: float) -> float:
         return len(PERTURBATIONS) * self._sequence * n
 
-    _sequence = 2.0 * FRAMES  # a frame is made and judged
+    _sequence = 2.0 * FRAMES  # a frame is made and classified
 
     def settings(self, runner: ModelRunner, index: Tensor, inputs: Inputs) -> dict[str, Any]:
         return {"flip_preset": self._preset(runner.data, inputs) if len(index) else None}

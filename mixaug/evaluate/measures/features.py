@@ -144,12 +144,12 @@ def penultimate_features(
     # A compiled model does not call hooks that came after it was compiled.
     model = getattr(bare(model), "_orig_mod", bare(model))
     home = home_of(model)
-    place = home if device is None else torch.device(device)
+    target = home if device is None else torch.device(device)
     values, outputs = [], []
-    with on_device(model, home, place), evaluation_mode(model), torch.no_grad(), _watched(model) as seen:
+    with on_device(model, home, target), evaluation_mode(model), torch.no_grad(), _watched(model) as seen:
         for batch, _ in data.blocks(torch.arange(len(data)), batch_size):
             seen.clear()
-            logits = check_logits(model(as_float(batch).to(place)), len(batch))
+            logits = check_logits(model(as_float(batch).to(target)), len(batch))
             if not seen:
                 raise ValueError("model must call its layers as modules, got one that calls no layer with weights")
             name, layer, entered = seen[0]

@@ -80,12 +80,12 @@ def local_lipschitz(
     data = LabelledImages(dataset)
     index = subset("n", n, len(data), seed)
     home = home_of(model)
-    place = home if device is None else torch.device(device)
+    target = home if device is None else torch.device(device)
     generator = torch.Generator().manual_seed(seed_of(seed, "lipschitz"))
-    with on_device(model, home, place):
+    with on_device(model, home, target):
         constants = [
             lipschitz_constants(
-                model, as_float(images).to(place), eps, steps=steps, step_size=step_size, generator=generator
+                model, as_float(images).to(target), eps, steps=steps, step_size=step_size, generator=generator
             ).cpu()
             for images, _ in data.blocks(index, batch_size)
         ]

@@ -337,14 +337,14 @@ def occlusion_curve(
     side = patch_size_of(height, width) if patch_size is None else patch_size
     patch_grid(height, width, side)  # a patch that does not fit is refused before any work
     home = home_of(model)
-    place = home if device is None else torch.device(device)
+    target = home if device is None else torch.device(device)
     check_fill(fill, torch.empty(0, channels, 0, 0, dtype=torch.float32))
     correct = []
-    with on_device(model, home, place), evaluation_mode(model), torch.no_grad():
+    with on_device(model, home, target), evaluation_mode(model), torch.no_grad():
         for positions in index.split(batch_size):
             images, labels = data.take(positions)
-            images = as_float(images).to(place)
-            order = _orders(positions, height, width, side, seed).to(place)
+            images = as_float(images).to(target)
+            order = _orders(positions, height, width, side, seed).to(target)
             rows = []
             for ratio in shares:
                 logits = check_logits(bare(model)(occlude(images, order, ratio, side, fill)), len(images))

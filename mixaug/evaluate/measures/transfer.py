@@ -46,11 +46,11 @@ class Tuning:
     """A model while it is fine-tuned, with its optimiser.
 
     Args:
-        model: on ``place``; it is trained in place.
+        model: on ``device``; it is trained in place.
         new: its new layers.
         data: what it is trained and measured on.
         settings: of the run.
-        place: the device.
+        device: where it runs.
         probe: train the new layers alone.
     """
 
@@ -60,10 +60,10 @@ class Tuning:
         new: list[nn.Module],
         data: DataParts,
         settings: TrainSettings,
-        place: torch.device,
+        device: torch.device,
         probe: bool,
     ) -> None:
-        self.model, self.data, self.settings, self.place = model, data, settings, place
+        self.model, self.data, self.settings, self.device = model, data, settings, device
         count = len(cast(Any, data.train))
         self.batch_size = min(settings.batch_size, count)
         self.steps = count // self.batch_size
@@ -80,7 +80,7 @@ class Tuning:
 
     def one_epoch(self, epoch: int, started: float, shown: Progress) -> dict[str, float]:
         """Trains for an epoch, from 0, and measures the validation part."""
-        totals = torch.zeros(3, dtype=torch.float64, device=self.place)
+        totals = torch.zeros(3, dtype=torch.float64, device=self.device)
         order = epoch_order(len(cast(Any, self.data.train)), self.settings.seed, epoch)[: self.steps * self.batch_size]
         begun, step = time.perf_counter(), epoch * self.steps
         for images, labels in batches(self.data.train, order, self.batch_size, self.settings.workers):
@@ -119,10 +119,10 @@ class Tuning:
 
     def _optimise(self, images: Tensor, labels: Tensor, step: int) -> StepResult:
         draw = sample_crop_flip(len(images), self.padding, self.settings.flips, self.crops)
-        images = self._prepare(crop_flip(images.to(self.place), draw))
+        images = self._prepare(crop_flip(images.to(self.device), draw))
         self.descent.before_step(step)
         logits = check_logits(self.model(images), len(images))
-        labels = labels.to(self.place, torch.int64)
+        labels = labels.to(self.device, torch.int64)
         result = StepResult(F.cross_entropy(logits.float(), labels), logits, labels)
         result.loss.backward()
         self.descent.optimiser.step()
@@ -131,7 +131,7 @@ class Tuning:
         return result
 
     def _prepare(self, images: Tensor) -> Tensor:
-        floats = images.to(self.place, torch.float32).div(255)
+        floats = images.to(self.device, torch.float32).div(255)
         return floats.contiguous(memory_format=torch.channels_last)
 
 
@@ -302,16 +302,16 @@ def transfer(
         data=parts.name, method="standard", epochs=epochs, batch_size=batch_size, lr=lr, momentum=momentum,
         weight_decay=weight_decay, flip=flip, workers=workers, seed=seed,
     )  # fmt: skip
-    place = home_of(model) if device is None else torch.device(device)
+    target = home_of(model) if device is None else torch.device(device)
     started = time.perf_counter()
     with (
-        torch.random.fork_rng(devices=[place] if place.type == "cuda" else []),
+        torch.random.fork_rng(devices=[target] if target.type == "cuda" else []),
         torch.inference_mode(False),
         torch.enable_grad(),
     ):
         torch.manual_seed(seed)
         tuned, new = with_new_output(model, parts)
-        tuning = Tuning(tuned.to(place).to(memory_format=torch.channels_last), new, parts, settings, place, probe)
+        tuning = Tuning(tuned.to(target).to(memory_format=torch.channels_last), new, parts, settings, target, probe)
         with Progress(tuning.total_steps, 0, epochs, progress) as shown:
             history = tuple(tuning.one_epoch(epoch, started, shown) for epoch in range(epochs))
         _, right = tuning.measured(parts.test)

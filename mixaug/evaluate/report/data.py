@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mixaug.evaluate.measures.calibration import ReliabilityCurve
 
 
-def figures_to_json(report: ReportData) -> dict[str, Any]:
+def headline_to_json(report: ReportData) -> dict[str, Any]:
     """All figures with their intervals; None for what was not measured."""
     gap, outcomes = report.robustness_gap, report.outcomes
     figures: dict[str, Any] = {
@@ -232,7 +232,7 @@ class ReportData:
         return {
             "format": FORMAT,
             "name": self.name,
-            "figures": figures_to_json(self),
+            "figures": headline_to_json(self),
             "settings": self.settings,
             "environment": self.environment,
             "seconds": self.seconds,

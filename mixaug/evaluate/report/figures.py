@@ -8,18 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mixaug._drawing import (
-    COLOURS,
-    GREY,
-    RIGHT,
-    WRONG,
-    FigureImage,
-    Look,
-    add_legend,
-    looks,
-    new_figure,
-    png_of,
-)
+from mixaug._drawing import COLOURS, GREY, RIGHT, WRONG, FigureImage, Look, add_legend, looks, new_figure, png_of
 from mixaug.evaluate.audit.result import audit_grid
 from mixaug.evaluate.corruptions.tables import SEVERITIES, corruption_label
 from mixaug.evaluate.drawing import _BARS, BANDS, draw_curve, grouped, show_image
@@ -171,10 +160,17 @@ def _below(axes: Any, lines: Sequence[tuple[str, bool]], truth: str) -> None:
     texts = [(shortened(text), RIGHT if right else WRONG) for text, right in lines]
     if not all(right for _, right in lines):
         texts.append((shortened(f"is: {truth}"), GREY))
-    for place, (text, colour) in enumerate(texts):
+    for line, (text, colour) in enumerate(texts):
         # An invisible line above each keeps the layout's room for all of them.
         axes.text(
-            0.5, -0.03, "\n" * place + text, transform=axes.transAxes, ha="center", va="top", fontsize=8, color=colour
+            0.5,
+            -0.03,
+            "\n" * line + text,
+            transform=axes.transAxes,
+            ha="center",
+            va="top",
+            fontsize=8,
+            color=colour,
         )
 
 
@@ -199,14 +195,14 @@ def attack_bars(report: ReportData) -> FigureImage:
     if case is not None and len(case.attacks) > 1:
         rows.append(("worst case", case.accuracy, WRONG, 1.0))
     figure, axes = new_figure(0.8 + 0.3 * len(rows))
-    for place, (_, estimate, colour, strength) in enumerate(rows):
+    for position, (_, estimate, colour, strength) in enumerate(rows):
         reach = [[100 * (estimate.value - estimate.low)], [100 * (estimate.high - estimate.value)]]
         axes.barh(
-            place, 100 * estimate.value, height=0.68, color=colour, alpha=strength, xerr=reach,
+            position, 100 * estimate.value, height=0.68, color=colour, alpha=strength, xerr=reach,
             error_kw={"ecolor": "#333333", "elinewidth": 0.9},
         )  # fmt: skip
         axes.annotate(
-            f"{100 * estimate.value:.1f}", (100 * estimate.high, place), (4, 0), textcoords="offset points",
+            f"{100 * estimate.value:.1f}", (100 * estimate.high, position), (4, 0), textcoords="offset points",
             va="center", fontsize=8.5,
         )  # fmt: skip
     axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
@@ -254,7 +250,7 @@ def report_figures(report: ReportData) -> dict[str, FigureImage]:
 
 
 def _in_order(drawn: Sequence[Drawn]) -> dict[str, FigureImage]:
-    return {each.key: each.figure for each in sorted(drawn, key=lambda each: each.place)}
+    return {each.key: each.figure for each in sorted(drawn, key=lambda each: each.position)}
 
 
 def comparison_figures(comparison: ComparisonData) -> dict[str, FigureImage]:

@@ -170,7 +170,7 @@ def audit_table(audit: Audit) -> str:
             check.label,
             [
                 chip(check.status.replace(" ", "-"), f"{SIGNS[check.status]} {check.status}"),
-                cell(check.reason, _figures_text(check.figures), kind="text"),
+                cell(check.reason, _estimates_text(check.figures), kind="text"),
                 cell(_threshold_text(check.threshold), kind="limit"),
                 cell(check.source, kind="text source"),
             ],
@@ -190,7 +190,7 @@ def _banner(kind: str, sign: str, word: str, text: str) -> str:
     )
 
 
-def _figures_text(figures: Mapping[str, Estimate]) -> str:
+def _estimates_text(figures: Mapping[str, Estimate]) -> str:
     return "; ".join(f"{key.replace('_', ' ')} {figure}" for key, figure in figures.items())
 
 
@@ -235,7 +235,7 @@ def report_page(report: ReportData, figures: Mapping[str, FigureImage]) -> str:
 
 def _sections(own: Sequence[tuple[int, str, str]], measured: Sequence[Section]) -> list[str]:
     """Headings with their tables in the order of their places; tables of one title share a heading."""
-    parts = [*own, *((each.place, each.title, table_of(each.table)) for each in measured)]
+    parts = [*own, *((each.position, each.title, table_of(each.table)) for each in measured)]
     by_title: dict[str, list[str]] = {}
     for _, title, content in sorted(parts, key=lambda part: part[0]):
         by_title.setdefault(title, []).append(content)

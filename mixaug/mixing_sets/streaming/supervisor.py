@@ -57,7 +57,8 @@ class EndlessMixture(MixtureRecipe):
         block, place = divmod(start, len(order))
         taken = [block * count + sum(k == part for k, _ in order[:place]) for part, count in enumerate(self.counts)]
         streams = [
-            self._singles(endless(part), first, chunk, threads) for part, first in zip(self.parts, taken, strict=True)
+            self._singles(endless_recipe(part), first, chunk, threads)
+            for part, first in zip(self.parts, taken, strict=True)
         ]
         while True:
             pieces = []
@@ -71,7 +72,7 @@ class EndlessMixture(MixtureRecipe):
             yield from resize(pictures, self.size)
 
 
-def endless(recipe: PicturesRecipe | None) -> EndlessRecipe:
+def endless_recipe(recipe: PicturesRecipe | None) -> EndlessRecipe:
     """The recipe whose first pictures are those of ``recipe``, and which then goes on.
 
     Raises:
@@ -81,7 +82,7 @@ def endless(recipe: PicturesRecipe | None) -> EndlessRecipe:
         return EndlessSynthetic(recipe.source, recipe.count, recipe.size, recipe.seed, recipe.kinds)
     if isinstance(recipe, MixtureRecipe):
         for part in recipe.parts:
-            endless(part)
+            endless_recipe(part)
         return EndlessMixture(recipe.parts, recipe.counts, recipe.size)
     what = "pictures in memory" if recipe is None else recipe.title
     raise TypeError(f"a stream needs synthetic sources (fractals, ifs, ...) or a mixture of them, got {what}")

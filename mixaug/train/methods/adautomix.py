@@ -88,10 +88,10 @@ class AutoMixStep(Step):
         self._out, self._shown = out, (images, labels)
         if self._sums.device != out.logits.device:
             self._sums = self._sums.to(out.logits.device)
-        for place, name in enumerate(_TERMS):
+        for position, name in enumerate(_TERMS):
             if name in out.terms:
-                self._sums[0, place] += out.terms[name]
-                self._sums[1, place] += 1
+                self._sums[0, position] += out.terms[name]
+                self._sums[1, position] += 1
         return StepResult(out.classifier_loss, out.logits, out.targets.argmax(1))
 
     def backward(self, result: StepResult, scaler: torch.amp.GradScaler) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from audit_models import evidence
 
-from mixaug.evaluate.audit.result import Check, Thresholds, strongest_of, together
+from mixaug.evaluate.audit.result import Check, Thresholds, right_under_all, strongest_of
 from mixaug.evaluate.audit.rules import RULES, all_checks, curve, verdict_of
 from mixaug.evaluate.intervals import Quantity
 
@@ -181,8 +181,8 @@ def test_all_attacks_together_is_not_run_on_a_random_model():
 def test_together_is_of_this_radius():
     right = {name: torch.tensor([True]) for name in ("clean", "pgd-ce", "square")}
     wrong = {name: torch.tensor([False]) for name in ("radius-half", "radius-double", "radius-large", "grey")}
-    assert together({**right, **wrong}).tolist() == [True]
-    assert together({**right, "noise": torch.tensor([False])}).tolist() == [False]
+    assert right_under_all({**right, **wrong}).tolist() == [True]
+    assert right_under_all({**right, "noise": torch.tensor([False])}).tolist() == [False]
 
 
 def test_large_radius():

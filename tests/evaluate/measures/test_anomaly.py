@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mixaug.evaluate.images import fingerprint
-from mixaug.evaluate.measures.anomaly import AnomalyScores, _by_sklearn, anomaly, anomaly_figure, resampled_figures
+from mixaug.evaluate.measures.anomaly import AnomalyScores, _by_sklearn, anomaly, anomaly_figure, resampled_scores
 
 metrics = pytest.importorskip("sklearn.metrics")
 levels = st.lists(st.integers(0, 6), min_size=1, max_size=25)
@@ -112,7 +112,7 @@ def test_equals_torchmetrics():
 def test_each_bootstrap_draw_is_what_scikit_learn_gives_for_its_images():
     inside = torch.randint(0, 9, (23,), generator=seeded()) / 8
     outside = torch.randint(0, 7, (20,), generator=seeded(1)) / 8  # of 20 a whole number is 95%
-    found = resampled_figures(inside, outside)
+    found = resampled_scores(inside, outside)
     assert found.shape == (1000, 3)
     generator = seeded()
     draws = [(torch.randint(23, (50, 23), generator=generator), torch.randint(20, (50, 20), generator=generator))]
