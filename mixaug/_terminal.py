@@ -100,3 +100,26 @@ def tell(text: str) -> None:
 
 #: Exit codes: 0 done, 2 not done, for the reason in one line; 130 interrupted (as shells do for Ctrl-C).
 WRONG_INPUT, INTERRUPTED = 2, 130
+
+
+def progress_bar(*columns: Any, stream: Any = None, transient: bool = True, anywhere: bool = False) -> Any:
+    """A bar of rich, not started, that ends without an error where its stream does.
+
+    Args:
+        columns: of rich.
+        stream: None: standard error.
+        transient: it is wiped away at the end.
+        anywhere: show it also where there is no terminal.
+
+    Raises:
+        ImportError: rich is missing.
+    """
+    from mixaug._checks import optional_import  # it imports torch, which `mixaug --help` has no need of
+
+    console = optional_import("rich.console").Console(file=quiet(sys.stderr if stream is None else stream))
+    return optional_import("rich.progress").Progress(
+        *columns,
+        console=console,
+        transient=transient,
+        disable=not (anywhere or console.is_terminal or console.is_jupyter),
+    )

@@ -53,7 +53,7 @@ from mixaug.transforms.images import check_values
 __all__ = [
     "AdAutoMix",
     "AdAutoMixOutput",
-    "Step",
+    "Passes",
     "image_count",
     "zero_loss",
 ]
@@ -106,7 +106,7 @@ def image_count(share: float, count: int) -> int:
     return max(min(2, count), math.ceil(share * count))
 
 
-class Step:
+class Passes:
     """The passes of one step.
 
     Args:
@@ -434,7 +434,7 @@ class AdAutoMix(Drawing):
         if len(images) == 1:
             return self._single(images, labels)
         draws = self.sample(images) if draws is None else draws
-        step = Step(self, images, labels, turn)
+        step = Passes(self, images, labels, turn)
         return step.shared_draw(draws[0]) if self.shared_draws else step.separate_draws(*draws)
 
     def update_teacher(self, step: int, total_steps: int) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from torch import Tensor
 from mixaug._checks import optional_import
 from mixaug._files import remove_stale
 from mixaug._tensor_files import read_tensors, write_tensors
-from mixaug._terminal import printable, quiet
+from mixaug._terminal import printable, progress_bar
 
 __all__ = [
     "Journal",
@@ -54,16 +53,12 @@ class Progress:
         self._bar: Any = None
         if shown:
             rich = optional_import("rich.progress")
-            console = optional_import("rich.console").Console(file=quiet(sys.stderr))
-            self._bar = rich.Progress(
+            self._bar = progress_bar(
                 rich.TextColumn("{task.description}", markup=False),
                 rich.BarColumn(bar_width=24),
                 rich.TaskProgressColumn(),
                 rich.TimeElapsedColumn(),
                 rich.TextColumn("{task.fields[left]}"),
-                console=console,
-                transient=True,
-                disable=not (console.is_terminal or console.is_jupyter),
             )
             self._task = self._bar.add_task(f"evaluating {self._title}", total=total, left="")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 
 from mixaug._checks import (
@@ -86,6 +87,44 @@ def check_kinds(kinds: str | Sequence[str] | None, known: tuple[str, ...]) -> tu
     return tuple(kind for kind in known if kind in chosen)
 
 
+def check_draw(
+    count: Any, seed: Any, start: Any, kinds: Any, known: tuple[str, ...], threads: Any
+) -> tuple[int, int, int, tuple[str, ...], int | None]:
+    """The arguments of a source's sampler.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: an argument is out of range, or a kind unknown.
+    """
+    count = check_int("count", count, 1, MAX_PICTURES)
+    seed, start = check_seed("seed", seed), check_int("start", start, 0, MAX_SEED)
+    return count, seed, start, check_kinds(kinds, known), check_threads(threads)
+
+
+def check_threads(threads: Any) -> int | None:
+    """A number of threads; None: torch's."""
+    return None if threads is None else check_int("threads", threads, 1, MAX_THREADS)
+
+
+def empty_pictures(params: Any, kind: type, size: Any, threads: Any) -> tuple[np.ndarray, int | None]:
+    """The pictures that a renderer fills, uint8 (N, 3, size, size), and its number of threads.
+
+    Args:
+        params: to be rendered.
+        kind: that they must be of.
+        size, threads: as the user gave them.
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: an argument is out of range.
+    """
+    if not isinstance(params, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise TypeError(f"params must be {article} {kind.__name__}, got {type(params).__name__}")
+    side = check_int("size", size, MIN_SIZE, MAX_SIDE)
+    return np.empty((len(cast(Sized, params)), 3, side, side), np.uint8), check_threads(threads)
+
+
 def iter_pictures(
     source: str,
     count: int | None,
@@ -122,9 +161,7 @@ def iter_pictures(
     seed = check_seed("seed", seed)
     start = check_int("start", start, 0, MAX_SEED)
     chunk = check_int("chunk", chunk, 1, MAX_COUNT)
-    if threads is not None:
-        threads = check_int("threads", threads, 1, MAX_THREADS)
-    chosen = check_kinds(kinds, found.kinds)
+    chosen, threads = check_kinds(kinds, found.kinds), check_threads(threads)
 
     def pieces() -> Iterator[torch.Tensor]:
         for first in itertools.count(start, chunk) if count is None else range(start, start + count, chunk):

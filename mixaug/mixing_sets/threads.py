@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from mixaug._terminal import quiet, tell
+from mixaug._terminal import progress_bar, quiet, tell
 
 T = TypeVar("T")
 
@@ -53,13 +53,12 @@ def with_progress(pieces: Iterator[P], total: int, title: str, progress: bool | 
         yield from pieces
         return
     try:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     except ImportError:
         yield from _plain(pieces, total, title)
         return
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(file=quiet(sys.stderr))) as bar:
+    with progress_bar(*columns, transient=False, anywhere=True) as bar:
         task = bar.add_task(title, total=total)
         for piece in pieces:
             yield piece

@@ -39,7 +39,7 @@ from mixaug.train.extra import training_order, with_extra
 from mixaug.train.methods import build_step
 from mixaug.train.methods.step import Setup, StepResult
 from mixaug.train.processes import ALONE, Processes, peak_memory, reset_peak_memory, run_device, this_process
-from mixaug.train.record import Progress, RunLog, RunResult, StopRequest, write_settings
+from mixaug.train.record import EpochProgress, RunLog, RunResult, StopRequest, write_settings
 from mixaug.train.robust import is_better, overfitted, overfitting_notice, robust_accuracy, score_of
 from mixaug.train.settings import TrainSettings
 
@@ -137,7 +137,7 @@ class Run:
         """Whether the run has made its last step."""
         return self.step >= self.total_steps or self.descent.ended
 
-    def one_epoch(self, stop: StopRequest, log: RunLog, shown: Progress) -> None:
+    def one_epoch(self, stop: StopRequest, log: RunLog, shown: EpochProgress) -> None:
         """From the current step to the end of its epoch (or of the run), then validation, log and checkpoints."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         here = min(self.steps_per_epoch, self.total_steps - epoch * self.steps_per_epoch)
@@ -180,7 +180,7 @@ class Run:
         (self.stopped,) = self.processes.any(stop.asked)
 
     def _finish_epoch(
-        self, epoch: int, totals: list[float], first: int, before: float, log: RunLog, shown: Progress
+        self, epoch: int, totals: list[float], first: int, before: float, log: RunLog, shown: EpochProgress
     ) -> None:
         loss, correct, seen = totals
         row: dict[str, float] = {
@@ -665,7 +665,7 @@ def _follow(run: Run, fresh: bool, progress: bool) -> None:
     with (
         StopRequest() as stop,
         RunLog(folder, run.step, fresh, active=leads) as log,
-        Progress(run.total_steps, run.step, run.epochs, progress and leads) as shown,
+        EpochProgress(run.total_steps, run.step, run.epochs, progress and leads) as shown,
     ):
         if log.notice:
             shown.note(log.notice)

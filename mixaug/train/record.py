@@ -23,14 +23,14 @@ import torch
 import torchvision
 
 from mixaug._files import atomic_path
-from mixaug._terminal import printable, quiet
+from mixaug._terminal import printable, progress_bar, quiet
 from mixaug.train.activation import CAP_COLUMNS
 from mixaug.train.methods.adautomix import MIXING_COLUMNS
 from mixaug.train.settings import TrainSettings
 
 __all__ = [
     "COLUMNS",
-    "Progress",
+    "EpochProgress",
     "RunLog",
     "RunResult",
     "StopRequest",
@@ -88,7 +88,7 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
 
 
-class Progress:
+class EpochProgress:
     """Shows loss, accuracy, images a second and the time left.
 
     Args:
@@ -102,7 +102,7 @@ class Progress:
     Example:
         >>> import io
         >>> shown = io.StringIO()
-        >>> with Progress(total_steps=10, done=0, epochs=1, stream=shown) as progress:
+        >>> with EpochProgress(total_steps=10, done=0, epochs=1, stream=shown) as progress:
         ...     progress.epoch_end({"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.25, "validation_accuracy": 0.5,
         ...                         "images_per_second": 900.0}, step=10, best=True)
         >>> print(shown.getvalue().strip())
@@ -125,21 +125,14 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> EpochProgress:
         if self.show and self.stream.isatty():
             try:
-                from rich.console import Console
                 from rich.progress import BarColumn, TextColumn
-                from rich.progress import Progress as RichProgress
             except ImportError:
                 return self
-            self._bar = RichProgress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.fields[text]}"),
-                console=Console(file=self.stream),
-                transient=True,
-            )
+            columns = TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}")
+            self._bar = progress_bar(*columns, stream=self.stream)
             self._bar.start()
             self._task = self._bar.add_task("", total=self.total_steps, completed=self.first, text="")
         return self

@@ -31,7 +31,6 @@ from mixaug._checks import (
 from mixaug.losses import SHAPES as EPS_SHAPES
 from mixaug.mixing_sets.named import folder_text
 from mixaug.models.activation import ACTIVATIONS, GRANULARITIES, NEW_LAYERS, PLACEMENTS, Activation
-from mixaug.train import settings as learned_mixing
 from mixaug.train.schedules import SCHEDULES
 from mixaug.transforms.ipmix import LEVELS, STRUCTURES
 
@@ -196,7 +195,7 @@ def check_learned_mixing(settings: TrainSettings) -> None:
 
 
 #: Methods of ``mixaug train``, in the order of its help. Their steps are in ``mixaug.train.methods``.
-METHOD_NAMES = ("standard", *AUGMENTED_METHODS, *ADVERSARIAL_METHODS, learned_mixing.METHOD)
+METHOD_NAMES = ("standard", *AUGMENTED_METHODS, *ADVERSARIAL_METHODS, METHOD)
 #: Methods with an augmented view of each image, for which the Jensen-Shannon loss is defined.
 CONSISTENT_METHODS = ("augmix", "ipmix")
 #: Precisions of the forward pass.

@@ -443,7 +443,7 @@ def test_progress_in_a_terminal_and_elsewhere(tmp_path, monkeypatch, capsys):
     assert line.startswith("epoch 1/1  loss ") and "images/s" in line and "left" in line and line.count("\n") == 1
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(loop.Progress, "INTERVAL", 0.0)
+    monkeypatch.setattr(loop.EpochProgress, "INTERVAL", 0.0)
     monkeypatch.setenv("TERM", "xterm")
     train(settings(tmp_path / "b", epochs=1), parts(), progress=True)
     assert "epoch 1/1" in terminal.text and "accuracy" in terminal.text and "images/s" in terminal.text

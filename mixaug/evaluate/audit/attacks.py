@@ -75,7 +75,7 @@ class Followed(nn.Module):
         return logits + (images.flatten(1).sum(1, keepdim=True) * 0).to(logits)  # never cut off, never another value
 
 
-class Subject:
+class AuditedModel:
     """A model with the images that it gets: what every attack of an audit is run on.
 
     Args:
@@ -213,7 +213,7 @@ _NOISE_DRAWS = 8
 
 
 @dataclass(frozen=True)
-class Plan:
+class AttackSettings:
     """The settings of an audit's attacks.
 
     Args:
@@ -266,7 +266,7 @@ class Averaged(nn.Module):
         return torch.stack([self.model(images) for _ in range(self.draws)]).mean(0)
 
 
-def attacked(subject: Subject, name: str, plan: Plan, right: Tensor) -> dict[str, Tensor]:
+def attacked(audited: AuditedModel, name: str, settings: AttackSettings, right: Tensor) -> dict[str, Tensor]:
     """Right or wrong and confidence of all images after an attack on those that were right before.
 
     Args:
@@ -278,12 +278,12 @@ def attacked(subject: Subject, name: str, plan: Plan, right: Tensor) -> dict[str
     Returns:
         ``right`` (n,) bool and ``confidence`` (n,) float32, on the CPU; 0 for an image that was not attacked.
     """
-    images, labels = subject.images[right.to(subject.images.device)], subject.labels[right.to(subject.labels.device)]
+    images, labels = audited.images[right.to(audited.images.device)], audited.labels[right.to(audited.labels.device)]
     still = torch.ones(len(images), dtype=torch.bool)
     sure: list[Tensor] = []
-    with subject.drawing(name) as generator, _quiet(), gradients_kept(subject.model):
-        for adversarial in _adversarial(subject, name, plan, images, labels, generator):
-            kept, confidence = subject.scored(adversarial, labels)
+    with audited.drawing(name) as generator, _quiet(), gradients_kept(audited.model):
+        for adversarial in _adversarial(audited, name, settings, images, labels, generator):
+            kept, confidence = audited.scored(adversarial, labels)
             still &= kept
             sure.append(confidence)
     everywhere = torch.zeros(len(right), dtype=torch.bool)
@@ -294,34 +294,39 @@ def attacked(subject: Subject, name: str, plan: Plan, right: Tensor) -> dict[str
 
 
 def _adversarial(
-    subject: Subject, name: str, plan: Plan, images: Tensor, labels: Tensor, generator: torch.Generator
+    audited: AuditedModel,
+    name: str,
+    settings: AttackSettings,
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
 ) -> Iterator[Tensor]:
     """The images that an attack makes, one or more for each; an image counts as fooled if one of them fools."""
-    model, eps, size = subject.model, plan.radius(name), subject.batch_size
-    steady = subject.repeats == 1  # one lucky draw of a random model is no reason to stop
+    model, eps, size = audited.model, settings.radius(name), audited.batch_size
+    steady = audited.repeats == 1  # one lucky draw of a random model is no reason to stop
     if name == "noise":
         for _ in range(_NOISE_DRAWS):
             yield (images + eps * signs_like(images, generator)).clamp(0, 1)
     elif name == "grey":
         yield torch.full_like(images, 0.5)
-    elif name == "transfer" and plan.surrogate is not None:
+    elif name == "transfer" and settings.surrogate is not None:
         attack = PGD(eps, eps / 4, STEPS, generator=generator, objective=margin, batch_size=size)
-        yield attack(plan.surrogate, images, labels)
+        yield attack(settings.surrogate, images, labels)
     elif name.startswith("radius"):
         for objective in (cross_entropy, margin):
             yield _pgd(eps, size, generator, objective, steady)(model, images, labels)
     elif name == "averaged":
         attack = PGD(eps, eps / 4, STEPS, generator=generator, objective=margin, batch_size=size)
-        yield attack(Averaged(model, plan.draws), images, labels)
+        yield attack(Averaged(model, settings.draws), images, labels)
     else:
         yield {
             "fgsm": lambda: FGSM(eps, batch_size=size),
             "pgd-ce": lambda: _pgd(eps, size, generator, cross_entropy, steady),
-            "pgd-stretched": lambda: _pgd(eps, size, generator, _Stretched(plan.stretch), steady),
+            "pgd-stretched": lambda: _pgd(eps, size, generator, _Stretched(settings.stretch), steady),
             "pgd-margin": lambda: _pgd(eps, size, generator, margin, steady),
             "apgd-ce": lambda: APGD(eps, _AUTO_STEPS, generator=generator, batch_size=size),
             "apgd-dlr": lambda: APGD(eps, _AUTO_STEPS, "dlr", generator=generator, batch_size=size),
-            "square": lambda: Square(eps, plan.square_queries, generator=generator, rescale=True, batch_size=size),
+            "square": lambda: Square(eps, settings.square_queries, generator=generator, rescale=True, batch_size=size),
             "spsa": lambda: SPSA(
                 eps,
                 eps / 5,

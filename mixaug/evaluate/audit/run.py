@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ from mixaug.evaluate.audit.attacks import (
     LARGE,
     REPEATS,
     WHITE_BOX,
-    Plan,
-    Subject,
+    AttackSettings,
+    AuditedModel,
     attacked,
     left_as_it_was,
 )
@@ -47,14 +48,14 @@ class AuditRun:
 
     def __init__(
         self,
-        subject: Subject,
-        plan: Plan,
+        audited: AuditedModel,
+        settings: AttackSettings,
         thresholds: Thresholds,
         keep: Keep | None,
         advance: Callable[[str], None] | None,
     ) -> None:
-        self._subject = subject
-        self._plan = plan
+        self._audited = audited
+        self._settings = settings
         self._thresholds = thresholds
         self._keep = keep
         self._advance = advance
@@ -68,58 +69,58 @@ class AuditRun:
         """Runs what is to be run, and applies the rules."""
         self._probe()
         evidence = Evidence(
-            self._right, self._measures, self._left_out, self._plan.eps, self._thresholds, self._subject.seed
+            self._right, self._measures, self._left_out, self._settings.eps, self._thresholds, self._audited.seed
         )
         self._attack(WHITE_BOX, evidence.too_few)
         why = evidence.nothing_left
         self._attack((*BLACK_BOX, "noise"), why)
-        if self._plan.surrogate is None:
+        if self._settings.surrogate is None:
             self._left_out["transfer"] = "No surrogate was given."
         else:
             self._attack(("transfer",), why)
-        steady = None if self._subject.repeats > 1 else "Equal calls give equal logits: there is nothing to average."
+        steady = None if self._audited.repeats > 1 else "Equal calls give equal logits: there is nothing to average."
         self._attack(("averaged",), why or steady)
         self._attack(("radius-half",), why)
-        large = f"The radius is {LARGE} or more by itself." if self._plan.eps >= LARGE else None
-        above = f"Twice the radius is {LARGE} or more." if 2 * self._plan.eps >= LARGE else None
+        large = f"The radius is {LARGE} or more by itself." if self._settings.eps >= LARGE else None
+        above = f"Twice the radius is {LARGE} or more." if 2 * self._settings.eps >= LARGE else None
         self._attack(("radius-double",), why or above)
         self._attack(("radius-large", "grey"), why or large)
         checks = all_checks(evidence)
         return Audit(
             checks=checks,
             verdict=verdict_of(checks, evidence),
-            eps=self._plan.eps,
+            eps=self._settings.eps,
             right=self._right,
             confidence=self._confidence,
             measures=self._measures,
             left_out=self._left_out,
             thresholds=self._thresholds,
             settings={
-                "seed": self._subject.seed,
-                "square_queries": self._plan.square_queries,
-                "draws": self._plan.draws,
+                "seed": self._audited.seed,
+                "square_queries": self._settings.square_queries,
+                "draws": self._settings.draws,
                 "classes": self._classes,
-                "repeats": self._subject.repeats,
-                "gradient": not self._subject.model.cut_off,
+                "repeats": self._audited.repeats,
+                "gradient": not self._audited.model.cut_off,
             },
         )
 
     def _probe(self) -> None:
         """Clean images, equal calls, gradients."""
-        subject = self._subject
-        self._classes = subject.logits(subject.images[:1]).shape[1]
-        check_class_range("labels", subject.labels, self._classes)
+        audited = self._audited
+        self._classes = audited.logits(audited.images[:1]).shape[1]
+        check_class_range("labels", audited.labels, self._classes)
         if self._classes < 2:
             raise ValueError(f"model must have 2 classes or more to be attacked, got logits of {self._classes}")
-        subject.find_cut()
+        audited.find_cut()
         clean = self._computed("clean", self._clean)
         if bool(clean["changed"].any()):
-            subject.repeats = REPEATS
+            audited.repeats = REPEATS
         self._right["clean"], self._confidence["clean"] = clean["right"], clean["confidence"]
         self._measures |= {name: clean[name] for name in ("changed", "turned", "gap")}
         gap = float(clean["gap"].median())
         if 0 < gap < _FLAT:
-            self._plan = dataclasses.replace(self._plan, stretch=1 / gap)
+            self._settings = dataclasses.replace(self._settings, stretch=1 / gap)
         self._measures |= self._computed("gradients", self._gradients)
 
     def _attack(self, names: tuple[str, ...], why: str | None) -> None:
@@ -132,14 +133,14 @@ class AuditRun:
                 continue
             found = self._computed(
                 name,
-                lambda name=name: attacked(self._subject, name, self._plan, self._right["clean"]),  # type: ignore[misc]
+                lambda name=name: attacked(self._audited, name, self._settings, self._right["clean"]),  # type: ignore[misc]
             )
             self._right[name], self._confidence[name] = found["right"], found["confidence"]
 
     def _why_not(self, name: str) -> str | None:
-        if name in ADAPTED and not self._plan.installed:
+        if name in ADAPTED and not self._settings.installed:
             return f"{name} needs pyautoattack: pip install 'mixaug[attacks]'."
-        if name == "pgd-stretched" and self._plan.stretch == 1:
+        if name == "pgd-stretched" and self._settings.stretch == 1:
             return "The logits are not flat: there is nothing to stretch."
         if name == "apgd-dlr" and self._classes < 3:
             return f"APGD-DLR needs 3 classes or more, and there are {self._classes}."
@@ -155,24 +156,24 @@ class AuditRun:
             self._advance(name)
 
     def _clean(self) -> dict[str, Tensor]:
-        subject = self._subject
-        with subject.drawing("clean"):
-            changed, turned = subject.differences()
-            subject.repeats = REPEATS if bool(changed.any()) else 1
-            right, confidence = subject.scored(subject.images, subject.labels)
-            two = subject.logits(subject.images).topk(2, 1).values
+        audited = self._audited
+        with audited.drawing("clean"):
+            changed, turned = audited.differences()
+            audited.repeats = REPEATS if bool(changed.any()) else 1
+            right, confidence = audited.scored(audited.images, audited.labels)
+            two = audited.logits(audited.images).topk(2, 1).values
         gap = (two[:, 0] - two[:, 1]).cpu()
         return {"right": right, "confidence": confidence, "changed": changed, "turned": turned, "gap": gap}
 
     def _gradients(self) -> dict[str, Tensor]:
         """Where there is no gradient, and how far it turns a quarter of the radius away."""
-        subject = self._subject
-        images, labels = subject.images, subject.labels
-        with subject.drawing("gradients") as generator:
-            here = subject.gradients(images, labels, margin)
-            near = (images + self._plan.eps / 4 * signs_like(images, generator)).clamp(0, 1)
-            there = subject.gradients(near, labels, margin)
-            entropy = subject.gradients(images, labels, cross_entropy)
+        audited = self._audited
+        images, labels = audited.images, audited.labels
+        with audited.drawing("gradients") as generator:
+            here = audited.gradients(images, labels, margin)
+            near = (images + self._settings.eps / 4 * signs_like(images, generator)).clamp(0, 1)
+            there = audited.gradients(near, labels, margin)
+            entropy = audited.gradients(images, labels, cross_entropy)
         nothing = [(each == 0).flatten(1).all(1) for each in (here, there, entropy)]
         cosine = nn.functional.cosine_similarity(_unit(here), _unit(there), dim=1)
         cosine[nothing[0] | nothing[1]] = torch.nan
@@ -343,13 +344,14 @@ def audit_images(
     _check_arguments(model, images, labels, eps, surrogate, thresholds, seed, batch_size)
     square_queries = check_int("square_queries", square_queries, 1)
     draws = check_int("draws", draws, 2)
-    plan = Plan(float(eps), square_queries, draws, surrogate)
-    with left_as_it_was(model):
-        if surrogate is None:
-            return AuditRun(Subject(model, images, labels, seed, batch_size), plan, thresholds, keep, advance).audit()
-        home = home_of(surrogate)
-        with on_device(surrogate, home, images.device), left_as_it_was(surrogate):
-            return AuditRun(Subject(model, images, labels, seed, batch_size), plan, thresholds, keep, advance).audit()
+    settings = AttackSettings(float(eps), square_queries, draws, surrogate)
+    with ExitStack() as guards:
+        guards.enter_context(left_as_it_was(model))
+        if surrogate is not None:
+            guards.enter_context(on_device(surrogate, home_of(surrogate), images.device))
+            guards.enter_context(left_as_it_was(surrogate))
+        audited = AuditedModel(model, images, labels, seed, batch_size)
+        return AuditRun(audited, settings, thresholds, keep, advance).audit()
 
 
 def _check_arguments(

@@ -30,7 +30,7 @@ from mixaug.train.batches import (
 from mixaug.train.data import DataParts, load_data
 from mixaug.train.descent import Descent
 from mixaug.train.methods.step import StepResult
-from mixaug.train.record import Progress
+from mixaug.train.record import EpochProgress
 from mixaug.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Tuning:
             layer.requires_grad_(True).train()
         self.descent = Descent(model, settings, self.total_steps, self.steps)
 
-    def one_epoch(self, epoch: int, started: float, shown: Progress) -> dict[str, float]:
+    def one_epoch(self, epoch: int, started: float, shown: EpochProgress) -> dict[str, float]:
         """Trains for an epoch, from 0, and measures the validation part."""
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
         order = epoch_order(len(cast(Any, self.data.train)), self.settings.seed, epoch)[: self.steps * self.batch_size]
@@ -292,7 +292,7 @@ def transfer(
         (179, 1, 1)
     """
     # Not above: the training package brings in a thousand modules that the rest of an evaluation does without.
-    from mixaug.train.record import Progress
+    from mixaug.train.record import EpochProgress
     from mixaug.train.settings import TrainSettings
 
     probe = check_flag("probe", probe)
@@ -312,7 +312,7 @@ def transfer(
         torch.manual_seed(seed)
         tuned, new = with_new_output(model, parts)
         tuning = Tuning(tuned.to(target).to(memory_format=torch.channels_last), new, parts, settings, target, probe)
-        with Progress(tuning.total_steps, 0, epochs, progress) as shown:
+        with EpochProgress(tuning.total_steps, 0, epochs, progress) as shown:
             history = tuple(tuning.one_epoch(epoch, started, shown) for epoch in range(epochs))
         _, right = tuning.measured(parts.test)
     count = len(cast(Any, parts.test))

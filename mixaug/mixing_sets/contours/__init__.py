@@ -8,10 +8,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from mixaug._checks import MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_int, check_seed
 from mixaug.mixing_sets.drawing import Stream, direction, draw_accepted, draw_palette, mix
 from mixaug.mixing_sets.richness import PREVIEW_SIZE, Richness, richness
-from mixaug.mixing_sets.sources import Source, check_kinds
+from mixaug.mixing_sets.sources import Source, check_draw, empty_pictures
 from mixaug.mixing_sets.threads import on_threads
 
 MAX_FIGURES = 14
@@ -311,12 +310,7 @@ def sample_contours(
         >>> len(params)
         2
     """
-    count = check_int("count", count, 1, MAX_PICTURES)
-    seed = check_seed("seed", seed)
-    start = check_int("start", start, 0, MAX_SEED)
-    if threads is not None:
-        threads = check_int("threads", threads, 1, MAX_THREADS)
-    chosen = check_kinds(kinds, KINDS)
+    count, seed, start, chosen, threads = check_draw(count, seed, start, kinds, KINDS, threads)
 
     def accepted(draws: list[Drawing]) -> list[bool]:
         previews = np.empty((len(draws), 3, PREVIEW_SIZE, PREVIEW_SIZE), np.uint8)
@@ -418,12 +412,7 @@ def render_contours(params: ContourParams, size: int = 256, *, threads: int | No
         >>> render_contours(sample_contours(1), size=32).shape
         torch.Size([1, 3, 32, 32])
     """
-    if not isinstance(params, ContourParams):
-        raise TypeError(f"params must be a ContourParams, got {type(params).__name__}")
-    size = check_int("size", size, 8, MAX_SIDE)
-    if threads is not None:
-        threads = check_int("threads", threads, 1, MAX_THREADS)
-    out = np.empty((len(params), 3, size, size), np.uint8)
+    out, threads = empty_pictures(params, ContourParams, size, threads)
     _render(params.packed(), out, threads)
     return torch.from_numpy(out)
 

@@ -16,10 +16,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from mixaug._checks import MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_int, check_seed
 from mixaug.mixing_sets.drawing import TABLE_SIZE, Stream, direction, draw_accepted, draw_palette, mix, oklab_to_rgb
 from mixaug.mixing_sets.richness import PREVIEW_SIZE, richness
-from mixaug.mixing_sets.sources import Source, check_kinds
+from mixaug.mixing_sets.sources import Source, check_draw, empty_pictures
 from mixaug.mixing_sets.threads import on_threads
 
 KINDS = ("squares", "oriented", "shapes", "textured")
@@ -228,12 +227,7 @@ def sample_dead_leaves(
         >>> len(params)
         2
     """
-    count = check_int("count", count, 1, MAX_PICTURES)
-    seed = check_seed("seed", seed)
-    start = check_int("start", start, 0, MAX_SEED)
-    if threads is not None:
-        threads = check_int("threads", threads, 1, MAX_THREADS)
-    chosen = check_kinds(kinds, KINDS)
+    count, seed, start, chosen, threads = check_draw(count, seed, start, kinds, KINDS, threads)
 
     def accepted(rows: list[dict[str, object]]) -> list[bool]:
         previews = np.empty((len(rows), 3, PREVIEW_SIZE, PREVIEW_SIZE), np.uint8)
@@ -296,12 +290,7 @@ def render_dead_leaves(params: DeadLeavesParams, size: int = 256, *, threads: in
         >>> render_dead_leaves(sample_dead_leaves(1), size=32).shape
         torch.Size([1, 3, 32, 32])
     """
-    if not isinstance(params, DeadLeavesParams):
-        raise TypeError(f"params must be a DeadLeavesParams, got {type(params).__name__}")
-    size = check_int("size", size, 8, MAX_SIDE)
-    if threads is not None:
-        threads = check_int("threads", threads, 1, MAX_THREADS)
-    out = np.empty((len(params), 3, size, size), np.uint8)
+    out, threads = empty_pictures(params, DeadLeavesParams, size, threads)
     _render(params, out, threads)
     return torch.from_numpy(out)
 

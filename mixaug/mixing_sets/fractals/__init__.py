@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixaug._checks import MAX_COUNT, MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_int, check_seed
+from mixaug._checks import MAX_COUNT, check_int
 from mixaug.mixing_sets.drawing import draw_accepted
 from mixaug.mixing_sets.fractals.draws import IMAGE, KIND_SHARES, FractalParams, Packed, draw, numbers, unpack
 from mixaug.mixing_sets.richness import PREVIEW_SIZE, richness
-from mixaug.mixing_sets.sources import Source, check_kinds
+from mixaug.mixing_sets.sources import Source, check_draw, empty_pictures
 from mixaug.mixing_sets.threads import on_threads
 
 ITERATIONS = 200
@@ -73,12 +73,7 @@ def sample_fractals(
         >>> len(params)
         2
     """
-    count = check_int("count", count, 1, MAX_PICTURES)
-    seed = check_seed("seed", seed)
-    start = check_int("start", start, 0, MAX_SEED)
-    if threads is not None:
-        threads = check_int("threads", threads, 1, MAX_THREADS)
-    chosen = check_kinds(kinds, KINDS)
+    count, seed, start, chosen, threads = check_draw(count, seed, start, kinds, KINDS, threads)
 
     from mixaug.mixing_sets.fractals import kernels as _kernels
 
@@ -165,14 +160,9 @@ def render_fractals(
     """
     from mixaug.mixing_sets.fractals import kernels as _kernels
 
-    if not isinstance(params, FractalParams):
-        raise TypeError(f"params must be a FractalParams, got {type(params).__name__}")
-    size = check_int("size", size, 8, MAX_SIDE)
     iterations = check_int("iterations", iterations, 1, MAX_COUNT)
     samples = check_int("samples", samples, 1, 8)
-    if threads is not None:
-        threads = check_int("threads", threads, 1, MAX_THREADS)
-    out = np.empty((len(params), 3, size, size), np.uint8)
+    out, threads = empty_pictures(params, FractalParams, size, threads)
     packed = params.packed()
     tasks = [task for i in range(len(params)) for task in _bands(packed.row(i), out[i], iterations, samples)]
     on_threads(_render_band, tasks, _kernels.render_rows, threads)

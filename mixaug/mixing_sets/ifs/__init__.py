@@ -11,11 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from mixaug._checks import MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_int, check_seed
 from mixaug.mixing_sets.drawing import Stream, draw_accepted, draw_palettes, mix
 from mixaug.mixing_sets.ifs.render import IFS, KINDS, LANES, MOST_MAPS, IFSParams, paint, settle, stack
 from mixaug.mixing_sets.richness import PREVIEW_SIZE, richness
-from mixaug.mixing_sets.sources import Source, check_kinds
+from mixaug.mixing_sets.sources import Source, check_draw, empty_pictures
 from mixaug.mixing_sets.threads import on_threads
 
 _TAG = 0x1F5
@@ -165,10 +164,7 @@ def sample_ifs(
         >>> len(params)
         2
     """
-    count = check_int("count", count, 1, MAX_PICTURES)
-    seed = check_seed("seed", seed)
-    start = check_int("start", start, 0, MAX_SEED)
-    chosen = check_kinds(kinds, KINDS)
+    count, seed, start, chosen, threads = check_draw(count, seed, start, kinds, KINDS, threads)
 
     def accepted(draws: list[IFS]) -> list[bool]:
         previews = np.empty((len(draws), 3, PREVIEW_SIZE, PREVIEW_SIZE), np.uint8)
@@ -228,12 +224,7 @@ def render_ifs(params: IFSParams, size: int = 256, threads: int | None = None) -
         >>> render_ifs(sample_ifs(1), size=32).shape
         torch.Size([1, 3, 32, 32])
     """
-    if not isinstance(params, IFSParams):
-        raise TypeError(f"params must be an IFSParams, got {type(params).__name__}")
-    size = check_int("size", size, 8, MAX_SIDE)
-    if threads is not None:
-        threads = check_int("threads", threads, 1, MAX_THREADS)
-    out = np.empty((len(params), 3, size, size), np.uint8)
+    out, threads = empty_pictures(params, IFSParams, size, threads)
     _render(params.rows(), out, threads)
     return torch.from_numpy(out)
 

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixaug._checks import MAX_PICTURES, MAX_SEED, MAX_SIDE, MAX_THREADS, check_int, check_seed
-from mixaug.mixing_sets import spectrum as _measured
 from mixaug.mixing_sets.drawing import Stream, draw_accepted, mix
-from mixaug.mixing_sets.sources import MIN_SIZE, Source, check_kinds
+from mixaug.mixing_sets.sources import Source, check_draw, empty_pictures
 from mixaug.mixing_sets.threads import on_threads
 
 KINDS = ("spectrum", "spectrum-colours", "wavelet", "wavelet-colours")
@@ -114,7 +112,7 @@ def _draw_colours(s: Stream) -> list[float]:
     """The 9 numbers of a picture's colours (see `_spectrum_statistics`)."""
     normal = [_normal(s) for _ in range(9)]
     vector = []
-    for mean, row in zip(_measured.COLOUR_MEAN, _measured.COLOUR_FACTOR, strict=True):
+    for mean, row in zip(COLOUR_MEAN, COLOUR_FACTOR, strict=True):
         for value, weight in zip(normal, row, strict=False):
             mean = mean + weight * value  # in a fixed order: `_colourful` compares the sum with limits
         vector.append(mean)
@@ -202,12 +200,7 @@ def sample_spectrum(
         >>> len(sample_spectrum(2, seed=7))
         2
     """
-    count = check_int("count", count, 1, MAX_PICTURES)
-    seed = check_seed("seed", seed)
-    start = check_int("start", start, 0, MAX_SEED)
-    if threads is not None:
-        threads = check_int("threads", threads, 1, MAX_THREADS)
-    chosen = check_kinds(kinds, KINDS)
+    count, seed, start, chosen, threads = check_draw(count, seed, start, kinds, KINDS, threads)
     accepted, attempts = draw_accepted(
         count,
         lambda row, attempt: _draw(seed, start + row, attempt, chosen),
@@ -218,7 +211,7 @@ def sample_spectrum(
     columns = {name: torch.from_numpy(np.array([draw[name] for draw in draws])) for name in draws[0]}
     colours = columns.pop("colours")
     colours[:, 4:6] += _VIVID * (columns["kind"] >= KINDS.index("wavelet")).to(torch.float64)[:, None]
-    axes = torch.from_numpy(_measured.OPPONENT)
+    axes = torch.from_numpy(OPPONENT)
     low = torch.diag_embed(colours[:, 3:6].exp())  # the Cholesky factor; smooth, so no bit of it matters
     low[:, 1, 0], low[:, 2, 0] = colours[:, 6] * low[:, 0, 0], colours[:, 7] * low[:, 0, 0]
     low[:, 2, 1] = colours[:, 8] * low[:, 1, 1]
@@ -340,14 +333,10 @@ def render_spectrum(params: SpectrumParams, size: int = 256, *, threads: int | N
         >>> render_spectrum(sample_spectrum(1), size=32).shape
         torch.Size([1, 3, 32, 32])
     """
-    if not isinstance(params, SpectrumParams):
-        raise TypeError(f"params must be a SpectrumParams, got {type(params).__name__}")
-    size = check_int("size", size, MIN_SIZE, MAX_SIDE)
-    if threads is not None:
-        threads = check_int("threads", threads, 1, MAX_THREADS)
+    out, threads = empty_pictures(params, SpectrumParams, size, threads)
+    size = out.shape[-1]
     from mixaug.mixing_sets.spectrum import kernels as _kernels
 
-    out = np.empty((len(params), 3, size, size), np.uint8)
     pixel = _pixel(size)
     mixing, mean = params.mixing.numpy().astype(np.float32), params.mean.numpy().astype(np.float32)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mixaug._checks import check_choice, check_int
 from mixaug.nn.activations import DReLU, SReLU, above_zero
 from mixaug.nn.replace.calls import take_over
-from mixaug.nn.replace.find import Plan, Watch, passes, plan
+from mixaug.nn.replace.find import Sites, Watch, find_sites, passes
 from mixaug.nn.replace.swap import ReLUReport, ReLUSite, Swap
 from mixaug.nn.trace import check_plain, look_at
 
@@ -337,11 +337,11 @@ def _warn_if_capped(model: nn.Module, sites: list[ReLUSite], init: float, exampl
         )
 
 
-def _look(model: nn.Module, example_input: Any, granularity: str, done: dict[str, ReLUSite], lost: set[str]) -> Plan:
+def _look(model: nn.Module, example_input: Any, granularity: str, done: dict[str, ReLUSite], lost: set[str]) -> Sites:
     try:
-        found = look_at(model, example_input, lambda v, inputs: plan(v, inputs, granularity, done, strict=True))
+        found = look_at(model, example_input, lambda v, inputs: find_sites(v, inputs, granularity, done, strict=True))
     except ValueError:  # maybe the training pass asks for targets
-        found = look_at(model, example_input, lambda v, inputs: plan(v, inputs, granularity, done, strict=False))
+        found = look_at(model, example_input, lambda v, inputs: find_sites(v, inputs, granularity, done, strict=False))
     for group in found.groups:
         for _, site in group.sites:
             if site.name in lost:

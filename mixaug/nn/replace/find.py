@@ -15,10 +15,10 @@ from mixaug.nn.replace.calls import Call, Line, Recorder, ReLUSites
 from mixaug.nn.replace.swap import Edit, Group, ReLUSite, edits_of, original_class, place, why_not
 
 __all__ = [
-    "Plan",
+    "Sites",
     "Watch",
+    "find_sites",
     "passes",
-    "plan",
 ]
 
 
@@ -95,7 +95,7 @@ _FUNCTIONAL = "relu_calls"
 
 
 @dataclass
-class Plan:
+class Sites:
     """All sites of a model.
 
     Args:
@@ -119,9 +119,9 @@ class Plan:
         return sorted(sites, key=lambda site: site.order)
 
 
-def plan(
+def find_sites(
     view: nn.Module, inputs: tuple[Tensor, ...], granularity: str, done: dict[str, ReLUSite], strict: bool
-) -> Plan:
+) -> Sites:
     """Runs a copy of a model and gives its sites.
 
     Args:
@@ -178,14 +178,14 @@ class _Finder:
         """A recorder that notes the layers of earlier swaps too."""
         return _Recorder(self)
 
-    def find(self, runs: list[list[Call]]) -> Plan:
+    def find(self, runs: list[list[Call]]) -> Sites:
         """The sites of what was recorded."""
         # The training pass, the last one, has the auxiliary heads at their places.
         order = [call for run in reversed(runs) for call in run if not self._in_capped(call)]
         by_module: dict[int, list[Call]] = {}
         by_owner: dict[int, list[Call]] = {}
         by_place: dict[Any, list[Call]] = {}  # of those without a line
-        self.plan = Plan(kinds=self.kinds)
+        self.sites = Sites(kinds=self.kinds)
         self.order: dict[int, int] = {id(call): i for i, call in enumerate(order)}
         for call in order:
             if call.module is not None:
@@ -204,9 +204,9 @@ class _Finder:
         for child in self.unreached.values():
             self._never(child)
         for script in self.scripts:
-            self.plan.left.append((ReLUSite(script, "TorchScript", (), 1, -1, False), "it is TorchScript"))
+            self.sites.left.append((ReLUSite(script, "TorchScript", (), 1, -1, False), "it is TorchScript"))
         self._number()
-        return self.plan
+        return self.sites
 
     def _in_capped(self, call: Call) -> bool:
         """Whether it is a capped layer's own operation."""
@@ -247,14 +247,14 @@ class _Finder:
                     if any(reasons):
                         count = sum(map(len, lines))
                         text = f"called {count} times in a pass: {next(filter(None, reasons))}"
-                        self.plan.left.append((self._site(run, name), text))
+                        self.sites.left.append((self._site(run, name), text))
                     else:
                         self._add(group, str(index + number), run, name)
                 if not any(reasons):
                     group.edits.append(self._edit(runs[0][0], "", index, len(runs)))
                 index += len(runs)
         if group.sites:
-            self.plan.groups.append(group)
+            self.sites.groups.append(group)
 
     def _container(self, calls: list[Call], module: ReLUSites, owner: nn.Module, attribute: str) -> None:
         group = Group(self.names[id(owner)], attribute)
@@ -266,7 +266,7 @@ class _Finder:
                 continue
             self._again(group, edit, runs, module, self._join(owner, attribute))
         if group.sites:
-            self.plan.groups.append(group)
+            self.sites.groups.append(group)
 
     # The functional calls in the methods of one module.
 
@@ -294,7 +294,7 @@ class _Finder:
                     self._add(fresh, name, run, self._join(owner, f"{attribute}.{name}"))
                 fresh.edits.append(self._edit(call, attribute, index, len(runs)))
                 index += len(runs)
-        self.plan.groups += [group for group in (fresh, again) if group.sites]
+        self.sites.groups += [group for group in (fresh, again) if group.sites]
 
     def _functional_reason(self, call: Call, looped: bool) -> str:
         owner = cast(Line, call.line).owner
@@ -349,7 +349,7 @@ class _Finder:
     def _add(self, group: Group, key: str | None, calls: list[Call], name: str) -> None:
         site, reason = self._site(calls, name), self._differs(calls)
         if reason:
-            self.plan.left.append((site, reason))
+            self.sites.left.append((site, reason))
         if not reason or group.fresh:  # a new container needs all its layers
             group.sites.append((key, site))
 
@@ -365,7 +365,7 @@ class _Finder:
         return ""
 
     def _done(self, calls: list[Call], name: str) -> None:
-        self.plan.swapped.append(replace(self.done[name], order=self.order[id(calls[0])]))
+        self.sites.swapped.append(replace(self.done[name], order=self.order[id(calls[0])]))
 
     def _site(self, calls: list[Call], name: str) -> ReLUSite:
         call = calls[0]
@@ -373,16 +373,16 @@ class _Finder:
 
     def _leave(self, calls: list[Call], what: str, reason: str, owner: nn.Module | None = None) -> None:
         name = self._join(owner or calls[0].caller, what or calls[0].kind)
-        taken = {site.name for site, _ in self.plan.left}
+        taken = {site.name for site, _ in self.sites.left}
         number = sum(other == name or other.startswith(f"{name}#") for other in taken)
-        self.plan.left.append((self._site(calls, f"{name}#{number}" if number else name), reason))
+        self.sites.left.append((self._site(calls, f"{name}#{number}" if number else name), reason))
 
     def _never(self, child: nn.Module) -> None:
         owner, attribute = self.home[id(child)]
         if not self._in_done(owner) and not (isinstance(owner, ReLUSites)):
             kind = "nn.ReLU6" if isinstance(child, nn.ReLU6) else "nn.ReLU"
             site = ReLUSite(self._join(owner, attribute), kind, (), 1, -1, bool(child.inplace))
-            self.plan.left.append((site, "not reached in the recording pass"))
+            self.sites.left.append((site, "not reached in the recording pass"))
 
     def _in_done(self, owner: nn.Module) -> bool:
         """Whether a layer of an earlier swap holds it."""
@@ -391,17 +391,17 @@ class _Finder:
 
     def _number(self) -> None:
         """Counts the order without gaps."""
-        sites = [site for group in self.plan.groups for _, site in group.sites if site.order >= 0]
-        sites += self.plan.swapped + [site for site, _ in self.plan.left if site.order >= 0]
+        sites = [site for group in self.sites.groups for _, site in group.sites if site.order >= 0]
+        sites += self.sites.swapped + [site for site, _ in self.sites.left if site.order >= 0]
         numbers = {order: i for i, order in enumerate(sorted({site.order for site in sites}))}
 
         def numbered(site: ReLUSite) -> ReLUSite:
             return replace(site, order=numbers[site.order]) if site.order >= 0 else site
 
-        for group in self.plan.groups:
+        for group in self.sites.groups:
             group.sites = [(key, numbered(site)) for key, site in group.sites]
-        self.plan.swapped = sorted(map(numbered, self.plan.swapped), key=lambda site: site.order)
-        self.plan.left = [(numbered(site), reason) for site, reason in self.plan.left]
+        self.sites.swapped = sorted(map(numbered, self.sites.swapped), key=lambda site: site.order)
+        self.sites.left = [(numbered(site), reason) for site, reason in self.sites.left]
 
 
 def _scripted_relu(module: torch.jit.ScriptModule) -> bool:
