@@ -413,7 +413,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         epochs="default 15; CIFAR-10 10, on a GPU 30",
         only="adautomix-s",
     )
-    options = command.parsed(parser, arguments, ("epochs", "limit", "seeds", "threads", "jobs"))
+    options = command.parsed(parser, arguments)
     if options.momentum is not None and not 0 <= options.momentum <= 1:
         parser.error(f"--momentum must be from 0 to 1, got {options.momentum}")
     if not 0 <= options.generator_lr < math.inf:

@@ -704,7 +704,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         only="dynamic-mixcut",
     )
     parser.add_argument("--steps", type=int, help="optimiser steps in place of epochs")
-    return command.parsed(parser, arguments, ("epochs", "steps", "limit", "seeds", "threads", "jobs"))
+    return command.parsed(parser, arguments, "steps")
 
 
 def main() -> int:

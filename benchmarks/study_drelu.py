@@ -967,7 +967,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         epochs="default 20; paper 100",
         only="lambda-3",
     )
-    return command.parsed(parser, arguments, ("features", "epochs", "limit", "seeds", "threads", "jobs"))
+    return command.parsed(parser, arguments, "features")
 
 
 def _lambdas(text: str) -> tuple[float, ...]:

@@ -377,7 +377,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a handful of images, into runs/study_ipmix_quick")
     parser.add_argument("--one", nargs=3, metavar=("DATA", "VARIANT", "SEED"), help=argparse.SUPPRESS)
     folders = ("study_ipmix", "study_ipmix_quick")
-    options = command.parsed(parser, arguments, ("epochs", "limit", "seeds", "threads", "jobs"), folders)
+    options = command.parsed(parser, arguments, folders=folders)
     if options.cifar_only and options.cifar is None:
         parser.error("--cifar-only must be used with --cifar")
     return options

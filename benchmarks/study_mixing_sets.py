@@ -527,7 +527,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--report-only", action="store_true", help="write the page from the finished runs, run nothing")
     parser.add_argument("--quick", action="store_true", help="a handful of images, into runs/quick")
     parser.add_argument("--one", nargs=3, metavar=("DATA", "VARIANT", "SEED"), help=argparse.SUPPRESS)
-    options = command.parsed(parser, arguments, ("epochs", "limit", "images", "seeds", "threads", "jobs"))
+    options = command.parsed(parser, arguments, "images")
     if options.cifar_only and options.cifar is None:
         parser.error("--cifar-only must be used with --cifar")
     return options

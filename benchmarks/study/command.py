@@ -52,7 +52,7 @@ def add_shared_options(parser: argparse.ArgumentParser, *, eps: str, epochs: str
 def parsed(
     parser: argparse.ArgumentParser,
     arguments: list[str] | None,
-    counts: Sequence[str],
+    *counts: str,
     folders: tuple[str, str] = ("", "quick"),
 ) -> argparse.Namespace:
     """The checked options, with what was left open decided.
@@ -60,13 +60,13 @@ def parsed(
     Args:
         parser: with the shared options, or some of them.
         arguments: of the command line; None for those of this process.
-        counts: options that are numbers of at least 1.
+        counts: further options that are numbers of at least 1.
         folders: of the runs below ``runs``, and of those of ``--quick``.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     parser.set_defaults(gpu=False, eps=None)  # of a study that has not these options
     options = parser.parse_args(arguments)
-    for name in counts:
+    for name in ("epochs", "limit", "seeds", "threads", "jobs", *counts):
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1, got {value}")
