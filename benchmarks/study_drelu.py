@@ -403,11 +403,11 @@ def caps_of(model: nn.Module, test: Any, count: int) -> dict[str, Any]:
     """Quantiles of the caps and what they cap; images without a gradient, for models without caps too."""
     images, labels = LabelledImages(test).take(torch.arange(count))
     images = as_float(images)
-    figures = cap_figures(model, images, labels)
-    found = {} if figures is None else {
-        "quantiles": list(figures.quantiles),
-        "capped_share": figures.capped_share,
-        "capped_units": figures.capped_units,
+    capped = cap_figures(model, images, labels)
+    found = {} if capped is None else {
+        "quantiles": list(capped.quantiles),
+        "capped_share": capped.capped_share,
+        "capped_units": capped.capped_units,
     }  # fmt: skip
     return {**found, "zero_gradient": measured.with_interval(zero_gradient_share(model, images, labels)), "n": count}
 

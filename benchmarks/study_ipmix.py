@@ -167,7 +167,7 @@ def paired(data: DataResults, variant: str, reference: str) -> tuple[Rows, Rows]
 
 
 def goals(data: DataResults, variant: str, reference: str) -> list[str]:
-    """One sentence a goal of the study, with the figures and whether it is met; nothing without common seeds.
+    """One sentence a goal of the study, with the numbers and whether it is met; nothing without common seeds.
 
     Against standard training: corruption error cut by a third, clean error at most 0.5 points up, RMS lower. Against
     AugMix: corruption error and RMS lower, clean error at most 0.5 points up.

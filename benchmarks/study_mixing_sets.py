@@ -249,7 +249,7 @@ def comparisons(study: Study) -> list[Comparison]:
 
 def paper_range(key: str) -> float:
     """Points between the best and the worst of the five sources in the paper."""
-    values = [figures[key] for figures in PAPER.values()]
+    values = [reported[key] for reported in PAPER.values()]
     return max(values) - min(values)
 
 
