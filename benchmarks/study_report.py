@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from study_ipmix import write_text
-from study_runs import say
+from study.command import ROOT
+from study.runs import say, write_text
 from torch import nn
 
 from mixaug._files import atomic_path
@@ -32,7 +32,6 @@ from mixaug.evaluate import Report, compare, evaluate_model
 from mixaug.train.checkpoint import load_checkpoint
 from mixaug.train.data import load_data
 
-ROOT = Path(__file__).resolve().parents[1]
 EPS = 0.1
 _ADVERSARIAL = "python benchmarks/study_adversarial.py --seeds 1 --only"
 _ADAUTOMIX = "python benchmarks/study_adautomix.py --seeds 1 --only"

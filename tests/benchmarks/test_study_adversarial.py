@@ -1,29 +1,22 @@
-"""The adversarial study's page says what its figures say; its runs are skipped, resumed, refused and complete."""
+"""The adversarial study: its page says what its numbers say; its runs are skipped, resumed, refused and complete."""
 
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from pathlib import Path
 
 import pytest
 import study_adversarial
-import study_adversarial_page
-import study_adversarial_plan
-import study_adversarial_run
-import study_adversarial_tables
-import study_command
-import study_runs
 import torch
+from study import measured
+from study.page import means_of
+from study.plan import Job, jobs_of
+from study_parts import of_the_run, with_interval, write
 
 from mixaug.losses import AdaptiveLoss, EpsSchedule
 
-COUNTS = {"clean": 1000, **study_adversarial_plan.QUICK.n}
-
-
-def figure(value, n):
-    return {"value": value, "low": value - 0.1, "high": value + 0.2, "n": n}
+COUNTS = {"clean": 1000, **study_adversarial.QUICK.n}
 
 
 def history(epochs=3, eps=0.1, **columns):
@@ -39,9 +32,9 @@ def history(epochs=3, eps=0.1, **columns):
 
 def result(job, *, seconds=10.0, memory=500.0, steps=4, overfitted=(), **accuracies):
     plan = job.plan
-    settings = study_adversarial.settings_of(job, "cpu", Path("/home/somebody"))
-    figures = {key: figure(accuracies.get(key, 0.5), n) for key, n in COUNTS.items()}
-    held = {key: figure(figures[key]["value"], 4) for key in study_adversarial_tables.ACCURACIES}
+    settings = measured.settings_of(job, "cpu", Path("/home/somebody"))
+    figures = {key: with_interval(accuracies.get(key, 0.5), n) for key, n in COUNTS.items()}
+    held = {key: with_interval(figures[key]["value"], 4) for key in study_adversarial.ACCURACIES}
     adversary = settings.adversary
     return {
         "variant": job.variant,
@@ -51,36 +44,26 @@ def result(job, *, seconds=10.0, memory=500.0, steps=4, overfitted=(), **accurac
         "evaluation": plan.evaluation(),
         "attacks": {"pgd-20": {"kind": "PGD", "eps": 0.1, "steps": 20}},
         "figures": figures,
-        "gap": {**figure(accuracies.get("gap", 0.3), 8), "attack": "cw-20"},
-        "confidence": figure(0.7, 8),
-        "same_images": {**held, "all": figure(0.25, 4)},
-        "pgd_less_autoattack": figure(held["pgd-20"]["value"] - held["autoattack"]["value"], 4),
-        "best": {"epoch": 2, "clean": figure(0.5, 1000), "pgd-20": figure(0.4, 8)},
+        "gap": {**with_interval(accuracies.get("gap", 0.3), 8), "attack": "cw-20"},
+        "confidence": with_interval(0.7, 8),
+        "same_images": {**held, "all": with_interval(0.25, 4)},
+        "pgd_less_autoattack": with_interval(held["pgd-20"]["value"] - held["autoattack"]["value"], 4),
+        "best": {"epoch": 2, "clean": with_interval(0.5, 1000), "pgd-20": with_interval(0.4, 8)},
         "cost": {
             "epoch_seconds": seconds,
             "peak_memory": memory,
             "process_before_training": 400.0,
             "overfitted_epochs": list(overfitted),
         },
-        "steps": steps,
-        "parameters": 309_000,
-        "training_images": 256,
-        "validation_images": 500,
+        **of_the_run(steps),
         "history": history(),
-        "seconds": {"training": 4.0, "measuring": 1.0, "all": 60.0},
-        "environment": {"torch": "2", "time": "now", "device": "CPU, 1 threads"},
-        "processor": "abacus, 2 cores",
     }
-
-
-def write(job, options, row):
-    study_command.write_text(options.out / job.name / "result.json", json.dumps(row))
 
 
 def study_of(tmp_path, *arguments):
     options = study_adversarial.parse(["--quick", "--seeds", "2", "--out", str(tmp_path), *arguments])
     plan = study_adversarial.plan_of(options)
-    return options, plan, study_adversarial.jobs_of(plan, options.seeds)
+    return options, plan, jobs_of([plan], options.seeds)
 
 
 @pytest.fixture
@@ -102,7 +85,7 @@ def finished(tmp_path):
 
 
 def lines_of(options, plan):
-    return study_adversarial_page.page(study_adversarial.collect(plan, options)).splitlines()
+    return study_adversarial.page(study_adversarial.collect(plan, options)).splitlines()
 
 
 def test_the_page_says_what_the_figures_say(finished):
@@ -165,13 +148,13 @@ def test_a_partial_study_says_so(finished):
     assert "**Partial: 9 of 12 runs are finished.** Missing: standard-s0, hybrid-s0, " not in "\n".join(lines)
     assert "**Partial: 9 of 12 runs are finished.** Missing: standard-s0, standard-s1, hybrid-s1." in lines
     assert not any("plain to hybrid" in line for line in lines)
-    summary = study_adversarial_page.summary(study_adversarial.collect(plan, options))
-    assert summary["means"]["hybrid"]["clean"] == {"mean": 0.5, "sd": None, "seeds": 1}
+    means = means_of(study_adversarial.collect(plan, options).rows, ["clean"])
+    assert means["hybrid"]["clean"] == {"mean": 0.5, "sd": None, "seeds": 1}
 
 
 def test_the_files_are_written(finished, tmp_path):
     options, plan, _ = finished
-    study_adversarial.save(study_adversarial.collect(plan, options), tmp_path / "page")
+    study_adversarial.save_study(study_adversarial.collect(plan, options), tmp_path / "page")
     names = sorted(path.name for path in (tmp_path / "page").iterdir())
     assert names == ["study_adversarial.json", "study_adversarial.md", "study_adversarial.png"]
     assert (tmp_path / "page" / "study_adversarial.png").read_bytes().startswith(b"\x89PNG")
@@ -180,18 +163,12 @@ def test_the_files_are_written(finished, tmp_path):
     assert len(content["results"]["hybrid"]) == 2 and "/home" not in json.dumps(content)
 
 
-def test_nothing_finished_is_refused(tmp_path):
-    options, plan, _ = study_of(tmp_path)
-    with pytest.raises(ValueError, match="at least one finished run, got none"):
-        study_adversarial.save(study_adversarial.collect(plan, options), tmp_path)
-
-
 @pytest.mark.parametrize("kind", ["boxes", "targets"])
 def test_ablations_have_a_page_of_their_own(tmp_path, kind):
     options, plan, jobs = study_of(tmp_path, "--ablation", kind)
     for job in jobs:
         write(job, options, result(job))
-    study_adversarial.save(study_adversarial.collect(plan, options), tmp_path / "page")
+    study_adversarial.save_study(study_adversarial.collect(plan, options), tmp_path / "page")
     text = (tmp_path / "page" / f"study_adversarial_{kind}.md").read_text()
     assert f"](study_adversarial_{kind}.png)" in text and f"--ablation {kind}" in text and "hybrid" not in text
     lines = text.splitlines()
@@ -204,24 +181,6 @@ def test_ablations_have_a_page_of_their_own(tmp_path, kind):
         assert "| boxes, untargeted | 2 steps of 0.025 | - | constant | 0.1 | 2 |" in lines
 
 
-class Process:
-    """Ends with 0 at once."""
-
-    def __init__(self, command, **how):
-        Process.started.append((command[command.index("--one") + 1 :], how["env"]["OMP_NUM_THREADS"]))
-
-    def wait(self):
-        return 0
-
-
-@pytest.fixture
-def processes(monkeypatch):
-    monkeypatch.setattr(Process, "started", [], raising=False)
-    monkeypatch.setattr(study_runs.subprocess, "Popen", Process)
-    monkeypatch.setattr(study_adversarial.signal, "signal", lambda *how: None)
-    return Process
-
-
 def test_finished_runs_are_skipped_and_missing_ones_started_seed_by_seed(finished, processes, capsys):
     pytest.importorskip("pyautoattack")
     options, plan, jobs = finished
@@ -231,35 +190,16 @@ def test_finished_runs_are_skipped_and_missing_ones_started_seed_by_seed(finishe
         (options.out / plan.key / name / "result.json").unlink()
     options.jobs = 1
     study_adversarial.run_missing(jobs, options)
-    assert [run for run, _ in processes.started] == [["TRADES", "0"], ["hybrid", "0"], ["standard", "1"]]
-    assert {threads for _, threads in processes.started} == {"1"}
+    assert processes.started == [["TRADES", "0"], ["hybrid", "0"], ["standard", "1"]]
+    assert processes.threads == {"1"}
     assert "3 of 12 runs to do" in capsys.readouterr().out
 
 
-def test_results_of_other_settings_are_refused(finished):
-    options, plan, jobs = finished
-    row = result(jobs[1])
-    write(jobs[1], options, {**row, "settings": {**row["settings"], "epochs": 7}})
-    with pytest.raises(ValueError, match=r"other settings \(epochs\)"):
-        study_adversarial.collect(plan, options)
-    write(jobs[1], options, {**row, "evaluation": {**row["evaluation"], "queries": 5}})
-    with pytest.raises(ValueError, match=r"other settings \(queries\)"):
-        study_adversarial.collect(plan, options)
-    write(jobs[1], options, {**row, "steps": 3})
-    with pytest.raises(ValueError, match=r"must have equal optimiser steps, got \[3, 4\]"):
-        study_adversarial.collect(plan, options)
-
-
-def test_a_run_of_a_study_in_the_background_can_be_stopped(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(study_adversarial, "run_locked", lambda *_: seen.append(signal.getsignal(signal.SIGINT)) or 0)
+def test_the_command_makes_the_run_that_it_names(tmp_path, processes, monkeypatch):
+    monkeypatch.setattr(study_adversarial, "run_locked", lambda job, options: job)
     monkeypatch.setattr(sys, "argv", ["study", "--quick", "--out", str(tmp_path), "--one", "TRADES", "2"])
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell sets it for "command &"
-    try:
-        assert study_adversarial.main() == 0
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert seen == [signal.default_int_handler]
+    job = study_adversarial.main()
+    assert (job.variant, job.seed) == ("TRADES", 2)
 
 
 @pytest.mark.slow
@@ -275,23 +215,23 @@ def test_a_run_is_stopped_resumed_and_measured(tmp_path, monkeypatch):
     with FileLock(folder / ".study.lock"), pytest.raises(Timeout):
         study_adversarial.run_locked(job, options)
 
-    evaluate = study_adversarial_run.evaluate_model
-    monkeypatch.setattr(study_adversarial_run, "evaluate_model", lambda *_, **__: 1 / 0)
+    evaluate = study_adversarial.evaluate_model
+    monkeypatch.setattr(study_adversarial, "evaluate_model", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # killed while it is measured: the training is kept
         study_adversarial.run_locked(job, options)
     trained = (folder / "last.pt").read_bytes()
-    monkeypatch.setattr(study_adversarial_run, "evaluate_model", evaluate)
+    monkeypatch.setattr(study_adversarial, "evaluate_model", evaluate)
     assert study_adversarial.run_locked(job, options) == 0
     assert (folder / "last.pt").read_bytes() == trained
 
-    row = study_adversarial.read_result(job, options)
+    row = measured.read_result(job, options)
     assert {key: entry["n"] for key, entry in row["figures"].items()} == COUNTS
     assert row["settings"]["eps"] == 0.1 and row["adversary"]["eps_schedule"] == "linear"
     assert [entry["radius"] for entry in row["history"]] == pytest.approx([0.01, 0.1])
-    radii, alphas = study_adversarial_page.formula_errors(row)
+    radii, alphas = study_adversarial.formula_errors(row)
     assert max(map(abs, radii + alphas)) < 1e-12
     assert row["same_images"]["all"]["n"] == 4 and row["training_images"] == 64 and row["steps"] == 2
-    weakest = min(row["same_images"][key]["value"] for key in study_adversarial_tables.ACCURACIES)
+    weakest = min(row["same_images"][key]["value"] for key in study_adversarial.ACCURACIES)
     assert row["same_images"]["all"]["value"] <= weakest
     assert row["cost"]["epoch_seconds"] > 0 and row["cost"]["peak_memory"] >= row["cost"]["process_before_training"]
 
@@ -307,7 +247,7 @@ def test_an_image_counts_for_all_attacks_if_none_fools_the_model():
         given.append(len(clean))
         return (clean + 0.3 * torch.rand(clean.shape, generator=torch.Generator().manual_seed(len(given)))).clamp(0, 1)
 
-    report = study_adversarial_run.evaluate_model(
+    report = study_adversarial.evaluate_model(
         model,
         (images, torch.arange(12) % 3),
         attacks=dict.fromkeys(names, noise),
@@ -316,32 +256,44 @@ def test_an_image_counts_for_all_attacks_if_none_fools_the_model():
         n_attack={name: 12 if name in ("fgsm", "pgd-20", "cw-20") else 5 for name in names},
         n_lipschitz=2,
     )
-    measured = study_adversarial_run.measured(report)
+    found = study_adversarial.accuracies_of(report)
     index = report.outcomes.attack_index["autoattack"]
     held = report.outcomes.correct[index].clone()
     for name in names:
         right = report.outcomes.attacked[name]
         places = report.outcomes.attack_index[name].tolist()
         held &= torch.stack([right[places.index(at)] for at in index.tolist()])
-    assert measured["same_images"]["all"]["value"] == held.double().mean()
-    assert measured["same_images"]["pgd-20"]["n"] == 5 and measured["figures"]["pgd-20"]["n"] == 12
+    assert found["same_images"]["all"]["value"] == held.double().mean()
+    assert found["same_images"]["pgd-20"]["n"] == 5 and found["figures"]["pgd-20"]["n"] == 12
     worst = max(report.attacks[name].gap.value for name in ("fgsm", "pgd-20", "cw-20"))
-    assert measured["gap"]["value"] == worst
+    assert found["gap"]["value"] == worst
 
 
 def test_variants_differ_only_in_what_they_are_named_for():
     options = study_adversarial.parse(["--ablation", "targets"])
     plan = study_adversarial.plan_of(options)
     (targeted, plain) = (
-        study_adversarial.settings_of(study_adversarial.Job(plan, name, 0), "cpu", Path("run"))
+        measured.settings_of(Job(plan, name, 0), "cpu", Path("run"))
         for name in ("boxes, targeted", "boxes, untargeted")
     )
     assert targeted.differences(plain) == ["targeted"]
-    whole = study_adversarial.settings_of(
-        study_adversarial.Job(plan, "whole image, targeted", 0), "cpu", Path("run")
+    whole = measured.settings_of(
+        Job(plan, "whole image, targeted", 0), "cpu", Path("run")
     )  # fmt: skip
     assert whole.differences(targeted) == ["method", "boxes", "smoothing"]  # a whole image has no boxes
     assert whole.adversary == targeted.adversary  # dynamic-mixcut's own smoothing is 0.1
+
+
+def test_steps_must_be_at_least_one(capsys):
+    with pytest.raises(SystemExit):
+        study_adversarial.parse(["--steps", "0"])
+    assert "--steps must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_what_decides_the_evaluation_is_recorded():
+    plan = study_adversarial.plan_of(study_adversarial.parse(["--quick"]))
+    counts = dict(study_adversarial.QUICK.n)
+    assert plan.evaluation() == {"eps": 0.1, "n": counts, "directions": 2, "queries": 20}
 
 
 def test_cifar_is_resnet18_in_bf16_at_its_own_radius():
@@ -352,19 +304,3 @@ def test_cifar_is_resnet18_in_bf16_at_its_own_radius():
     assert (options.seeds, options.jobs, plan.key) == (1, 1, "study_adversarial_cifar10")
     assert plan.title.endswith("on a GPU") and "eps" not in plan.settings("standard")
     assert study_adversarial.shown_arguments(options) == ["--cifar", "CIFAR10_FOLDER", "--gpu"]
-
-
-def test_a_gpu_that_is_not_there_is_said_before_anything_runs(tmp_path, processes, monkeypatch):
-    pytest.importorskip("pyautoattack")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    options, _, jobs = study_of(tmp_path, "--gpu")
-    with pytest.raises(ValueError, match="--gpu needs a GPU"):
-        study_adversarial.run_missing(jobs, options)
-    assert processes.started == []
-
-
-@pytest.mark.parametrize("arguments", [["--epochs", "0"], ["--steps", "0"], ["--jobs", "0"], ["--eps", "2"]])
-def test_wrong_numbers_are_refused(arguments, capsys):
-    with pytest.raises(SystemExit):
-        study_adversarial.parse(arguments)
-    assert f"{arguments[0]} must be " in capsys.readouterr().err

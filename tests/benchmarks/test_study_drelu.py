@@ -1,37 +1,31 @@
-"""The D-ReLU study's page says what its figures say; its runs are skipped, resumed, refused, and measured fairly."""
+"""The D-ReLU study: its page says what its numbers say; its runs are skipped, resumed, and measured fairly."""
 
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from pathlib import Path
 
 import pytest
-import study_command
 import study_drelu
-import study_drelu_page
-import study_drelu_plan
-import study_drelu_run
-import study_drelu_tables
-import study_runs
 import torch
+from study import measured
+from study.plan import jobs_of
+from study_parts import of_the_run, with_interval, write
+
+from mixaug.nn import DReLU
 
 RADII = ("0.1", "0.5")
-HELD = ("clean", *study_drelu_plan.GRADIENT_ATTACKS, *study_drelu_plan.OTHER_ATTACKS)
-
-
-def figure(value, n):
-    return {"value": value, "low": value - 0.1, "high": value + 0.2, "n": n}
+HELD = ("clean", *study_drelu.GRADIENT_ATTACKS, *study_drelu.OTHER_ATTACKS)
 
 
 def result(job, *, caps=None, zero=0.0, steps=4, curve=0.25, best="apgd-ce", **accuracies):
     """A result whose accuracies are 0.5 but for those that are named; ``all`` is what all attacks leave."""
     plan = job.plan
-    settings = study_drelu_run.settings_of(job, "cpu", Path("/home/somebody"))
+    settings = measured.settings_of(job, "cpu", Path("/home/somebody"))
     counts = {"clean": 1000, **plan.sizes.n}
-    of = {key: accuracies.get(key.replace("-", "_"), 0.5) for key in {*study_drelu_tables.ACCURACIES, *HELD, "all"}}
-    held = {key: figure(of[key], 4) for key in (*HELD, "all")}
+    of = {key: accuracies.get(key.replace("-", "_"), 0.5) for key in {*study_drelu.ACCURACIES, *HELD, "all"}}
+    held = {key: with_interval(of[key], 4) for key in (*HELD, "all")}
     known = {} if caps is None else {"quantiles": [0.0, *caps, 9.0], "capped_share": 0.25, "capped_units": 0.75}
     return {
         "variant": job.variant,
@@ -39,25 +33,17 @@ def result(job, *, caps=None, zero=0.0, steps=4, curve=0.25, best="apgd-ce", **a
         "settings": settings.to_dict(),
         "evaluation": plan.evaluation(),
         "attacks": {"pgd-20": {"kind": "PGD", "eps": 0.1, "steps": 20}, "transfer": {"kind": "Transferred"}},
-        "figures": {key: figure(of[key], counts[key]) for key in study_drelu_tables.ACCURACIES},
-        "curves": {name: {radius: figure(curve, 4) for radius in RADII} for name in study_drelu_plan.CURVES},
+        "figures": {key: with_interval(of[key], counts[key]) for key in study_drelu.ACCURACIES},
+        "curves": {name: {radius: with_interval(curve, 4) for radius in RADII} for name in study_drelu.CURVES},
         "same_images": held,
-        "masked": {"pgd-20": figure(of["pgd-20"] - of["all"], 4), "best": figure(of[best] - of["all"], 4)},
+        "masked": {
+            "pgd-20": with_interval(of["pgd-20"] - of["all"], 4),
+            "best": with_interval(of[best] - of["all"], 4),
+        },
         "best_gradient_attack": best,
-        "caps": {**known, "zero_gradient": figure(zero, 8), "n": 8},
-        "steps": steps,
-        "parameters": 309_000,
-        "training_images": 256,
-        "validation_images": 500,
-        "history": [{"epoch": 1}, {"epoch": 2}],
-        "seconds": {"training": 4.0, "measuring": 1.0, "all": 60.0},
-        "environment": {"torch": "2", "time": "now", "device": "CPU, 1 threads"},
-        "processor": "abacus, 2 cores",
+        "caps": {**known, "zero_gradient": with_interval(zero, 8), "n": 8},
+        **of_the_run(steps),
     }
-
-
-def write(job, options, row):
-    study_command.write_text(options.out / job.name / "result.json", json.dumps(row))
 
 
 def study_of(tmp_path, *arguments):
@@ -65,7 +51,7 @@ def study_of(tmp_path, *arguments):
         ["--quick", "--seeds", "2", "--lambdas", "10,0.5", "--out", str(tmp_path), *arguments]
     )  # fmt: skip
     plan = study_drelu.plan_of(options)
-    return options, plan, study_drelu.jobs_of(plan, options.seeds)
+    return options, plan, jobs_of([plan], options.seeds)
 
 
 @pytest.fixture
@@ -88,7 +74,7 @@ def finished(tmp_path):
 
 
 def lines_of(options, plan):
-    return study_drelu_page.page(study_drelu.collect(plan, options)).splitlines()
+    return study_drelu.page(study_drelu.collect(plan, options)).splitlines()
 
 
 def test_the_page_says_what_the_figures_say(finished):
@@ -133,7 +119,7 @@ def test_caps_and_radii_have_their_tables(finished):
 
 def test_the_reading_is_two_sentences_of_the_figures(finished):
     options, plan, _ = finished
-    first, second = study_drelu_page.reading(study_drelu.collect(plan, options))
+    first, second = study_drelu.reading(study_drelu.collect(plan, options))
     assert first.startswith(
         "With lambda 10 the model seems robust, 70.0% under FGSM (20.0%), 60.0% under PGD-20 (10.0%)"
     )
@@ -158,7 +144,7 @@ def test_the_reading_follows_the_figures(finished, left, pgd, verdict):
     for job in jobs:
         if "lambda" in job.variant:
             write(job, options, result(job, pgd_20=pgd, all=left, caps=(1.0, 2.0, 3.0), apgd_ce=left))
-    first, second = study_drelu_page.reading(study_drelu.collect(plan, options))
+    first, second = study_drelu.reading(study_drelu.collect(plan, options))
     assert first.endswith(verdict)
     assert second.startswith("Masking does not show: 0.0% of the test images") and "by 0.0 points" in second
 
@@ -168,51 +154,27 @@ def test_a_partial_study_says_so(finished):
     for name in ("relu-head-s0", "relu-head-s1", "d-relu-head-lambda-10-s1"):
         (options.out / plan.key / name / "result.json").unlink()
     study = study_drelu.collect(plan, options)
-    assert study_drelu_page.reading(study) == []
-    text = study_drelu_page.page(study)
+    assert study_drelu.reading(study) == []
+    text = study_drelu.page(study)
     assert (
         "**Partial: 5 of 8 runs are finished.** Missing: relu-head-s0, relu-head-s1, d-relu-head-lambda-10-s1." in text
     )
-    means = study_drelu_page.summary(study)["means"]["D-ReLU head, lambda 10"]
+    means = study_drelu.content_of(study)["means"]["D-ReLU head, lambda 10"]
     assert means["pgd-20"] == {"mean": 0.6, "sd": None, "seeds": 1}
     assert means["pgd-20 less all"]["mean"] == pytest.approx(0.58)
-    study_drelu.save(study, options.out / "page")  # the figure of what there is
+    study_drelu.save_study(study, options.out / "page")  # the figure of what there is
     assert (options.out / "page" / "study_drelu.png").exists()
 
 
 def test_the_files_are_written(finished, tmp_path):
     options, plan, _ = finished
-    study_drelu.save(study_drelu.collect(plan, options), tmp_path / "page")
+    study_drelu.save_study(study_drelu.collect(plan, options), tmp_path / "page")
     names = sorted(path.name for path in (tmp_path / "page").iterdir())
     assert names == ["study_drelu.json", "study_drelu.md", "study_drelu.png"]
     assert (tmp_path / "page" / "study_drelu.png").read_bytes().startswith(b"\x89PNG")
     content = json.loads((tmp_path / "page" / "study_drelu.json").read_text())
     assert len(content["results"]["D-ReLU head, lambda 0.5"]) == 2 and "/home" not in json.dumps(content)
     assert len(content["reading"]) == 2
-
-
-def test_nothing_finished_is_refused(tmp_path):
-    options, plan, _ = study_of(tmp_path)
-    with pytest.raises(ValueError, match="at least one finished run, got none"):
-        study_drelu.save(study_drelu.collect(plan, options), tmp_path)
-
-
-class Process:
-    """Ends with 0 at once."""
-
-    def __init__(self, command, **how):
-        Process.started.append(command[command.index("--one") + 1 :])
-
-    def wait(self):
-        return 0
-
-
-@pytest.fixture
-def processes(monkeypatch):
-    monkeypatch.setattr(Process, "started", [], raising=False)
-    monkeypatch.setattr(study_runs.subprocess, "Popen", Process)
-    monkeypatch.setattr(study_drelu.signal, "signal", lambda *how: None)
-    return Process
 
 
 def test_missing_runs_are_started_after_the_models_they_need(finished, processes, capsys):
@@ -238,20 +200,6 @@ def test_missing_runs_are_started_after_the_models_they_need(finished, processes
     assert processes.started == [["D-ReLU head, lambda 10", "0"]]
 
 
-def test_results_of_other_settings_are_refused(finished):
-    options, plan, jobs = finished
-    row = result(jobs[1])
-    write(jobs[1], options, {**row, "settings": {**row["settings"], "extra_features": 7}})
-    with pytest.raises(ValueError, match=r"other settings \(extra_features\)"):
-        study_drelu.collect(plan, options)
-    write(jobs[1], options, {**row, "evaluation": {**row["evaluation"], "curve_queries": 6}})
-    with pytest.raises(ValueError, match=r"other settings \(curve_queries\)"):
-        study_drelu.collect(plan, options)
-    write(jobs[1], options, {**row, "steps": 3})
-    with pytest.raises(ValueError, match=r"must have equal optimiser steps, got \[3, 4\]"):
-        study_drelu.collect(plan, options)
-
-
 def test_a_plateau_ends_runs_after_different_steps(tmp_path):
     options, plan, jobs = study_of(tmp_path, "--recipe", "paper")
     for job in jobs:
@@ -261,22 +209,10 @@ def test_a_plateau_ends_runs_after_different_steps(tmp_path):
     assert "](study_drelu_paper.png)" in text and "--recipe paper" in text
 
 
-def test_a_gpu_that_is_not_there_is_said_before_anything_runs(tmp_path, processes, monkeypatch):
-    pytest.importorskip("pyautoattack")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    options, plan, _ = study_of(tmp_path, "--gpu")
-    with pytest.raises(ValueError, match="--gpu needs a GPU"):
-        study_drelu.run_missing(plan, options)
-    assert processes.started == []
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--epochs", "0"],
         ["--features", "0"],
-        ["--jobs", "0"],
-        ["--eps", "2"],
         ["--lambdas", "1,-1"],
         ["--lambdas", "nan"],
     ],
@@ -287,13 +223,182 @@ def test_wrong_numbers_are_refused(arguments, capsys):
     assert arguments[0] in capsys.readouterr().err
 
 
-def test_a_run_of_a_study_in_the_background_can_be_stopped(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(study_drelu, "run_locked", lambda *_: seen.append(signal.getsignal(signal.SIGINT)) or 0)
-    monkeypatch.setattr(sys, "argv", ["study", "--quick", "--out", str(tmp_path), "--one", "ReLU head", "2"])
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell sets it for "command &"
-    try:
-        assert study_drelu.main() == 0
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert seen == [signal.default_int_handler]
+def test_variants_differ_only_in_what_they_are_named_for(tmp_path):
+    _, plan, jobs = study_of(tmp_path)
+    plain, relu, low, high = (measured.settings_of(job, "cpu", tmp_path) for job in jobs[:4])
+    assert [job.variant for job in jobs[:2]] == ["no head", "ReLU head"]
+    assert relu.differences(plain) == ["placement", "extra_features"]
+    assert set(low.differences(relu)) == {"activation", "drelu_init", "drelu_lambda", "drelu_m_lr"} - {
+        name for name in ("drelu_init", "drelu_m_lr") if getattr(low, name) == getattr(relu, name)
+    }
+    assert low.differences(high) == ["drelu_lambda"] and (low.drelu_lambda, high.drelu_lambda) == (0.5, 10)
+    assert plan.baseline == "ReLU head" and plan.source(1).name == "study_drelu/no-head-s2"
+
+
+def test_placements_recipes_and_methods_have_pages_of_their_own():
+    options = study_drelu.parse(["--placement", "all", "--method", "pgd", "--drelu-init", "2"])
+    plan = study_drelu.plan_of(options)
+    assert plan.key == "study_drelu_all_pgd" and plan.baseline == "no head" and len(plan.variants) == 6
+    assert plan.title == "D-ReLU: accuracy against lambda, in all ReLUs, method pgd, at CPU scale"
+    settings = plan.settings("D-ReLU all, lambda 0.3")
+    assert settings["eps"] == 0.1 and settings["drelu_init"] == 2 and "extra_features" not in settings
+    assert "drelu_init" not in plan.settings("no head")
+    arguments = ["--placement", "all", "--method", "pgd", "--drelu-init", "2.0"]
+    assert study_drelu.shown_arguments(options) == arguments
+    stem = study_drelu.plan_of(study_drelu.parse(["--placement", "stem"]))
+    assert stem.key == "study_drelu_stem" and stem.settings("ReLU stem")["extra_features"] == 16
+    assert "eps" not in stem.settings("ReLU stem")  # standard training has none
+
+
+def test_what_decides_the_evaluation_is_recorded(tmp_path):
+    _, plan, _ = study_of(tmp_path)
+    assert plan.evaluation() == {
+        "eps": 0.1, "n": dict(plan.sizes.n), "queries": 20, "steps": 2, "l2": plan.l2, "l2_steps": 2, "l2_weights": 1,
+        "radii": [0.1, 0.5], "n_curve": 4, "curve_queries": 5,
+    }  # fmt: skip
+
+
+def test_cifar_is_resnet18_in_bf16_at_the_papers_radius():
+    options = study_drelu.parse(["--cifar", "pictures", "--gpu"])
+    plan = study_drelu.plan_of(options)
+    settings = plan.settings("ReLU head")
+    assert settings["model"] == "resnet18-cifar" and settings["amp"] == "bf16" and plan.eps == 0.01
+    assert (options.seeds, options.jobs, plan.key) == (1, 1, "study_drelu_cifar10")
+    assert plan.l2 == pytest.approx(0.01 * 3072**0.5)
+    assert study_drelu.shown_arguments(options) == ["--cifar", "CIFAR10_FOLDER", "--gpu"]
+
+
+def test_transferred_images_are_looked_up_by_the_image():
+    torch.manual_seed(0)
+    clean, made = torch.rand(5, 1, 3, 4), torch.rand(5, 1, 3, 4)
+    attack = study_drelu.Transferred(clean, made)
+    order = [3, 0, 4]
+    given = clean[order].to(memory_format=torch.channels_last)
+    assert torch.equal(attack(torch.nn.Identity(), given, torch.zeros(3)), made[order])
+    with pytest.raises(KeyError):
+        attack(torch.nn.Identity(), clean + 0.5, torch.zeros(5))
+
+
+def test_noise_is_of_the_whole_radius_and_the_same_for_all():
+    images = torch.full((4, 1, 5, 7), 0.5)
+    first = study_drelu.noise(torch.nn.Identity(), images, torch.zeros(4), eps=0.1)
+    torch.testing.assert_close((first - images).abs(), torch.full_like(images, 0.1))
+    assert 0.2 < (first > images).float().mean() < 0.8
+    assert torch.equal(first, study_drelu.noise(torch.nn.Flatten(), images, torch.ones(4), eps=0.1))
+    assert study_drelu.noise(torch.nn.Identity(), images * 2, torch.zeros(4), eps=0.1).max() == 1
+
+
+class Dark(torch.nn.Module):
+    """Says class 0 of an image whose first pixel is bright."""
+
+    def forward(self, images):
+        bright = images[:, 0, 0, 0]
+        return torch.stack([bright, 0.5 - bright], 1)
+
+
+def darkens(kept):
+    """An attack that fools Dark on the images whose number, their second pixel, is not kept."""
+
+    def attack(model, images, labels):
+        numbers = (images[:, 0, 0, 1] * 255).round()
+        images = images.clone()
+        images[~kept(numbers), 0, 0, 0] = 0
+        return images
+
+    return attack
+
+
+def test_all_attacks_are_of_the_same_images_and_radius(tmp_path):
+    _, plan, _ = study_of(tmp_path)
+    images = torch.full((24, 1, 2, 3), 255, dtype=torch.uint8)
+    images[:, 0, 0, 1] = torch.arange(24)
+    within = {*study_drelu.GRADIENT_ATTACKS, *study_drelu.OTHER_ATTACKS}
+    attacks = dict.fromkeys(within, darkens(lambda numbers: numbers >= 0)) | {
+        "fgsm": darkens(lambda numbers: numbers % 8 != 0),
+        "pgd-20": darkens(lambda numbers: numbers % 4 != 0),
+        "square": darkens(lambda numbers: numbers % 4 != 1),
+        "cw-l2": darkens(lambda numbers: numbers < 0),  # another radius
+    }
+    counts = {name: 12 if plan.sizes.n[name] == 4 else 20 for name in attacks}
+    for name in study_drelu.CURVES:
+        for radius in plan.sizes.radii:
+            at = study_drelu.at(name, radius)
+            attacks[at], counts[at] = attacks["cw-l2"], 12
+    report = study_drelu.evaluate_model(
+        Dark(),
+        (images, torch.zeros(24, dtype=torch.int64)),
+        attacks=attacks,
+        corruptions=None,
+        audit=False,
+        n_attack=counts,
+    )
+    found = study_drelu.accuracies_of(report, plan)
+    rest = report.outcomes.attack_index["autoattack"] % 4
+    left, under_pgd = (rest > 1).double().mean(), (rest > 0).double().mean()
+    assert 0 < left < under_pgd < 1
+    assert {entry["n"] for entry in found["same_images"].values()} == {12} and "cw-l2" not in found["same_images"]
+    assert found["same_images"]["all"]["value"] == left and found["same_images"]["pgd-20"]["value"] == under_pgd
+    assert found["best_gradient_attack"] == "pgd-20"
+    assert found["masked"]["best"]["value"] == pytest.approx(float(under_pgd - left))
+    assert found["figures"]["fgsm"]["n"] == 20 and set(found["figures"]) == {"clean", *within, "cw-l2"}
+    assert set(found["curves"]["square"]) == set(RADII) and found["curves"]["square"]["0.5"]["value"] == 0
+
+
+def test_images_without_a_gradient_are_counted_with_and_without_caps():
+    test = (torch.full((6, 1, 2, 2), 200, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64))
+    layers = [torch.nn.Flatten(), torch.nn.Linear(4, 3)]
+    plain = study_drelu.caps_of(torch.nn.Sequential(*layers), test, 5)
+    assert plain["zero_gradient"]["value"] == 0 and plain["zero_gradient"]["n"] == plain["n"] == 5
+    assert "quantiles" not in plain
+    closed = study_drelu.caps_of(torch.nn.Sequential(layers[0], DReLU(4, init=0.1), layers[1]), test, 5)
+    assert closed["zero_gradient"]["value"] == 1 and closed["capped_share"] == 1 and closed["capped_units"] == 1
+    assert closed["quantiles"] == pytest.approx([0.1] * 5)
+
+
+@pytest.mark.parametrize("named", [("ReLU head", 2), ("source", 1)])
+def test_the_command_makes_the_run_that_it_names(tmp_path, processes, monkeypatch, named):
+    monkeypatch.setattr(study_drelu, "run_locked", lambda plan, name, seed, options: (name, seed))
+    monkeypatch.setattr(sys, "argv", ["study", "--quick", "--out", str(tmp_path), "--one", *map(str, named)])
+    assert study_drelu.main() == named
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_resumed_and_measured(tmp_path, monkeypatch):
+    pytest.importorskip("pyautoattack")
+    from filelock import FileLock, Timeout
+
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # the other tests keep their threads
+    options, plan, jobs = study_of(tmp_path, "--limit", "64")
+    job = next(job for job in jobs if job.variant == "D-ReLU head, lambda 10")
+    folder, source = tmp_path / job.name, tmp_path / plan.source(0).name
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".study.lock"), pytest.raises(Timeout):
+        study_drelu.run_locked(plan, job.variant, 0, options)
+    with pytest.raises(RuntimeError, match="no-head-s1 must have its transferred images first"):
+        study_drelu.run_locked(plan, job.variant, 0, options)
+
+    assert study_drelu.run_locked(plan, "source", 1, options) == 0
+    pairs = study_drelu.read_pairs(plan, source)
+    clean, made = pairs["transfer"]
+    assert len(clean) == 8 and 0.09 < (clean - made).abs().max() < 0.1001
+    assert sorted(pairs) == ["transfer", "transfer at 0.1", "transfer at 0.5"]
+    assert not study_drelu.read_pairs(study_of(tmp_path, "--eps", "0.2")[1], source)  # made for another radius
+
+    evaluate = study_drelu.evaluate_model
+    monkeypatch.setattr(study_drelu, "evaluate_model", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # killed while it is measured: the training is kept
+        study_drelu.run_locked(plan, job.variant, 0, options)
+    trained = (folder / "last.pt").read_bytes()
+    monkeypatch.setattr(study_drelu, "evaluate_model", evaluate)
+    assert study_drelu.run_locked(plan, job.variant, 0, options) == 0
+    assert (folder / "last.pt").read_bytes() == trained
+
+    row = measured.read_result(job, options)
+    counts = {"clean": 1000, **{name: count for name, count in plan.sizes.n.items() if name != "caps"}}
+    assert {key: entry["n"] for key, entry in row["figures"].items()} == counts
+    assert row["settings"]["drelu_lambda"] == 10 and row["steps"] == 2 and row["training_images"] == 64
+    assert 0 < row["caps"]["quantiles"][4] < 100 and len(row["caps"]["quantiles"]) == 5
+    weakest = min(row["same_images"][name]["value"] for name in study_drelu.GRADIENT_ATTACKS)
+    assert row["same_images"]["all"]["value"] <= weakest
+    lines = study_drelu.page(study_drelu.collect(plan, options)).splitlines()
+    assert any(line.startswith("| D-ReLU head, lambda 10 | ") for line in lines)

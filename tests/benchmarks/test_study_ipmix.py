@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
-import study_figure
 import study_ipmix
-import study_page
-import study_runs
 import torch
+from study.plan import jobs_of
+from study_parts import of_the_run, write
 
 from mixaug.evaluate.corruptions import CORRUPTIONS
 
 
 def result(plan, *, steps=2, corruptions=None, **figures):
-    values = {**dict.fromkeys(study_page.FIGURES, 0.5), **figures}
+    values = {**dict.fromkeys(study_ipmix.METRICS, 0.5), **figures}
     return {
-        "settings": {"epochs": plan.epochs, "limit": plan.limit, "amp": "bf16", "batch_size": 128, "out": "/home"},
+        "settings": {**plan.shared, "batch_size": 128, "out": "/home"},
         "figures": {
             name: {"value": value, "low": value - 0.02, "high": value + 0.04, "n": 20} for name, value in values.items()
         },
         "corruptions": {**dict.fromkeys(CORRUPTIONS, values["mce"]), **(corruptions or {})},
         "best_epoch": 3,
-        "steps": steps,
-        "training_images": 256,
-        "seconds": {"training": 4.0, "measuring": 1.0, "all": 6.0},
-        "environment": {"torch": "2", "time": "now"},
-        "processor": "abacus, 2 cores",
+        **of_the_run(steps),
     }
-
-
-def write(job, options, row):
-    study_ipmix.write_text(options.out / job.name / "result.json", json.dumps(row))
 
 
 def study_jobs(options):
     (plan,) = study_ipmix.plans(options)
-    return plan, study_ipmix.jobs_of([plan], options)
+    return plan, jobs_of([plan], options.seeds)
 
 
 @pytest.fixture
@@ -54,7 +46,7 @@ def finished(tmp_path):
 
 
 def lines_of(options, plan):
-    return study_page.page(study_ipmix.collect([plan], options)).splitlines()
+    return study_ipmix.page(study_ipmix.collect([plan], options)).splitlines()
 
 
 def test_the_page_says_what_the_figures_say(finished):
@@ -112,7 +104,7 @@ def test_a_partial_study_says_so_and_compares_common_seeds(finished):
     # Seed 1 alone, so without a spread.
     assert "- IPMix against standard, clean error at most 0.5 points higher: **not met** (+1.0 points)." in lines
     study = study_ipmix.collect([plan], options)
-    means = study_page.summary(study)["means"]["embedded"]["standard"]["clean"]
+    means = study_ipmix.means_of(study.one)["standard"]["clean"]
     assert means == {"mean": pytest.approx(0.11), "sd": None, "seeds": 1}
 
 
@@ -127,7 +119,7 @@ def test_a_result_without_a_figure_is_not_finished(finished):
 
 def test_the_files_are_written(finished, tmp_path):
     options, plan = finished
-    study_ipmix.save(study_ipmix.collect([plan], options), tmp_path / "page")
+    study_ipmix.save_study(study_ipmix.collect([plan], options), tmp_path / "page")
     assert sorted(path.name for path in (tmp_path / "page").iterdir()) == [
         "study_ipmix.json", "study_ipmix.md", "study_ipmix.png",
     ]  # fmt: skip
@@ -138,90 +130,21 @@ def test_the_files_are_written(finished, tmp_path):
     assert len(rows) == 2 and "/home" not in json.dumps(rows)
 
 
-def test_nothing_finished_is_refused(tmp_path):
-    options = study_ipmix.parse(["--quick", "--out", str(tmp_path)])
-    with pytest.raises(ValueError, match="at least one finished run, got none"):
-        study_ipmix.save(study_ipmix.collect(study_ipmix.plans(options), options), tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_ablation_alone_can_be_drawn(finished, tmp_path):
     options, plan = finished
     for path in options.out.glob("embedded/*/result.json"):
         if "without" not in str(path):
             path.unlink()
-    study_figure.draw(study_ipmix.collect([plan], options), tmp_path / "figure.png")
+    study_ipmix.draw(study_ipmix.collect([plan], options), tmp_path / "figure.png")
     assert (tmp_path / "figure.png").exists()
     assert not any("standard" in line for line in lines_of(options, plan) if line.startswith("|"))
 
 
-class Process:
-    """Ends with the next of ``codes``, 0 without one."""
-
-    def __init__(self, command, **how):
-        Process.started.append((command[command.index("--one") + 1 :], how["env"]["OMP_NUM_THREADS"]))
-
-    def wait(self):
-        return Process.codes.pop(0) if Process.codes else 0
-
-
-@pytest.fixture
-def processes(monkeypatch):
-    monkeypatch.setattr(Process, "started", [], raising=False)
-    monkeypatch.setattr(Process, "codes", [], raising=False)
-    monkeypatch.setattr(study_runs.subprocess, "Popen", Process)
-    monkeypatch.setattr(study_ipmix.signal, "signal", lambda *how: None)
-    return Process
-
-
-def test_finished_runs_are_skipped_and_missing_ones_started(finished, processes, capsys):
-    options, plan = finished
-    _, jobs = study_jobs(options)
-    study_ipmix.run_missing(jobs, options)
-    assert processes.started == []
-    (options.out / plan.key / "augmix-s1" / "result.json").unlink()
-    (options.out / plan.key / "standard-s1" / "result.json").unlink()
-    options.only = "augmix"
-    study_ipmix.run_missing(jobs, options)
-    assert processes.started == [(["embedded", "AugMix", "1"], "1")]
-    assert "1 of 14 runs to do" in capsys.readouterr().out
-
-
-def test_a_failed_run_is_named_after_the_others_ended(finished, processes, capsys):
-    options, plan = finished
-    _, jobs = study_jobs(options)
-    for name in ("augmix-s1", "standard-s1"):
-        (options.out / plan.key / name / "result.json").unlink()
-    processes.codes.append(1)
-    options.jobs = 1
-    with pytest.raises(RuntimeError, match=r"embedded/standard-s1 ended with code 1: see .*output\.txt"):
-        study_ipmix.run_missing(jobs, options)
-    assert len(processes.started) == 2 and "embedded/augmix-s1" in capsys.readouterr().out
-
-
-def test_the_time_left_comes_from_runs_of_the_same_kind():
-    options = study_ipmix.parse(["--quick", "--seeds", "1"])
-    _, jobs = study_jobs(options)
-    known = {jobs[0].group: [300.0], jobs[1].group: [900.0]}
-    assert study_runs.Clock(jobs[:2], known, 2).left() == "about 10 min left"  # (300 + 900) / 2
-    assert study_runs.Clock(jobs[1:3], known, 1).left() == "about 25 min left"  # 900, and 600 as the mean of all
-    clock = study_runs.Clock(jobs[2:4], {}, 1)
-    assert clock.left() == ""
-    clock.start(jobs[2])
-    clock.finish(jobs[2], failed=True)
-    assert clock.left() == "" and clock.todo == [jobs[3]]
-
-
-def test_results_of_other_sizes_are_refused(finished):
-    options, plan = finished
-    _, jobs = study_jobs(options)
-    row = result(plan)
-    write(jobs[0], options, {**row, "settings": {**row["settings"], "epochs": 7}})
-    with pytest.raises(ValueError, match="was made with other sizes"):
-        study_ipmix.collect([plan], options)
-    write(jobs[0], options, {**row, "steps": 3})
-    with pytest.raises(ValueError, match=r"must have equal optimiser steps, got \[2, 3\]"):
-        study_ipmix.collect([plan], options)
+def test_the_command_makes_the_run_that_it_names(tmp_path, processes, monkeypatch):
+    monkeypatch.setattr(study_ipmix, "run_one", lambda job, options: job)
+    monkeypatch.setattr(sys, "argv", ["study", "--quick", "--out", str(tmp_path), "--one", "embedded", "AugMix", "2"])
+    job = study_ipmix.main()
+    assert (job.plan.key, job.variant, job.seed) == ("embedded", "AugMix", 2)
 
 
 @pytest.mark.slow
@@ -241,7 +164,7 @@ def test_one_run_from_training_to_its_result(tmp_path, monkeypatch, pictures):
     assert study_ipmix.run_one(job, options) == 0
     row = study_ipmix.read_result(job, options)
     assert row["settings"]["jsd"] and row["settings"]["method"] == "ipmix"
-    assert {key: row["figures"][key]["n"] for key in study_page.FIGURES} == {
+    assert {key: row["figures"][key]["n"] for key in study_ipmix.METRICS} == {
         "clean": 1000, "clean_best": 1000, "rms": 1000, "ece": 1000, "mce": 20, "pgd_2": 20, "pgd_8": 20,
     }  # fmt: skip
     assert list(row["corruptions"]) == list(CORRUPTIONS) and row["training_images"] == 256 and row["steps"] == 2
@@ -249,7 +172,7 @@ def test_one_run_from_training_to_its_result(tmp_path, monkeypatch, pictures):
 
 def test_folders_are_plain():
     options = study_ipmix.parse(["--cifar", "pictures", "--seeds", "1"])
-    names = [job.name for job in study_ipmix.jobs_of(study_ipmix.plans(options), options)]
+    names = [job.name for job in jobs_of(study_ipmix.plans(options), options.seeds)]
     assert len(names) == len(set(names)) == 11
     assert "embedded/ipmix-jsd-s0" in names and "cifar10-jpeg/standard-s0" in names
     assert "embedded/ipmix-without-image-level-s0" in names and "cifar10-jpeg/ipmix-without-image-level-s0" not in names
@@ -257,7 +180,9 @@ def test_folders_are_plain():
 
 def test_sizes_can_be_chosen():
     options = study_ipmix.parse(["--cifar", "pictures", "--epochs", "3", "--limit", "700", "--threads", "2"])
-    assert {(plan.epochs, plan.limit, plan.images) for plan in study_ipmix.plans(options)} == {(3, 700, 500)}
+    found = study_ipmix.plans(options)
+    assert {(plan.shared["epochs"], plan.shared["limit"]) for plan in found} == {(3, 700)}
+    assert {count for plan in found for count in plan.sizes.n.values()} == {500}
     assert study_ipmix.shown_arguments(options) == [
         "--cifar", "CIFAR10_FOLDER", "--epochs", "3", "--limit", "700", "--threads", "2",
     ]  # fmt: skip
@@ -269,10 +194,3 @@ def test_the_images_in_the_package_can_be_left_out():
     assert study_ipmix.shown_arguments(options) == ["--cifar", "CIFAR10_FOLDER", "--cifar-only"]
     with pytest.raises(SystemExit):
         study_ipmix.parse(["--cifar-only"])
-
-
-@pytest.mark.parametrize("name", ["epochs", "limit", "seeds", "threads", "jobs"])
-def test_wrong_numbers_are_refused(name, capsys):
-    with pytest.raises(SystemExit):
-        study_ipmix.parse([f"--{name}", "0"])
-    assert f"--{name} must be at least 1, got 0" in capsys.readouterr().err

@@ -11,122 +11,43 @@ import torch
 
 pytest.importorskip("scipy")
 import study_mixing_sets
-import study_mixing_sets_analysis as analysis
-import study_mixing_sets_page
-import study_mixing_sets_run
-from study_ipmix import jobs_of, write_text
-from study_mixing_sets_plan import FIGURES, MIXTURE, PAPER, SOURCES, VARIANTS, plans
+from study import measured
+from study.plan import jobs_of
+from study_mixing_sets import METRICS, MIXTURE, PAPER, SOURCES, VARIANTS, plans
+from study_parts import of_the_run, write
 
 from mixaug.evaluate.corruptions import CORRUPTIONS
 from mixaug.train.settings import TrainSettings
-
-# --- the analysis ------------------------------------------------------------------------------------------------
-
-#: Three sources by three seeds: sources 10, 12, 14, seeds 0, 1, 5, and a rest of one point in four of the nine.
-THREE = {
-    "a": {0: 11.0, 1: 10.0, 2: 15.0},
-    "b": {0: 11.0, 1: 14.0, 2: 17.0},
-    "c": {0: 14.0, 1: 15.0, 2: 19.0},
-}
-
-
-def test_the_spread_of_sources_and_of_seeds():
-    found = analysis.spread_of(THREE)
-    assert list(found.means) == ["a", "b", "c"] and (found.lowest, found.highest) == ("a", "c")
-    assert found.means == pytest.approx({"a": 12.0, "b": 14.0, "c": 16.0}) and found.range == pytest.approx(4.0)
-    # The rest: a (+1, -1, 0), b (-1, +1, 0), of 2 x 2 degrees of freedom.
-    assert found.within == pytest.approx(1.0)
-    assert found.between == pytest.approx(math.sqrt(4 - 1 / 3))
-    # Tukey's q of three means and four degrees of freedom is 5.040 in every table.
-    assert found.half == pytest.approx(5.040 / math.sqrt(3), rel=1e-3)
-    assert found.by_chance == pytest.approx(1.693 / math.sqrt(3), rel=1e-3)
-
-
-def test_equal_sources_have_no_spread_between_them():
-    values = {"a": {0: 1.0, 1: 2.0}, "b": {0: 2.0, 1: 1.0}}
-    found = analysis.spread_of(values)
-    assert found.between == 0.0 and found.range == 0.0 and found.p == 1.0
-
-
-@pytest.mark.parametrize("values", [{}, {"a": {0: 1.0, 1: 1.0}}, {"a": {0: 1.0, 1: 2.0}, "b": {1: 2.0}}])
-def test_too_few_runs_have_no_spread(values):
-    assert analysis.spread_of(values) is None
-
-
-def test_just_the_common_seeds_are_compared():
-    more = {"a": {**THREE["a"], 3: 99.0}, "b": THREE["b"], "c": {7: -5.0, **THREE["c"]}}
-    assert analysis.spread_of(more) == analysis.spread_of(THREE) and analysis.spread_of(more).seeds == 3
-
-
-def test_chance_is_what_equal_sources_show():
-    tables = torch.randn(20_000, 5, 3, generator=torch.Generator().manual_seed(0)).double()
-    means, centre = tables.mean(2), tables.mean((1, 2), keepdim=True)
-    rest = tables - tables.mean(2, keepdim=True) - tables.mean(1, keepdim=True) + centre
-    ratios = (means.amax(1) - means.amin(1)) / (rest.square().sum((1, 2)) / 8 / 3).sqrt()
-    for width in (2.0, 4.886):  # in tables of Tukey's distribution, 5% are above 4.886
-        assert analysis.chance(width, 1.0, 5, 8) == pytest.approx((ratios > width).double().mean().item(), abs=0.01)
-    assert analysis.chance(4.886, 1.0, 5, 8) == pytest.approx(0.05, abs=1e-4)
-
-
-def test_runs_without_luck_are_certain():
-    assert analysis.chance(1.0, 0.0, 5, 8) == 0.0 and analysis.chance(0.0, 0.0, 5, 8) == 1.0
-
-
-def test_the_expected_range_of_normal_draws():
-    assert [round(analysis.expected_range(k), 3) for k in (1, 2, 5)] == [0.0, 1.128, 2.326]
-
-
-def test_a_contrast_and_its_interval():
-    values = {**THREE, "d": {0: 13.0, 1: 14.0, 2: 18.0}}  # a point above the mean of the three, whatever the seed
-    found = analysis.contrast(values, "d", ["a", "b", "c"])
-    assert found.value == pytest.approx(1.0)
-    # The rest's squares are 4 as before, now of six degrees of freedom, whose t is 2.447.
-    half = 2.447 * math.sqrt(4 / 6 * (1 + 1 / 3) / 3)
-    assert found.half == pytest.approx(half, rel=1e-3) and not found.clear
-    assert analysis.Contrast(-2.0, 1.9).clear
-    assert analysis.contrast(values, "e", ["a", "b", "c"]) is None
-    assert analysis.contrast(values, "d", ["a", "x"]) is None
-    assert analysis.contrast({**THREE, "d": {0: 1.0}}, "d", ["a", "b", "c"]) is None
-
-
-def test_p_values_are_adjusted_for_their_number():
-    assert analysis.holm([0.04, 0.01, 0.03, 0.5]) == pytest.approx([0.09, 0.04, 0.09, 0.5])
-    assert analysis.holm([0.9, 0.8]) == [1.0, 1.0] and analysis.holm([]) == []
-
 
 # --- the page ----------------------------------------------------------------------------------------------------
 
 
 def result(job, *, steps=2, pictures="5a", corruptions=None, **figures):
-    values = {**dict.fromkeys(FIGURES, 0.5), **figures}
+    values = {**dict.fromkeys(METRICS, 0.5), **figures}
     mixed = job.variant not in ("standard", "no pictures")
     return {
         "variant": job.variant,
         "settings": {
-            "epochs": job.plan.epochs, "limit": job.plan.limit, "amp": "bf16", "batch_size": 128,
+            **job.plan.shared, "batch_size": 128,
             "mixing_set": "/home/somebody" if mixed else None, "out": "/home/somebody", "data": "/home",
         },
-        "images": job.plan.images,
+        "images": job.plan.sizes.n["corruptions"],
         "pictures": {"count": 512, "sha256": pictures} if mixed else None,
         "figures": {
             key: {"value": value, "low": value - 0.02, "high": value + 0.04, "n": 20} for key, value in values.items()
         },
         "corruptions": {**dict.fromkeys(CORRUPTIONS, values["mce"]), **(corruptions or {})},
         "best_epoch": 3,
-        "steps": steps,
-        "training_images": 256,
-        "seconds": {"training": 4.0, "measuring": 1.0, "all": 60.0},
-        "environment": {"torch": "2", "time": "now"},
-        "processor": "abacus, 2 cores",
+        **of_the_run(steps),
     }  # fmt: skip
-
-
-def write(job, options, row):
-    write_text(options.out / job.name / "result.json", json.dumps(row))
 
 
 #: A rest without an order that any source or seed could have.
 LUCK = {"fractals": (1, -1, 0), "IFS": (-1, 0, 1), "contours": (0, 1, -1), "dead leaves": (1, 0, -1)}
+
+
+def sizes_of(plan):
+    return plan.shared["limit"], plan.shared["epochs"], plan.sizes.n["corruptions"]
 
 
 @pytest.fixture
@@ -134,7 +55,7 @@ def finished(tmp_path):
     """Sources alike but for the calibration error of the spectrum; noise is worse, standard training far worse."""
     options = study_mixing_sets.parse(["--quick", "--out", str(tmp_path)])
     (plan,) = plans(options)
-    jobs = jobs_of([plan], options)
+    jobs = jobs_of([plan], options.seeds)
     for job in jobs:
         luck = 0.002 * LUCK.get(job.variant, (-1, 1, 0))[job.seed]
         figures = {"clean": 0.15 + luck + 0.01 * job.seed, "mce": 0.20 + luck, "rms": 0.04 + luck}
@@ -149,7 +70,7 @@ def finished(tmp_path):
 
 
 def lines_of(options, plan):
-    return study_mixing_sets_page.page(study_mixing_sets.collect([plan], options)).splitlines()
+    return study_mixing_sets.page(study_mixing_sets.collect([plan], options)).splitlines()
 
 
 def test_the_answer_is_computed(finished):
@@ -239,12 +160,6 @@ def test_a_partial_study_says_so(finished):
     assert not any(line.startswith("### Does the picture matter?") for line in lines)
 
 
-def test_nothing_finished_is_refused(tmp_path):
-    options = study_mixing_sets.parse(["--quick", "--out", str(tmp_path)])
-    with pytest.raises(ValueError, match="at least one finished run, got none"):
-        study_mixing_sets_page.page(study_mixing_sets.collect(plans(options), options))
-
-
 def test_the_files_are_written_from_what_is_finished(finished, tmp_path, monkeypatch, capsys):
     options, plan, jobs = finished
     arguments = ["--quick", "--out", str(tmp_path), "--results", str(tmp_path / "page"), "--report-only"]
@@ -266,16 +181,9 @@ def test_the_files_are_written_from_what_is_finished(finished, tmp_path, monkeyp
 # --- runs --------------------------------------------------------------------------------------------------------
 
 
-def test_results_of_other_sizes_or_pictures_are_refused(finished):
+def test_results_of_other_pictures_are_refused(finished):
     options, plan, jobs = finished
     job = next(job for job in jobs if job.variant == "spectrum")
-    row = result(job)
-    write(job, options, {**row, "images": 7})
-    with pytest.raises(ValueError, match="was made with other sizes"):
-        study_mixing_sets.collect([plan], options)
-    write(job, options, {**row, "steps": 3})
-    with pytest.raises(ValueError, match=r"must have equal optimiser steps, got \[2, 3\]"):
-        study_mixing_sets.collect([plan], options)
     write(job, options, result(job, pictures="6b"))
     with pytest.raises(ValueError, match="the runs of spectrum must have mixed in the same pictures, got 2 sets"):
         study_mixing_sets.collect([plan], options)
@@ -284,10 +192,10 @@ def test_results_of_other_sizes_or_pictures_are_refused(finished):
 def test_every_variant_has_settings_and_a_folder_of_its_own(tmp_path):
     options = study_mixing_sets.parse(["--cifar", "pictures", "--out", str(tmp_path)])
     found = plans(options)
-    names = [job.name for job in jobs_of(found, options)]
+    names = [job.name for job in jobs_of(found, options.seeds)]
     assert len(names) == len(set(names)) == 2 * 3 * 10
     assert "study_mixing_sets/dead-leaves-s0" in names and "study_mixing_sets_cifar10/all-five-s2" in names
-    assert [(plan.limit, plan.epochs, plan.images) for plan in found] == [(None, 12, 1000), (5000, 12, 1000)]
+    assert [sizes_of(plan) for plan in found] == [(None, 12, 1000), (5000, 12, 1000)]
     assert set(PAPER) == set(SOURCES) and VARIANTS[MIXTURE]["mixing_set"].split(",") == list(SOURCES.values())
     names = {name: TrainSettings(**chosen).method for name, chosen in VARIANTS.items()}
     assert {name for name, method in names.items() if method != "ipmix"} == {"standard"}
@@ -296,14 +204,12 @@ def test_every_variant_has_settings_and_a_folder_of_its_own(tmp_path):
 def test_sizes_can_be_chosen():
     chosen = ["--cifar", "pictures", "--epochs", "3", "--limit", "700", "--images", "90", "--cifar-only"]
     options = study_mixing_sets.parse(chosen)
-    assert [(plan.key, plan.epochs, plan.limit, plan.images) for plan in plans(options)] == [
-        ("study_mixing_sets_cifar10", 3, 700, 90)
-    ]
+    assert [(plan.key, *sizes_of(plan)) for plan in plans(options)] == [("study_mixing_sets_cifar10", 700, 3, 90)]
     shown = ["--cifar", "CIFAR10_FOLDER", "--cifar-only", "--epochs", "3", "--limit", "700", "--images", "90"]
     assert study_mixing_sets.shown_arguments(options) == shown
 
 
-@pytest.mark.parametrize("arguments", [["--cifar-only"], ["--images", "0"], ["--seeds", "0"], ["--jobs", "-1"]])
+@pytest.mark.parametrize("arguments", [["--cifar-only"], ["--images", "0"]])
 def test_wrong_options_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
         study_mixing_sets.parse(arguments)
@@ -311,8 +217,8 @@ def test_wrong_options_are_refused(arguments, capsys):
 
 
 def test_plain_pictures_show_nothing():
-    noise = study_mixing_sets_run.plain_pictures("noise", 3)
-    flat = study_mixing_sets_run.plain_pictures("flat", 40)
+    noise = study_mixing_sets.plain_pictures("noise", 3)
+    flat = study_mixing_sets.plain_pictures("flat", 40)
     assert noise.shape == (3, 3, 256, 256) and noise.dtype == flat.dtype == torch.uint8
     cells = noise[:, :, ::8, ::8].float()
     assert torch.equal(noise, noise[:, :, ::8, ::8].repeat_interleave(8, 2).repeat_interleave(8, 3))
@@ -320,36 +226,45 @@ def test_plain_pictures_show_nothing():
     assert torch.corrcoef(torch.stack([cells[..., :-1].flatten(), cells[..., 1:].flatten()]))[0, 1].abs() < 0.05
     assert (flat == flat[:, :, :1, :1]).all()
     assert len(torch.unique(flat[:, :, 0, 0], dim=0)) == 40
-    assert torch.equal(noise, study_mixing_sets_run.plain_pictures("noise", 3))
+    assert torch.equal(noise, study_mixing_sets.plain_pictures("noise", 3))
 
 
 def test_plain_folders_are_made_once_and_mended(tmp_path):
-    folder = study_mixing_sets_run.plain_folder("flat", tmp_path, 5)
+    folder = study_mixing_sets.plain_folder("flat", tmp_path, 5)
     names = sorted(path.name for path in folder.iterdir())
     assert names == [f"000{i}.png" for i in range(5)]
     kept, lost = folder / "0000.png", folder / "0003.png"
     before, content = kept.stat().st_mtime_ns, lost.read_bytes()
     lost.unlink()
-    assert study_mixing_sets_run.plain_folder("flat", tmp_path, 5) == folder
+    assert study_mixing_sets.plain_folder("flat", tmp_path, 5) == folder
     assert kept.stat().st_mtime_ns == before and lost.read_bytes() == content
+
+
+def test_the_command_makes_the_run_that_it_names(tmp_path, processes, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(study_mixing_sets, "run_one", lambda job, folder, options: (job, folder))
+    arguments = ["--quick", "--out", str(tmp_path), "--one", "study_mixing_sets", "dead leaves", "2"]
+    monkeypatch.setattr(sys, "argv", ["study", *arguments])
+    job, folder = study_mixing_sets.main()
+    assert (job.variant, job.seed, folder) == ("dead leaves", 2, tmp_path / "study_mixing_sets" / "dead-leaves-s2")
 
 
 @pytest.mark.slow
 def test_one_run_from_training_to_its_result(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # the other tests keep their threads
-    monkeypatch.setattr(study_mixing_sets_run, "COUNT", 4)
-    monkeypatch.setattr(study_mixing_sets_run.plain_folder, "__defaults__", (4,))
+    monkeypatch.setattr(study_mixing_sets, "COUNT", 4)
+    monkeypatch.setattr(study_mixing_sets.plain_folder, "__defaults__", (4,))
     options = study_mixing_sets.parse(["--quick", "--out", str(tmp_path)])
-    jobs = jobs_of(plans(options), options)
+    jobs = jobs_of(plans(options), options.seeds)
     job = next(job for job in jobs if job.variant == "noise")
     folder = tmp_path / job.name
     folder.mkdir(parents=True)
-    assert study_mixing_sets_run.read_result(job, options) is None
-    assert study_mixing_sets_run.run_one(job, folder, options) == 0
-    row = study_mixing_sets_run.read_result(job, options)
+    assert measured.read_sized_result(job, options) is None
+    assert study_mixing_sets.run_one(job, folder, options) == 0
+    row = measured.read_sized_result(job, options)
     assert row["settings"]["mixing_set"] == str(tmp_path / "plain_pictures" / "noise")
     assert row["pictures"]["count"] == 4 and len(row["pictures"]["sha256"]) == 64
-    assert {key: row["figures"][key]["n"] for key in FIGURES} == {"clean": 1000, "mce": 20, "rms": 1000, "ece": 1000}
+    assert {key: row["figures"][key]["n"] for key in METRICS} == {"clean": 1000, "mce": 20, "rms": 1000, "ece": 1000}
     assert list(row["corruptions"]) == list(CORRUPTIONS) and row["training_images"] == 256 and row["steps"] == 2
     plain = next(job for job in jobs if job.variant == "no pictures")
-    assert study_mixing_sets_run.pictures_of(study_mixing_sets_run.settings_of(plain, folder, options)) is None
+    assert study_mixing_sets.pictures_of(study_mixing_sets.settings_in(folder, plain, options.out)) is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from study_audit_models import (
+from study.masking_models import (
     Compressed,
     Confident,
     Decoy,

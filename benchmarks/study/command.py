@@ -1,4 +1,4 @@
-"""What the commands of the robustness studies share: their options, the checks of these, the page's files."""
+"""What the commands of the studies share: options and their checks, the runs that are missing, the page's files."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import json
 import os
 import shlex
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from study_adversarial_plan import Job, Plan
-from study_adversarial_tables import Study
-from study_ipmix import write_text
-from study_page import Row
-from study_runs import say
 
-ROOT = Path(__file__).resolve().parents[1]
+from study.measured import Row
+from study.plan import DataPlan, Job
+from study.runs import Clock, run_all, say, write_text
+from study.tables import DataResults, Study
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def add_shared_options(parser: argparse.ArgumentParser, *, eps: str, epochs: str, only: str) -> None:
@@ -48,16 +49,24 @@ def add_shared_options(parser: argparse.ArgumentParser, *, eps: str, epochs: str
     parser.add_argument("--one", nargs=2, metavar=("VARIANT", "SEED"), help=argparse.SUPPRESS)
 
 
-def parsed(parser: argparse.ArgumentParser, arguments: list[str], counts: Sequence[str]) -> argparse.Namespace:
+def parsed(
+    parser: argparse.ArgumentParser,
+    arguments: list[str] | None,
+    *counts: str,
+    folders: tuple[str, str] = ("", "quick"),
+) -> argparse.Namespace:
     """The checked options, with what was left open decided.
 
     Args:
-        parser: with the shared options.
-        arguments: of the command line.
-        counts: options that are numbers of at least 1.
+        parser: with the shared options, or some of them.
+        arguments: of the command line; None for those of this process.
+        counts: further options that are numbers of at least 1.
+        folders: of the runs below ``runs``, and of those of ``--quick``.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser.set_defaults(gpu=False, eps=None)  # of a study that has not these options
     options = parser.parse_args(arguments)
-    for name in counts:
+    for name in ("epochs", "limit", "seeds", "threads", "jobs", *counts):
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1, got {value}")
@@ -66,20 +75,23 @@ def parsed(parser: argparse.ArgumentParser, arguments: list[str], counts: Sequen
     options.typed = arguments
     options.seeds = options.seeds or (1 if options.gpu else 3)
     options.jobs = options.jobs or (1 if options.gpu else max((os.cpu_count() or 1) // options.threads, 1))
-    options.out = (options.out or ROOT / "runs" / ("quick" if options.quick else "")).absolute()
+    options.out = (options.out or ROOT / "runs" / folders[options.quick]).absolute()
     # A quick run says nothing about the methods: its page stays with its runs.
     options.results = options.results or (options.out if options.quick else ROOT / "docs" / "results")
     return options
 
 
-def changed_arguments(options: argparse.Namespace, defaults: Mapping[str, Any]) -> list[str]:
-    """The options that are not at their defaults, as they are typed.
+def shown_arguments(options: argparse.Namespace, defaults: Mapping[str, Any], *more: str) -> list[str]:
+    """The arguments that decide the result, as they are typed, without this machine's paths.
 
     Args:
         options: of the command.
         defaults: of the options that decide the result; those of seeds, threads and precision are known here.
+        more: arguments that come before these.
     """
-    arguments = []
+    arguments = [] if options.cifar is None else ["--cifar", "CIFAR10_FOLDER"]
+    arguments += ["--gpu"] * options.gpu
+    arguments += more
     for name, default in {**defaults, "seeds": 1 if options.gpu else 3, "threads": 1, "amp": "bf16"}.items():
         if getattr(options, name) != default:
             arguments += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
@@ -130,41 +142,106 @@ def runs_to_do(
     return todo, known
 
 
+def run_missing(
+    script: str, jobs: Sequence[Job], read: Callable[[Job, argparse.Namespace], Row | None], options: argparse.Namespace
+) -> None:
+    """Runs what is not finished and has ``--only`` in its name; the arguments are those of the two that it calls."""
+    todo, known = runs_to_do(jobs, read, options)
+    run_jobs(script, todo, options, known)
+
+
+def run_jobs(
+    script: str,
+    todo: Sequence[Job],
+    options: argparse.Namespace,
+    known: Mapping[tuple[str, str], Sequence[float]],
+    words: Callable[[Job], Sequence[str]] = lambda job: job.words,
+) -> None:
+    """Runs each in a process of its own: the study's file again, with what was typed and ``--one``.
+
+    Args:
+        script: file of the study.
+        todo: the runs in their order.
+        options: of the command.
+        known: seconds of finished runs by group.
+        words: of ``--one`` for a run.
+    """
+    run_all(
+        todo,
+        lambda job: [sys.executable, script, *options.typed, "--one", *words(job)],
+        options.out,
+        Clock(todo, known, options.jobs),
+        options.threads,
+    )
+
+
+def run_command(
+    options: argparse.Namespace, one: Callable[[], int], missing: Callable[[], None], write: Callable[[], str]
+) -> int:
+    """What the command of a study does; its exit status.
+
+    Args:
+        options: of the command.
+        one: the run that ``--one`` names, in this process.
+        missing: the runs that are not finished.
+        write: writes the page from what is finished, and gives it.
+    """
+    if options.one:
+        # Of a study in the background, where the shell has it ignored, and Ctrl-C is how this process is stopped.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        return one()
+    if not options.report_only:
+        try:
+            missing()
+        except KeyboardInterrupt:
+            say("Stopped; the same command goes on.")
+            return 130
+    say(write())
+    return 0
+
+
 def study_of(
-    plan: Plan,
+    plans: Sequence[DataPlan],
     found: Sequence[tuple[Job, Row | None]],
     options: argparse.Namespace,
     words: Sequence[str],
     *,
     equal_steps: bool = True,
+    precision: str = ", in the evaluation float32",
 ) -> Study:
     """The finished runs, checked to be of one and the same study.
 
     Args:
-        plan: of the page.
+        plans: of the page's data sets.
         found: all planned runs with their results, None where there is none yet.
         options: of the command.
         words: of the command as it is shown.
-        equal_steps: whether all must have made the same number of optimiser steps.
+        equal_steps: whether all of a data set must have made the same number of optimiser steps.
+        precision: of the evaluation, in words.
 
     Raises:
-        ValueError: the runs differ in their steps.
+        ValueError: no run is finished, or the runs on a data set differ in their steps.
     """
-    rows: dict[str, dict[int, Row]] = {}
-    for job, row in found:
-        if row is not None:
-            rows.setdefault(job.variant, {})[job.seed] = row
-    steps = {row["steps"] for seeds in rows.values() for row in seeds.values()}
-    if len(steps) > 1 and equal_steps:
-        raise ValueError(f"the runs must have equal optimiser steps, got {sorted(steps)}")
+    data = {}
+    for plan in plans:
+        rows: dict[str, dict[int, Row]] = {}
+        for job, row in found:
+            if row is not None and job.plan is plan:
+                rows.setdefault(job.variant, {})[job.seed] = row
+        steps = {row["steps"] for seeds in rows.values() for row in seeds.values()}
+        if len(steps) > 1 and equal_steps:
+            raise ValueError(f"the runs on {plan.label} must have equal optimiser steps, got {sorted(steps)}")
+        if rows:
+            data[plan.key] = DataResults(plan, {name: rows[name] for name in plan.variants if name in rows})
+    if not data:
+        raise ValueError("the study must have at least one finished run, got none")
     return Study(
-        plan=plan,
-        rows={name: rows[name] for name in plan.variants if name in rows},
+        data=data,
         command=shlex.join(words),
         planned=len(found),
-        missing=[job.name.partition("/")[2] for job, row in found if row is None],
+        missing=[job.shown for job, row in found if row is None],
         conditions=f"{options.jobs} processes at a time, threads of each: {options.threads}; precision of the forward "
-        f"pass in training: {options.amp}, in the evaluation float32.",
+        f"pass in training: {options.amp}{precision}.",
         seeds=options.seeds,
         gpu=options.gpu,
     )

@@ -1,7 +1,7 @@
-"""Do the sources of a mixing set differ by more than the seeds do? Analysis of variance with sources and seeds.
+"""Do sources differ by more than the seeds do? Analysis of variance with sources and seeds.
 
 Every source is trained with the same seeds, which give it the same first weights and the same order of images, so a
-figure is ``x[source, seed] = mean + source + seed + rest``, and the standard deviation of the rest is what one run's
+metric is ``x[source, seed] = mean + source + seed + rest``, and the standard deviation of the rest is what one run's
 luck is worth once the seed's own effect is taken out.
 """
 
@@ -79,7 +79,7 @@ def spread_of(values: Mapping[str, Mapping[int, float]]) -> Spread | None:
     """Compares sources; None with fewer than two, or fewer than two seeds that all of them have.
 
     Args:
-        values: a figure in points by source and seed.
+        values: a metric in points by source and seed.
     """
     from scipy.stats import studentized_range
 
@@ -135,7 +135,7 @@ def contrast(values: Mapping[str, Mapping[int, float]], name: str, sources: Sequ
     The interval is Student's, from the rest's standard deviation of this variant and the sources together.
 
     Args:
-        values: a figure in points by variant and seed.
+        values: a metric in points by variant and seed.
         name: of the variant.
         sources: that it is compared with.
     """

@@ -1,4 +1,4 @@
-"""Runs of a study side by side: processes, a line for each that ends, the time left."""
+"""Runs of a study side by side: processes, a line for each that ends, the time left; and their files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
+
+from mixaug._files import atomic_path
 
 
 class Run(Hashable, Protocol):
@@ -128,3 +130,9 @@ def say(line: str) -> None:
     """A line on standard output, at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
