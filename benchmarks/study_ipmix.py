@@ -32,7 +32,7 @@ from study.tables import DataResults, Rows, Study
 
 from mixaug.attacks import PGD
 from mixaug.evaluate import evaluate_model
-from mixaug.evaluate.labels import corruption_label
+from mixaug.evaluate.corruptions.tables import corruption_label
 from mixaug.train.checkpoint import load_checkpoint
 
 # --- what is trained and measured --------------------------------------------------------------------------------

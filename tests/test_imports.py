@@ -7,6 +7,7 @@ from importlinter.cli import lint_imports
 from paths import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
+STUDIES = [*BENCHMARKS.glob("study_*.py"), BENCHMARKS / "sweep_relu.py"]
 PROGRAMS = {path.stem for path in BENCHMARKS.glob("*.py")}
 
 
@@ -22,6 +23,11 @@ def imported(path):
 def test_the_contracts_are_kept(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert lint_imports(no_cache=True) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", [*STUDIES, *(BENCHMARKS / "study").glob("*.py")], ids=lambda path: path.stem)
+def test_a_study_imports_the_library_of_studies_and_no_other_program(path):
+    assert PROGRAMS & set(imported(path)) == set()
 
 
 @pytest.mark.parametrize("package", ["mixaug", "mixaug_ext"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mixaug._files import atomic_path
-from mixaug.evaluate.labels import corruption_label
+from mixaug.evaluate.corruptions.tables import corruption_label
 from study.tables import DataResults, Rows, Study, values_of
 
 #: Colour and marker of a variant, by its name.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from mixaug.evaluate.labels import corruption_label
+from mixaug.evaluate.corruptions.tables import corruption_label
 from study.measured import Row
 from study.plan import DataPlan
 
