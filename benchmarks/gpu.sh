@@ -23,9 +23,9 @@ step build env FORCE_CUDA=1 MIXAUG_CUDA_ARCH=native "$python" setup.py -q build_
 step info "$python" -m mixaug info
 step tests "$python" -m pytest -q -m gpu tests
 command -v compute-sanitizer > /dev/null && step races compute-sanitizer --tool racecheck --error-exitcode 9 \
-    "$python" -m pytest -q -m gpu tests/test_ipmix_cuda.py tests/test_capped_relu_cuda.py -k "equal"
+    "$python" -m pytest -q -m gpu tests/mixaug_ext/test_ipmix_cuda.py tests/mixaug_ext/test_capped_relu_cuda.py -k "equal"
 command -v compute-sanitizer > /dev/null && step memory compute-sanitizer --tool memcheck --error-exitcode 9 \
-    "$python" -m pytest -q -m gpu tests/test_composite.py tests/test_ipmix_cuda.py tests/test_capped_relu_cuda.py \
+    "$python" -m pytest -q -m gpu tests/mixaug_ext/test_composite.py tests/mixaug_ext/test_ipmix_cuda.py tests/mixaug_ext/test_capped_relu_cuda.py \
     -k "equal"
 step bench_mixcut "$python" benchmarks/bench_mixcut.py --device cuda --only speed
 step bench_drelu "$python" benchmarks/bench_drelu.py --device cuda

@@ -267,7 +267,7 @@ def page(rows: Sequence[Mapping[str, Any]], audits: Mapping[str, Audit], missing
         f"{first.settings['draws']} draws. Transfer: from a plain model of another seed. Models: seed 0 of the studies "
         "[adversarial training](study_adversarial.md), [D-ReLU](study_drelu.md), "
         "[D-ReLU by the paper's recipe](study_drelu_paper.md) and [AdAutoMix](study_adautomix.md), and what "
-        "`benchmarks/study_audit_models.py` makes of the plain one (or, so named, of PGD AT).",
+        "`benchmarks/study/masking_models.py` makes of the plain one (or, so named, of PGD AT).",
         "",
     ]
     return "\n".join(lines)

@@ -141,10 +141,11 @@ def overlay(image: Tensor, map_: Tensor) -> Tensor:
     """
     colour_map = optional_import("matplotlib").colormaps["inferno"]
     colours = torch.from_numpy(colour_map(map_.float().numpy())[..., :3]) * 255
-    grey = _colours(image).double().mean(-1, keepdim=True)
+    grey = as_rgb(image).double().mean(-1, keepdim=True)
     strength = (_STRENGTH * map_.double())[..., None]
     return (grey * (1 - strength) + colours * strength).round().to(torch.uint8)
 
 
-def _colours(image: Tensor) -> Tensor:
+def as_rgb(image: Tensor) -> Tensor:
+    """(H, W, 3) of (1 or 3, H, W), as it is drawn."""
     return image.expand(3, -1, -1).permute(1, 2, 0)

@@ -33,7 +33,7 @@ def draw_curve(
     )
 
 
-_BARS = 4  # models up to which each has a bar; more are points in one row
+BARS = 4  # models up to which each has a bar; more are points in one row
 _ERROR = {"ecolor": "#333333", "elinewidth": 0.9, "capsize": 0}
 
 
@@ -45,7 +45,7 @@ def grouped(
 ) -> bytes:
     """A group for each row with a bar, or for many models a point, for each model."""
     count = len(names)
-    few = count <= _BARS
+    few = count <= BARS
     # Bars of twelve models would be a figure of a metre; points stand closer.
     figure, axes = new_figure(0.9 + 0.1 * count + len(rows) * (0.16 + (0.17 if few else 0.055) * count))
     styles = looks(count)

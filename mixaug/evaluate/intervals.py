@@ -128,14 +128,14 @@ def share(marked: Tensor) -> Estimate:
     return wilson(int(marked.sum()), len(marked))
 
 
-def complement(figure: Estimate) -> Estimate:
+def complement(estimate: Estimate) -> Estimate:
     """One less a share, with its interval: the error of an accuracy.
 
     Example:
         >>> str(complement(Estimate(0.75, 0.7, 0.9, 10)))
         '25.0% [10.0, 30.0]'
     """
-    return Estimate(1 - figure.value, 1 - figure.high, 1 - figure.low, figure.n, figure.method)
+    return Estimate(1 - estimate.value, 1 - estimate.high, 1 - estimate.low, estimate.n, estimate.method)
 
 
 def bootstrap_means(

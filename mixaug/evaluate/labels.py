@@ -25,16 +25,16 @@ def attack_label(name: str) -> str:
     return name.removesuffix("-targeted").upper() + (" targeted" if targeted else "")
 
 
-def interval_text(figure: Estimate) -> str:
+def interval_text(estimate: Estimate) -> str:
     """The interval without a sign; one image resampled has none.
 
     Example:
         >>> interval_text(Estimate(0.25, 0.2, 0.31, 200)), interval_text(Estimate(0.25, 0.25, 0.25, 1, "bootstrap"))
         ('20.0 to 31.0', 'not known')
     """
-    if figure.n == 1 and figure.method.endswith("bootstrap"):
+    if estimate.n == 1 and estimate.method.endswith("bootstrap"):
         return "not known"
-    return " to ".join(figure.ends)
+    return " to ".join(estimate.ends)
 
 
 def radius_text(eps: float) -> str:

@@ -144,7 +144,7 @@ class _Checksums:
             self._current, self._filled = 0, 0
 
 
-def _reserve(descriptor: int, length: int) -> None:
+def reserve(descriptor: int, length: int) -> None:
     """Takes the space on the disk, so that a full one is noticed now and not after minutes of work."""
     if not hasattr(os, "posix_fallocate"):  # macOS, Windows
         return
@@ -160,7 +160,7 @@ def _write(path: Path, recipe: Recipe, chunks: Iterator[torch.Tensor]) -> None:
     data = int(np.prod(recipe.shape, dtype=np.int64))
     checksums = _Checksums()
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        _reserve(file.fileno(), len(header) + data + 4 * -(-data // _BLOCK) + _SEAL.size)
+        reserve(file.fileno(), len(header) + data + 4 * -(-data // _BLOCK) + _SEAL.size)
         file.write(header)
         for pictures in chunks:
             block = pictures.contiguous().numpy().reshape(-1).data

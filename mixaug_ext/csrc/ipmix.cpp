@@ -36,7 +36,7 @@ using i32 = std::int32_t;
 using u32 = std::uint32_t;
 using i64 = std::int64_t;
 
-// Codes of mixaug/transforms/ipmix_params.py: OPERATIONS.
+// Codes of mixaug/ops/ipmix_record.py: OPERATIONS.
 enum Op : i64 {
     EQUALIZE, POSTERIZE, SOLARIZE, INVERT, MIRROR, ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y,
     AUTOCONTRAST, COLOR, CONTRAST, BRIGHTNESS, SHARPNESS, ADD, MULTIPLY, RANDOM_PIXELS, RANDOM_ELEMENTS
@@ -767,7 +767,7 @@ struct SampleArgs {
     double severity, beta, self_mix;
 };
 
-// The arithmetic of sample_ipmix (mixaug/transforms/ipmix_params.py) on the same uniforms, in one pass: 65 small tensor
+// The arithmetic of sample_ipmix (mixaug/transforms/ipmix.py) on the same uniforms, in one pass: 65 small tensor
 // operations cost 190 us for one image, this 3.
 MIXAUG_API void mixaug_ipmix_sample(const SampleArgs* args) {
     const SampleArgs& g = *args;

@@ -1,7 +1,7 @@
 // Dynamic MixCut's sampler and label mixing on the CPU: a batch in one call each.
 //
 // In PyTorch they are about fifty small tensor operations, 150 us for 128 images, more than the compositing itself. The
-// arithmetic is that of mixaug/transforms/dynamic_mixcut_params.py and _labels.py on the same uniforms, bit for bit:
+// arithmetic is that of mixaug/transforms/dynamic_mixcut.py and labels.py on the same uniforms, bit for bit:
 // float32, one operation after the other (-ffp-contract=off).
 
 #include "composite.h"  // MIXAUG_API

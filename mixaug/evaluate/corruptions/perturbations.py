@@ -14,7 +14,7 @@ from mixaug._checks import MAX_BATCH, check_choice, check_generator, check_int
 from mixaug.evaluate.corruptions import PRESETS
 from mixaug.evaluate.corruptions.filters import directional_blur, gaussian_blur
 from mixaug.evaluate.corruptions.noise import gaussian_noise, shot_noise
-from mixaug.evaluate.corruptions.spatter import _WATER, water
+from mixaug.evaluate.corruptions.spatter import WATER, water
 from mixaug.evaluate.corruptions.weather import brightness, grey
 from mixaug.evaluate.seeds import seed_of
 
@@ -223,7 +223,7 @@ def _spatter(
     layer = gaussian_blur(mean + sd * noise, sigma)
     layer = torch.where(layer < threshold, 0.0, layer).double()
     liquid = (torch.linalg.matrix_power(_running(h, shares), t) @ layer).mul(255).clamp(0, 255).to(torch.uint8)
-    colour = torch.tensor(_WATER, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
+    colour = torch.tensor(WATER, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
     if images.shape[1] == 1:
         colour = grey(colour)
     return images + strength * colour * water(liquid).to(images.device)[:, None]

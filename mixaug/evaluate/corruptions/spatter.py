@@ -8,7 +8,7 @@ from torch import Tensor
 from mixaug.evaluate.corruptions.filters import gaussian_blur, kernels, normal
 from mixaug.evaluate.corruptions.weather import grey
 
-_WATER = (175 / 255, 238 / 255, 238 / 255)  # pale turquoise
+WATER = (175 / 255, 238 / 255, 238 / 255)  # pale turquoise
 _MUD = (63 / 255, 42 / 255, 20 / 255)  # brown
 
 
@@ -22,7 +22,7 @@ def spatter(images: Tensor, setting: tuple[float, ...], generator: torch.Generat
     mean, sd, sigma, threshold, strength, mud = setting
     n, channels, h, w = images.shape
     layer = gaussian_blur(mean + sd * normal((n, h, w), images, generator), sigma)
-    colour = torch.tensor(_MUD if mud else _WATER, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
+    colour = torch.tensor(_MUD if mud else WATER, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
     if channels == 1:
         colour = grey(colour)
     if mud:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixaug._checks import MAX_COUNT, check_int
-from mixaug._drawing import GREY, RIGHT, WRONG, FigureImage, _colours, new_figure, overlay, png_of
+from mixaug._drawing import GREY, RIGHT, WRONG, FigureImage, as_rgb, new_figure, overlay, png_of
 from mixaug._files import atomic_path
 from mixaug._model_state import bare, check_logits, check_model, evaluation_mode, home_of, parameters_frozen
 from mixaug._pictures import as_bytes, as_float
@@ -303,7 +303,7 @@ def draw_activation_maps(
     for index, image in enumerate(bytes_):
         row, group = divmod(index, groups)
         cells = grid[row, group * (1 + many) :][: 1 + many]
-        pictures = [_colours(image), *(overlay(image, map_) for map_ in maps[index].detach().cpu())]
+        pictures = [as_rgb(image), *(overlay(image, map_) for map_ in maps[index].detach().cpu())]
         for axes, picture, title in zip(cells, pictures, ("", *titles[index]), strict=True):
             smooth = "nearest" if max(picture.shape[:2]) <= 96 else "antialiased"
             axes.imshow(picture.numpy(), interpolation=smooth)

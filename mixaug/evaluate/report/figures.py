@@ -11,7 +11,7 @@ from torch import Tensor
 from mixaug._drawing import COLOURS, GREY, RIGHT, WRONG, FigureImage, Look, add_legend, looks, new_figure, png_of
 from mixaug.evaluate.audit.result import audit_grid
 from mixaug.evaluate.corruptions.tables import SEVERITIES, corruption_label
-from mixaug.evaluate.drawing import _BARS, BANDS, draw_curve, grouped, show_image
+from mixaug.evaluate.drawing import BANDS, BARS, draw_curve, grouped, show_image
 from mixaug.evaluate.intervals import Estimate, Quantity
 from mixaug.evaluate.labels import attack_label, radius_text, shortened
 from mixaug.evaluate.measure import Drawn
@@ -54,7 +54,7 @@ def corruption_bars(
     which = list(reports[0].outcomes.corrupted) if which is None else which
     rows = [(corruption_label(name), [report.corruption_means[name] for report in reports]) for name in which]
     clean = [report.clean_error_of_corrupted.value for report in reports if report.clean_error_of_corrupted]
-    few = len(reports) <= _BARS
+    few = len(reports) <= BARS
     caption = (
         f"Mean over five severities, n = {len(reports[0].outcomes.corruption_index)} images; lines are 95% intervals"
         + (", dashed is the error on the same images uncorrupted." if few else ".")

@@ -142,12 +142,12 @@ def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
-def card(label: str, figure: Estimate, hint: str = "") -> str:
-    """A headline figure by itself."""
+def card(label: str, estimate: Estimate, hint: str = "") -> str:
+    """A headline estimate by itself."""
     extra = f"<span>{escape(hint)}</span>" if hint else ""
     return (
-        f'<div class="card"><span class="label">{escape(label)}</span><b>{escape(figure.text)}</b>'
-        f"<span>[{interval_text(figure)}]</span><span>n = {figure.n:,}</span>{extra}</div>"
+        f'<div class="card"><span class="label">{escape(label)}</span><b>{escape(estimate.text)}</b>'
+        f"<span>[{interval_text(estimate)}]</span><span>n = {estimate.n:,}</span>{extra}</div>"
     )
 
 
@@ -193,12 +193,12 @@ def chip(kind: str, text: str) -> str:
     return f'<td><span class="chip {kind}">{escape(text)}</span></td>'
 
 
-def percent(figure: Estimate | None, kind: str = "", heat: bool = False) -> str:
+def percent(estimate: Estimate | None, kind: str = "", heat: bool = False) -> str:
     """A share in percent with its interval; with ``heat`` on a ground that darkens with it."""
-    if figure is None:
+    if estimate is None:
         return cell("–", kind=kind)
-    style = f"background: rgba(var(--heat), {0.5 * figure.value:.3f})" if heat else ""
-    return cell(figure.text.removesuffix("%"), "–".join(figure.ends), kind=kind, style=style)
+    style = f"background: rgba(var(--heat), {0.5 * estimate.value:.3f})" if heat else ""
+    return cell(estimate.text.removesuffix("%"), "–".join(estimate.ends), kind=kind, style=style)
 
 
 def table_of(found: Table) -> str:

@@ -190,8 +190,8 @@ def _banner(kind: str, sign: str, word: str, text: str) -> str:
     )
 
 
-def _estimates_text(figures: Mapping[str, Estimate]) -> str:
-    return "; ".join(f"{key.replace('_', ' ')} {figure}" for key, figure in figures.items())
+def _estimates_text(estimates: Mapping[str, Estimate]) -> str:
+    return "; ".join(f"{key.replace('_', ' ')} {figure}" for key, figure in estimates.items())
 
 
 def _threshold_text(threshold: Any) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mixaug._files import atomic_path
-from mixaug.mixing_sets.cache import _reserve
+from mixaug.mixing_sets.cache import reserve
 
 _PREFIX = "mixaug-stream-"
 _OWNER = "owner"
@@ -232,7 +232,7 @@ class RingWriter:
 def create_ring(path: Path, pieces: Iterable[torch.Tensor], count: int, side: int) -> None:
     """Makes the file of a ring with the first pictures; it has its whole length from the start."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        _reserve(file.fileno(), _offset(count) + count * 3 * side * side)
+        reserve(file.fileno(), _offset(count) + count * 3 * side * side)
         file.write(np.arange(count, dtype=np.int64).tobytes().ljust(_offset(count), b"\0"))
         for pictures in pieces:
             file.write(pictures.contiguous().numpy().reshape(-1).data)
