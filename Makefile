@@ -31,7 +31,7 @@ test: $(STAMP)
 # Two passes: all tests, then those of the numba kernels as plain Python on tiny inputs, so that their lines count too.
 coverage: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(NPROC) --dist worksteal --cov --cov-report=
-	@NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/mixing_sets/test_fractals.py tests/evaluate/corruptions/test_corruptions.py -k "known_pixels or odd_sizes or glass" \
+	@NUMBA_DISABLE_JIT=1 MIXAUG_NO_EXT=1 $(BIN)/python -m pytest -q tests/mixing_sets/test_fractals.py tests/evaluate/corruptions/test_corruptions.py -k "known_pixels or odd_sizes or glass" \
 	    --cov --cov-append --cov-report=term:skip-covered
 
 lint: $(STAMP)

@@ -18,7 +18,9 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 CSRC = "mixaug_ext/csrc"
-HEADERS = [f"{CSRC}/{name}.h" for name in ("capped_relu", "composite", "cuda_common", "ipmix")]
+HEADERS = [
+    f"{CSRC}/{name}.h" for name in ("capped_relu", "composite", "cuda_common", "fractals_render", "ipmix", "isa")
+]
 FORCED = os.environ.get("FORCE_CUDA", "") not in ("", "0")
 
 
@@ -78,17 +80,20 @@ if sys.platform == "win32":
     host = "/MD"
 else:
     # -ffp-contract=off: a fused multiply-add rounds differently from PyTorch's two operations.
+    # -fno-math-errno: nor errno, which a vector of square roots cannot set.
     # -fno-trapping-math: nobody reads the floating-point flags, and clipping is vectorised only without them; no
     # result changes by it.
-    flags = ["-O3", "-std=c++17", "-ffp-contract=off", "-fno-trapping-math", "-fvisibility=hidden", "-pthread"]
-    flags += ["-Wall", "-Wextra"]
+    flags = ["-O3", "-std=c++17", "-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno"]
+    flags += ["-fvisibility=hidden", "-pthread", "-Wall", "-Wextra", "-Wno-maybe-uninitialized"]
     links = ["-pthread"]
     host = "-fPIC,-fvisibility=hidden,-Wall,-Wextra"
 
 extensions = [
     Extension(
         "mixaug_ext._kernels",
-        sources=[f"{CSRC}/{name}.cpp" for name in ("capped_relu", "composite", "ipmix", "mixcut", "records")],
+        sources=[
+            f"{CSRC}/{name}.cpp" for name in ("capped_relu", "composite", "fractals", "ipmix", "mixcut", "records")
+        ],
         depends=HEADERS,
         language="c++",
         extra_compile_args=flags,

@@ -122,7 +122,8 @@ def versions(*more: str) -> str:
         cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    kernel = "compiled kernels" if mixaug_ext.library() is not None else f"no compiled kernels: {mixaug_ext.why_not()}"
+    why_not = mixaug_ext.why_not()
+    kernel = f"no compiled kernels: {why_not}" if why_not else f"compiled kernels ({mixaug_ext.isa()})"
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     packages = ", ".join(f"{name} {version(name)}" for name in more)
     return (

@@ -2,7 +2,8 @@
 
 The kernels are plain C++ and CUDA behind a C interface (``csrc/``), loaded with :mod:`ctypes`, so one build serves
 every supported torch and Python. Nothing here is needed: without a compiled library mixaug runs its PyTorch code and
-says so once. ``MIXAUG_NO_EXT=1`` in the environment leaves both libraries unloaded, to compare or to rule them out.
+says so once. ``MIXAUG_NO_EXT=1`` in the environment leaves both libraries unloaded, to compare or to rule them out;
+``MIXAUG_ISA=generic`` or ``avx2`` keeps the C++ kernels to a lower instruction set, with the same results.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import os
 import warnings
 from pathlib import Path
 
-__all__ = ["ABI", "cuda_library", "library", "status", "warn_without", "why_no_cuda", "why_not"]
+__all__ = ["ABI", "ISAS", "cuda_library", "isa", "library", "status", "warn_without", "why_no_cuda", "why_not"]
 
 #: Version of the C interface. A library built from other sources is refused instead of being misread.
-ABI = 8
+ABI = 9
+
+#: Instruction sets that the C++ kernels are compiled for on x86-64, the widest last; elsewhere the first alone.
+ISAS = ("generic", "avx2", "avx512")
 
 _SUFFIXES = (".so", ".dylib", ".dll", ".pyd")
 _NO_COMPILER = "not built: no C++ compiler was found when mixaug was installed, or it failed (reinstall with -v)"
@@ -46,6 +50,9 @@ def _open(stem: str, version: str, missing: str) -> tuple[ctypes.CDLL | None, st
 
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
+    asked = os.environ.get("MIXAUG_ISA")
+    if asked is not None and asked not in ISAS:
+        raise ValueError(f"MIXAUG_ISA must be one of {', '.join(ISAS)}, got {asked!r}")
     return _open("_kernels", "mixaug_abi", _NO_COMPILER)
 
 
@@ -85,6 +92,23 @@ def cuda_library() -> ctypes.CDLL | None:
         True
     """
     return _load_cuda()[0]
+
+
+def isa() -> str:
+    """The instruction set that the C++ kernels use: the widest here, or a lower one that ``MIXAUG_ISA`` asks for.
+
+    Returns:
+        one of ``ISAS``; ``"none"`` without the library. All give the same bits.
+
+    Raises:
+        ValueError: ``MIXAUG_ISA`` names no instruction set.
+
+    Example:
+        >>> isa() in (*ISAS, "none")
+        True
+    """
+    lib = library()
+    return "none" if lib is None else ISAS[lib.mixaug_isa()]
 
 
 def why_not() -> str:
@@ -143,8 +167,10 @@ def status() -> dict[str, str]:
         return f"inactive ({reason}); PyTorch code is used" if reason else "active"
 
     return {
+        "instruction set (C++, CPU)": isa(),
         "ipmix (C++, CPU)": told(why_not()),
         "box compositing (C++, CPU)": told(why_not()),
+        "fractals (C++, CPU)": f"inactive ({why_not()}); numba is used" if why_not() else "active",
         "box compositing (CUDA)": told(why_no_cuda()),
         "ipmix (CUDA)": told(why_no_cuda()),
         "d-relu (C++, CPU)": told(why_not()),

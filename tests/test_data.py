@@ -17,7 +17,10 @@ from paths import ROOT
 from PIL import Image
 
 import mixaug.data
-from mixaug.data import EMBEDDED_CLASSES, load_embedded
+from mixaug import MixingSet
+from mixaug.data import EMBEDDED_CLASSES, load_embedded, load_pictures, pack_pictures, unpack_pictures
+from mixaug.mixing_sets import iter_pictures
+from mixaug.mixing_sets.recipes import ResizedRecipe, resize
 from mixaug.train import images as images_module
 from mixaug.train.data import DATA_SETS, DataParts, load_data
 from mixaug.train.images import (
@@ -475,3 +478,40 @@ def test_data_folder_is_in_the_users_cache_unless_set(monkeypatch: pytest.Monkey
     assert data_folder() == tmp_path / "data"
     monkeypatch.delenv("MIXAUG_DATA")
     assert data_folder().parts[-2:] == ("mixaug", "data")
+
+
+def test_ready_pictures_are_those_that_would_be_made() -> None:
+    """The default mixing set for 32-px images comes with the package: no picture of it differs from a made one."""
+    ready = load_pictures("fractals2-s256-seed0-n512-r36", (512, 3, 36, 36))
+    assert ready is not None and ready.dtype == torch.uint8
+    assert MixingSet.default()._recipe is not None
+    assert ResizedRecipe(MixingSet.default()._recipe, 36).stem == "fractals2-s256-seed0-n512-r36"
+    for start, count in ((0, 10), (250, 3), (507, 5)):
+        made = torch.cat(list(iter_pictures("fractals", count, 256, 0, start=start)))
+        assert torch.equal(resize(made, 36), ready[start : start + count])
+
+
+def test_ready_pictures_serve_without_any_being_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MIXAUG_CACHE", str(tmp_path))
+    monkeypatch.setattr("mixaug.mixing_sets.recipes.iter_pictures", None)
+    pictures = MixingSet.fractals()
+    assert pictures.resized(36).shape == (512, 3, 36, 36)
+    assert [path.name for path in tmp_path.glob("*.npy")] == ["fractals2-s256-seed0-n512-r36-v2.npy"]
+    with pytest.raises(TypeError, match="not callable"):  # another side has to be made
+        pictures.resized(40)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xfd7zXZ\x00 cut short", pack_pictures(torch.zeros(1, 3, 4, 4).byte())])
+def test_damaged_ready_pictures_say_what_to_do(monkeypatch, tmp_path, content) -> None:
+    (tmp_path / "mine.xz").write_bytes(content)
+    monkeypatch.setattr(mixaug.data, "files", lambda package: tmp_path)
+    with pytest.raises(OSError, match=r"mine.xz cannot be read .*; install mixaug again"):
+        load_pictures("mine", (2, 3, 4, 4))
+    assert load_pictures("other", (2, 3, 4, 4)) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (5, 3, 7, 9), (2, 3, 36, 36)])
+def test_packed_pictures_come_back(shape) -> None:
+    pictures = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    before = pictures.clone()
+    assert torch.equal(unpack_pictures(pack_pictures(pictures), shape), pictures) and torch.equal(pictures, before)

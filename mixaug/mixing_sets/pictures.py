@@ -26,6 +26,7 @@ from mixaug._checks import (
 )
 from mixaug._random import drawn_by
 from mixaug._records import Rule, Rules, check_record, kept, reads_values
+from mixaug.data import load_pictures
 from mixaug.mixing_sets.cache import load_or_make, open_cached
 from mixaug.mixing_sets.export import contact_sheet
 from mixaug.mixing_sets.recipes import PicturesRecipe, ResizedRecipe, SyntheticRecipe, resize, resized_chunks
@@ -468,7 +469,12 @@ class KeptPictures(PictureBank):
             # Without touching the full-size pictures: a worker that finds the small file needs nothing else.
             folder = None if self._path is None else self._path.parent
             recipe = ResizedRecipe(self._recipe, side)
-            return load_or_make(recipe, lambda: resized_chunks(self.pictures, side), folder)[0]
+
+            def chunks() -> Iterator[torch.Tensor]:
+                ready = load_pictures(recipe.stem, recipe.shape)
+                return resized_chunks(self.pictures, side) if ready is None else iter([ready])
+
+            return load_or_make(recipe, chunks, folder)[0]
         return torch.cat(list(resized_chunks(self.pictures, side)))
 
     def __getstate__(self) -> dict[str, Any]:

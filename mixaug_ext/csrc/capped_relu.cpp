@@ -9,6 +9,7 @@
 // Threads are started per call, as in ipmix.cpp: a forked loader worker inherits no half-dead pool.
 
 #include "capped_relu.h"
+#include "isa.h"
 
 #include <algorithm>
 #include <atomic>
@@ -151,11 +152,8 @@ MIXAUG_RUNS(avx512, AVX512)
 template <typename F>
 Runs<F> runs_for([[maybe_unused]] i64 vectors) {
 #if defined(MIXAUG_X86)
-    static const bool has512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    static const bool has2 = __builtin_cpu_supports("avx2");
-    if (vectors >= 2 && has512) return runs_avx512<F>();
-    if (vectors >= 1 && has2) return runs_avx2<F>();
+    if (vectors >= 2 && mixaug::isa() >= mixaug::Isa::avx512) return runs_avx512<F>();
+    if (vectors >= 1 && mixaug::isa() >= mixaug::Isa::avx2) return runs_avx2<F>();
 #endif
     return runs_plain<F>();
 }

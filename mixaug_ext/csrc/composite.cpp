@@ -9,6 +9,7 @@
 // loader worker inherits no half-dead pool.
 
 #include "composite.h"
+#include "isa.h"
 
 #include <algorithm>
 #include <atomic>
@@ -177,8 +178,7 @@ __attribute__((target("avx2,f16c"))) void blocks_avx2(const Patch<T>& p, const i
 
 bool has_avx2() {
 #if defined(MIXAUG_AVX2)
-    static const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-    return has;
+    return mixaug::isa() >= mixaug::Isa::avx2;
 #else
     return false;
 #endif
@@ -447,8 +447,7 @@ using Work = void (*)(const CompositeArgs&, i64, i64);
 
 Work work_on_floats(const CompositeArgs& g) {
 #if defined(MIXAUG_AVX2)
-    static const bool masks = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("popcnt");
-    if (masks && g.width <= MASK_BITS) {
+    if (mixaug::isa() >= mixaug::Isa::avx512 && g.width <= MASK_BITS) {
         const Work works[] = {some_masked_floats<1>, some_masked_floats<2>, some_masked_floats<3>, some_masked_floats<4>};
         return works[(g.width - 1) / 16];
     }
@@ -459,9 +458,7 @@ Work work_on_floats(const CompositeArgs& g) {
 
 Work work_on_bytes(const CompositeArgs& g) {
 #if defined(MIXAUG_AVX2)
-    static const bool masks = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                              __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("popcnt");
-    if (masks && g.width <= MASK_BITS) {
+    if (mixaug::isa() >= mixaug::Isa::avx512 && g.width <= MASK_BITS) {
         const Work works[] = {some_masked_bytes<1>, some_masked_bytes<2>, some_masked_bytes<3>, some_masked_bytes<4>};
         return works[(g.width - 1) / 16];
     }

@@ -4,7 +4,7 @@
 #include "cuda_common.h"
 
 // Same number as mixaug_abi() of the C++ library; bumped with any struct.
-MIXAUG_API int mixaug_cuda_abi() { return 8; }
+MIXAUG_API int mixaug_cuda_abi() { return 9; }
 
 // 0: kernels of this library can run on this device; else CUDA's error.
 MIXAUG_API int mixaug_cuda_probe(int device) {

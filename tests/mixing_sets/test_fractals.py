@@ -13,6 +13,7 @@ import pytest
 import reference_fractals
 import torch
 
+import mixaug_ext
 from mixaug.mixing_sets import (
     FractalParams,
     Richness,
@@ -27,6 +28,7 @@ from mixaug.mixing_sets.drawing import Stream, draw_palette, mix
 from mixaug.mixing_sets.fractals import KINDS, SOURCE
 from mixaug.mixing_sets.fractals import draws as _params
 from mixaug.mixing_sets.fractals.draws import FAMILIES, IMAGE, TRAPS, draw_bitmap
+from mixaug_ext import _fractals
 
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 COUNT = 96 if JIT else 10  # pictures whose properties are looked at
@@ -91,6 +93,50 @@ def test_known_pixels():
     picture = make_pictures("fractals", 1, size=64, seed=0)[0]
     assert abs(picture[:, ::21, ::21].sum().item() - 4963) <= 48  # one grey level each
     assert np.abs(np.array(picture[:, 10, 20].tolist()) - [87, 55, 53]).max() <= 1
+
+
+compiled = pytest.mark.skipif(mixaug_ext.library() is None or not JIT, reason="compares two compiled forms")
+
+
+@compiled
+@pytest.mark.parametrize("size,iterations,samples", [(33, 200, 2), (8, 1, 1), (41, 37, 3)])
+def test_both_compiled_forms_make_the_same_picture(params, monkeypatch, size, iterations, samples):
+    """C++ and numba, bit for bit: every family and trap, orbits in float32 and in float64."""
+    rows = replace(params[:60], width=torch.where(torch.arange(60) % 7 == 0, 1e-3, params.width[:60]))
+    made = render_fractals(rows, size, iterations, samples)
+    monkeypatch.setattr(mixaug_ext, "library", lambda: None)
+    assert torch.equal(render_fractals(rows, size, iterations, samples), made)
+    drawn = sample_fractals(12, seed=5)  # with the same look for the boundary
+    monkeypatch.undo()
+    again = sample_fractals(12, seed=5)
+    assert all(torch.equal(getattr(drawn, f.name), getattr(again, f.name)) for f in fields(drawn))
+
+
+@pytest.mark.parametrize("form", ["C++", "numba"])
+@pytest.mark.parametrize("name", ["centre", "base", "glow", "trap_radius", "glow_width", "polynomial", "palettes"])
+def test_a_record_of_numbers_that_are_none_crashes_nothing(params, monkeypatch, name, form):
+    if form == "numba":
+        monkeypatch.setattr(mixaug_ext, "library", lambda: None)
+    for value in (float("nan"), float("inf"), -1e300):
+        rows = params[:6] if JIT else params[:1]
+        column = torch.full_like(getattr(rows, name), value)
+        with np.errstate(all="ignore"):
+            assert render_fractals(replace(rows, **{name: column}), 8, 3, 1).shape == (len(rows), 3, 8, 8)
+
+
+@compiled
+def test_the_compiled_call_refuses_arrays_of_another_kind(params):
+    one = params.packed().row(0)
+    out = np.zeros((3, 8, 8), np.uint8)
+    typed = _params.numbers(one.ints, one.floats, np.float32)
+    call = [one.ints, one.floats, typed, one.floats.astype(np.float32), one.palettes, one.bitmap, False, 1, 9, 0, out]
+    for place, wrong in ((0, one.ints[:6]), (2, typed.astype(np.float16)), (3, one.floats), (4, one.palettes[:, ::-1])):
+        with pytest.raises(ValueError, match="must be contiguous"):
+            _fractals.render_rows(*call[:place], wrong, *call[place + 1 :])
+    with pytest.raises(ValueError, match="out must be uint8"):
+        _fractals.render_rows(*call[:-1], out[:, :, ::2])
+    with pytest.raises(ValueError, match="must be at least 1"):
+        _fractals.render_rows(*call[:7], 0, *call[8:])
 
 
 def test_orbit_kernels_are_not_contracted():

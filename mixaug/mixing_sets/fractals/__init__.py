@@ -15,18 +15,20 @@ turns parameters into pixels without randomness. The kinds:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+import mixaug_ext
 from mixaug._checks import MAX_COUNT, check_int
 from mixaug.mixing_sets.drawing import draw_accepted
 from mixaug.mixing_sets.fractals.draws import IMAGE, KIND_SHARES, FractalParams, Packed, draw, numbers, unpack
 from mixaug.mixing_sets.richness import PREVIEW_SIZE, richness
 from mixaug.mixing_sets.sources import Source, check_draw, empty_pictures
 from mixaug.mixing_sets.threads import on_threads
+from mixaug_ext import _fractals
 
 ITERATIONS = 200
 SAMPLES = 2
@@ -75,8 +77,6 @@ def sample_fractals(
     """
     count, seed, start, chosen, threads = check_draw(count, seed, start, kinds, KINDS, threads)
 
-    from mixaug.mixing_sets.fractals import kernels as _kernels
-
     drawn: list[Packed | None] = [None] * count
     attempts = [0] * count
 
@@ -92,7 +92,7 @@ def sample_fractals(
         )
         drawn[i], attempts[i] = draws[0], tried[0]
 
-    on_threads(row, range(count), _kernels.render_rows, threads)
+    on_threads(row, range(count), _kernel(), threads)
     return unpack([one for one in drawn if one is not None], attempts)
 
 
@@ -112,12 +112,20 @@ def _bands(one: Packed, out: np.ndarray, iterations: int, samples: int) -> list[
     ]  # fmt: skip
 
 
-def _render_band(task: tuple[Any, ...]) -> None:
-    from mixaug.mixing_sets.fractals import kernels as _kernels
+def _kernel() -> Callable[..., None]:
+    """What renders the rows of a band: compiled in advance, else by numba at its first use, half a minute; equal."""
+    if mixaug_ext.library() is not None:
+        return _fractals.render_rows
+    from mixaug.mixing_sets.fractals import kernels
 
+    rows: Callable[..., None] = kernels.render_rows
+    return rows
+
+
+def _render_band(task: tuple[Any, ...]) -> None:
     # Lanes at rest are computed on and not used: where they overflow, NumPy would warn if numba is switched off.
     with np.errstate(over="ignore", invalid="ignore"):
-        _kernels.render_rows(*task)
+        _kernel()(*task)
 
 
 def render_fractals(
@@ -158,14 +166,12 @@ def render_fractals(
         >>> render_fractals(sample_fractals(1), size=32).shape
         torch.Size([1, 3, 32, 32])
     """
-    from mixaug.mixing_sets.fractals import kernels as _kernels
-
     iterations = check_int("iterations", iterations, 1, MAX_COUNT)
     samples = check_int("samples", samples, 1, 8)
     out, threads = empty_pictures(params, FractalParams, size, threads)
     packed = params.packed()
     tasks = [task for i in range(len(params)) for task in _bands(packed.row(i), out[i], iterations, samples)]
-    on_threads(_render_band, tasks, _kernels.render_rows, threads)
+    on_threads(_render_band, tasks, _kernel(), threads)
     return torch.from_numpy(out)
 
 

@@ -9,7 +9,9 @@ from math import prod
 import numpy as np
 import torch
 
+import mixaug_ext
 from mixaug.mixing_sets.drawing import Stream, direction, draw_palettes
+from mixaug_ext import _fractals
 
 FAMILIES = ("power", "phoenix", "pole", "newton")
 
@@ -289,13 +291,14 @@ def _draw_newton(s: Stream, kind: str, degree: int, plane: bool, floats: np.ndar
 
 def _draw_view(s: Stream, kind: str, ints: np.ndarray, floats: np.ndarray, limit: int) -> None:
     """Constant, centre and width: near the boundary, where the structure is. Writes into ``floats``."""
-    from mixaug.mixing_sets.fractals import kernels as _kernels
 
     def boundary(ints: np.ndarray, reach: float, wanted: int) -> tuple[float, float]:
-        points = s.disc(24, reach)
-        point: tuple[float, float] = _kernels.find_boundary(
-            ints, numbers(ints, floats, np.float64), points, wanted, limit
-        )
+        points, typed = s.disc(24, reach), numbers(ints, floats, np.float64)
+        if mixaug_ext.library() is not None:
+            return _fractals.find_boundary(ints, typed, points, wanted, limit)
+        from mixaug.mixing_sets.fractals import kernels
+
+        point: tuple[float, float] = kernels.find_boundary(ints, typed, points, wanted, limit)
         return point
 
     degree, plane = int(ints[1]), ints[3] == 1

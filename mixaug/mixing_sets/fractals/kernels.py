@@ -533,10 +533,10 @@ def _paint(
     under_at, over_at = places[0], places[1]
     n = base.shape[0]
     entries = np.float32(_TABLE)
-    for i in range(n):  # a tiny negative number minus its floor rounds to 1
-        under_at[i] = min(np.int32(base[i] * entries), np.int32(_TABLE - 1))
+    for i in range(n):  # a tiny negative number minus its floor rounds to 1; what is not finite is anything
+        under_at[i] = max(min(np.int32(base[i] * entries), np.int32(_TABLE - 1)), np.int32(0))
     for i in range(n):
-        over_at[i] = min(np.int32(glow[i] * entries), np.int32(_TABLE - 1))
+        over_at[i] = max(min(np.int32(glow[i] * entries), np.int32(_TABLE - 1)), np.int32(0))
     for i in range(n):
         w2 = weights[i] * weights[i]
         shine[i] = _F0 if image else f[28] * (w2 * w2)
