@@ -13,7 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["EMBEDDED_CLASSES", "EmbeddedData", "load_embedded", "load_pictures", "pack_pictures", "unpack_pictures"]
+__all__ = [
+    "EMBEDDED_CLASSES",
+    "EmbeddedData",
+    "has_pictures",
+    "load_embedded",
+    "load_pictures",
+    "pack_pictures",
+    "unpack_pictures",
+]
 
 EMBEDDED_CLASSES = (
     "T-shirt/top",
@@ -78,6 +86,16 @@ def load_embedded() -> EmbeddedData:
         raise OSError(f"the embedded images {source} cannot be read ({error}); install mixaug again") from error
 
 
+def has_pictures(stem: str) -> bool:
+    """Whether the pictures of a set come ready with the package.
+
+    Example:
+        >>> has_pictures("fractals2-s256-seed0-n512-r36"), has_pictures("fractals-of-mine")
+        (True, False)
+    """
+    return files("mixaug.data").joinpath(f"{stem}.xz").is_file()
+
+
 def load_pictures(stem: str, shape: tuple[int, int, int, int]) -> Tensor | None:
     """Pictures of a mixing set that come ready with the package, or None where these do not.
 
@@ -99,9 +117,9 @@ def load_pictures(stem: str, shape: tuple[int, int, int, int]) -> Tensor | None:
         >>> load_pictures("fractals-of-mine", (4, 3, 36, 36)) is None
         True
     """
-    source = files("mixaug.data").joinpath(f"{stem}.xz")
-    if not source.is_file():
+    if not has_pictures(stem):
         return None
+    source = files("mixaug.data").joinpath(f"{stem}.xz")
     try:
         return unpack_pictures(source.read_bytes(), shape)
     except (ValueError, lzma.LZMAError, EOFError) as error:

@@ -4,6 +4,9 @@ A file is a plain ``.npy`` (so any tool can open it) followed by the checksums o
 the length of the pictures, and the checksum of header and block checksums. Half a file, a file of zeros that a crash
 left at full length, and a file of another version fail the check and are made again.
 
+A set that would take long is not made at once: `Growing` is its file while only the pictures that were asked for are in
+it. All processes share it, and it becomes the plain file when the last picture is made.
+
 Opening must not cost more for more pictures, so at most 16 blocks of 1 MiB, spread over the file, are read for the
 check: 16 MiB take 10 ms, all of 2 GB would take 2 s in every process. Files of up to 16 MiB are checked to the byte.
 """
@@ -15,9 +18,10 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -157,20 +161,156 @@ def reserve(descriptor: int, length: int) -> None:
 
 def _write(path: Path, recipe: Recipe, chunks: Iterator[torch.Tensor]) -> None:
     header = _header(recipe.shape)
-    data = int(np.prod(recipe.shape, dtype=np.int64))
     checksums = _Checksums()
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        reserve(file.fileno(), len(header) + data + 4 * -(-data // _BLOCK) + _SEAL.size)
+        reserve(file.fileno(), _length(recipe.shape))
         file.write(header)
         for pictures in chunks:
             block = pictures.contiguous().numpy().reshape(-1).data
             checksums.add(block)
             file.write(block)
         checksums.end()
-        table = struct.pack(f"<{len(checksums.done)}I", *checksums.done)
-        file.write(table + _SEAL.pack(_MAGIC, data, zlib.crc32(table, zlib.crc32(header))))
+        file.write(_tail(recipe.shape, checksums.done))
         file.flush()
         os.fsync(file.fileno())  # on disk before the name points to it
+
+
+class RowRecipe(Recipe, Protocol):
+    """A recipe whose pictures can be made one by one, in any order."""
+
+    def rows(self, index: Sequence[int]) -> torch.Tensor:
+        """The pictures of these positions, uint8 (n, 3, S, S)."""
+
+
+#: Makes the pictures of some positions, in pieces that follow each other.
+MakeRows = Callable[[Sequence[int]], Iterator[torch.Tensor]]
+
+
+class Growing:
+    """Pictures that are made when they are first asked for, in a file that all processes map and fill together.
+
+    Picture i is the same whoever makes it and when, so nothing that is drawn depends on how far the file has come. A
+    picture counts as made when its checksum stands beside it, which is written after it and compared when the file is
+    opened: a killed process loses what it was at, and nothing else. Where no file can be had, the pictures are kept in
+    the memory of each process.
+
+    Args:
+        recipe: of the pictures.
+        folder: where the file is kept. Default `cache_folder()`.
+    """
+
+    def __init__(self, recipe: RowRecipe, folder: Path | None = None) -> None:
+        self.recipe = recipe
+        self.path: Path | None = cache_path(recipe, folder)
+        self.whole = False
+        try:
+            self._pixels, self._made = self._mapped(self.path)
+        except (OSError, ValueError, NotImplementedError) as error:
+            _warn_uncached(self.path.parent, error)
+            self.path = None
+            self._pixels, self._made = np.zeros(recipe.shape, np.uint8), np.zeros(len(self), np.uint32)
+
+    def __len__(self) -> int:
+        return self.recipe.shape[0]
+
+    def serve(self, index: np.ndarray, make: MakeRows) -> torch.Tensor:
+        """All pictures, uint8 (N, 3, S, S), of which those at ``index`` are made. Shared: do not write.
+
+        Args:
+            index: positions; those outside the set are passed over.
+            make: makes the pictures of some positions.
+        """
+        index = np.unique(index)
+        index = index[(index >= 0) & (index < len(self))]
+        if not self._made[index].all():
+            with self._lock():
+                missing = index[self._made[index] == 0].tolist()  # others may have made some meanwhile
+                done = 0
+                for piece in make(missing) if missing else ():
+                    rows = missing[done : done + len(piece)]
+                    self._pixels[rows] = piece.numpy()
+                    self._made[rows] = [_mark(self._pixels[row]) for row in rows]
+                    done += len(piece)
+                if not self.whole and self._made.all():
+                    self._finish()
+        elif not self.whole and self._made.all():
+            self.whole = True
+        return torch.from_numpy(self._pixels)
+
+    def _lock(self) -> AbstractContextManager[Any]:
+        from filelock import FileLock
+
+        return nullcontext() if self.path is None else FileLock(f"{self.path}.lock")
+
+    def _mapped(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        if os.name != "posix":  # a file that is mapped cannot be renamed
+            raise NotImplementedError("files that grow need POSIX")
+        header, shape = _header(self.recipe.shape), self.recipe.shape
+        length = _length(shape)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part, marks = _growing_paths(path)
+        with self._lock():
+            if not part.exists() or part.stat().st_size != length or not marks.exists():
+                for each, size in ((marks, 4 * len(self)), (part, length)):
+                    with open(each, "wb") as file:
+                        reserve(file.fileno(), size)
+                        file.truncate(size)
+                with open(part, "r+b") as file:
+                    file.write(header)
+            pixels = np.memmap(part, np.uint8, "r+", offset=len(header), shape=shape)
+            made = np.memmap(marks, np.uint32, "r+", shape=(len(self),))
+            for row in np.flatnonzero(made):
+                if made[row] != _mark(pixels[row]):
+                    made[row] = 0
+        return pixels, made
+
+    def _finish(self) -> None:
+        """Makes the plain file of it."""
+        self.whole = True
+        if self.path is None:
+            return
+        part, marks = _growing_paths(self.path)
+        checksums = _Checksums()
+        checksums.add(self._pixels.reshape(-1).data)
+        checksums.end()
+        with suppress(FileNotFoundError):  # somebody has made all of it at once meanwhile
+            with open(part, "r+b") as file:
+                file.seek(-(4 * len(checksums.done) + _SEAL.size), os.SEEK_END)
+                file.write(_tail(self.recipe.shape, checksums.done))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self.path)
+            marks.unlink(missing_ok=True)
+
+
+def _mark(picture: np.ndarray) -> int:
+    """The checksum of a picture that is made; never 0."""
+    return zlib.crc32(picture.reshape(-1).data) | 1
+
+
+def _growing_paths(path: Path) -> tuple[Path, Path]:
+    return path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.made")
+
+
+def _length(shape: tuple[int, int, int, int]) -> int:
+    """Of the whole file."""
+    data = int(np.prod(shape, dtype=np.int64))
+    return len(_header(shape)) + data + 4 * -(-data // _BLOCK) + _SEAL.size
+
+
+def _tail(shape: tuple[int, int, int, int], checksums: list[int]) -> bytes:
+    """What stands behind the pictures."""
+    table = struct.pack(f"<{len(checksums)}I", *checksums)
+    seal = _SEAL.pack(_MAGIC, int(np.prod(shape, dtype=np.int64)), zlib.crc32(table, zlib.crc32(_header(shape))))
+    return table + seal
+
+
+def _warn_uncached(folder: Path, error: Exception) -> None:
+    warn_once(
+        str(folder),
+        f"mixing sets cannot be cached in {folder} ({error}); they are kept in memory instead. "
+        f"Set {CACHE_VARIABLE} to a folder that can be written.",
+    )
 
 
 def warn_once(key: str, message: str) -> None:
@@ -212,16 +352,14 @@ def load_or_make(
             for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a maker that was killed: we hold the lock
                 stale.unlink(missing_ok=True)
             _write(path, recipe, make())
+            for growing in _growing_paths(path):
+                growing.unlink(missing_ok=True)
         pictures = open_cached(path, recipe.shape)
         if pictures is None:
             raise OSError(errno.EIO, "the file that was just written cannot be read back", str(path))
         return pictures, path
     except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
-        warn_once(
-            str(path.parent),
-            f"mixing sets cannot be cached in {path.parent} ({error}); they are kept in memory instead. "
-            f"Set {CACHE_VARIABLE} to a folder that can be written.",
-        )
+        _warn_uncached(path.parent, error)
     # Made from the start again, not from what was written: a set may be larger than memory until here.
     pictures = torch.empty(recipe.shape, dtype=torch.uint8)
     done = 0

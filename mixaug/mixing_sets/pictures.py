@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,8 @@ from mixaug._checks import (
 )
 from mixaug._random import drawn_by
 from mixaug._records import Rule, Rules, check_record, kept, reads_values
-from mixaug.data import load_pictures
-from mixaug.mixing_sets.cache import load_or_make, open_cached
+from mixaug.data import has_pictures, load_pictures
+from mixaug.mixing_sets.cache import Growing, cache_path, load_or_make, open_cached
 from mixaug.mixing_sets.export import contact_sheet
 from mixaug.mixing_sets.recipes import PicturesRecipe, ResizedRecipe, SyntheticRecipe, resize, resized_chunks
 from mixaug.mixing_sets.threads import with_progress
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+_CHUNK = 16  # pictures that are made before the bar moves, a quarter of a second
 #: Most that a picture is enlarged by: the side of a resized picture stays one that memory can hold.
 MAX_SCALE = 100.0
 
@@ -209,6 +210,10 @@ class PictureBank(ABC):
     def resized(self, side: int, device: str | torch.device = "cpu") -> torch.Tensor:
         """All pictures at another side, uint8 (N, 3, side, side) on ``device``. Shared: do not write."""
 
+    def serving(self, side: int, index: torch.Tensor) -> torch.Tensor:
+        """As ``resized(side, index.device)``, where only the pictures at ``index`` have to be made."""
+        return self.resized(side, index.device)
+
     @property
     @abstractmethod
     def _stem(self) -> str:
@@ -320,7 +325,7 @@ class PictureBank(ABC):
         return self._crop(check_picks(params, len(self)))
 
     def _crop(self, params: PickParams) -> torch.Tensor:
-        return crop_checked(self.resized(min(self.size, params.side), params.index.device), params)
+        return crop_checked(self.serving(min(self.size, params.side), params.index), params)
 
     def save(self, folder: str | os.PathLike[str], progress: bool | None = None) -> list[Path]:
         """Writes every picture as a PNG file.
@@ -369,6 +374,7 @@ class KeptPictures(PictureBank):
         self._progress = progress
         self._path: Path | None = None
         self._resized: dict[tuple[int, str], torch.Tensor] = {}
+        self._growing: dict[int, Growing] = {}
 
     @property
     def pictures(self) -> torch.Tensor:
@@ -424,12 +430,55 @@ class KeptPictures(PictureBank):
                 self._resized[key] = self._resize(int(side))
         return self._resized[key]
 
+    def serving(self, side: int, index: torch.Tensor) -> torch.Tensor:
+        """All pictures at a side; of a synthetic set, those at ``index`` alone are made, when they are first asked for.
+
+        Convention: a picture is the same whenever it is made, so that a draw gives the same result at any time.
+
+        Args:
+            side: in pixels.
+            index: positions, of any shape, on the device of the result. Only on the CPU are pictures made one by one.
+
+        Returns:
+            uint8 tensor (N, 3, side, side). Shared: do not write to it; only the rows at ``index`` are pictures.
+
+        Example:
+            >>> from mixaug import MixingSet
+            >>> pictures = MixingSet.fractals(2, size=16, seed=8)
+            >>> torch.equal(pictures.serving(16, torch.tensor([1]))[1], pictures[1])
+            True
+        """
+        in_memory = self._path is not None or self._pictures is not None
+        growing = self._growing.get(side)
+        if growing is None:
+            plain = index.device.type == "cpu" and type(index) is torch.Tensor and not torch.compiler.is_compiling()
+            kept = in_memory or (side, "cpu") in self._resized
+            if not plain or kept or not isinstance(self._recipe, SyntheticRecipe):
+                return self.resized(side, index.device)
+            recipe = self._recipe if side == self.size else ResizedRecipe(self._recipe, side)
+            if has_pictures(recipe.stem) or open_cached(cache_path(recipe), recipe.shape) is not None:
+                return self.resized(side)
+            growing = self._growing[side] = Growing(recipe)
+
+        def make(rows: Sequence[int]) -> Iterator[torch.Tensor]:
+            pieces = (growing.recipe.rows(rows[k : k + _CHUNK]) for k in range(0, len(rows), _CHUNK))
+            title = f"{len(rows)} new pictures of {len(self)}"
+            return with_progress(pieces, len(rows), title, self._progress) if len(rows) > _CHUNK else pieces
+
+        served = growing.serve(index.numpy(), make)
+        if growing.whole:
+            self._growing.pop(side)
+            if growing.path is None:
+                self._resized[side, "cpu"] = served
+        return served
+
     def __repr__(self) -> str:
         title = f"{len(self)} pictures of {self.size} px" if self._recipe is None else self._recipe.title
         if self._path is not None:
             state = f"cached in {self._path}"
         else:
-            state = "not made yet" if self._pictures is None else "in memory"
+            made = "made when they are asked for" if self._growing else "not made yet"
+            state = made if self._pictures is None else "in memory"
         return f"{type(self).__name__}({title}; {state})"
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -489,4 +538,4 @@ class KeptPictures(PictureBank):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._recipe, self._path = state["recipe"], state["path"]
         self._pictures, self._progress = state["pictures"], state["progress"]
-        self._resized = {}
+        self._resized, self._growing = {}, {}

@@ -14,7 +14,7 @@ import torch
 from mixaug._checks import MAX_PICTURES, check_int
 from mixaug._pictures import FolderWalk, read_tensor
 from mixaug.mixing_sets.cache import load_or_make
-from mixaug.mixing_sets.sources import iter_pictures, source_of
+from mixaug.mixing_sets.sources import iter_pictures, make_rows, source_of
 
 _TOLERANCE = 1e-6  # of the weights' sum: 0.7 + 0.2 + 0.1 is not 1 in binary
 
@@ -128,6 +128,10 @@ class SyntheticRecipe:
     def chunks(self) -> Iterator[torch.Tensor]:
         return iter_pictures(self.source, self.count, self.size, self.seed, kinds=self.kinds)
 
+    def rows(self, index: Sequence[int]) -> torch.Tensor:
+        """The pictures at some positions, made alone."""
+        return make_rows(self.source, index, self.size, self.seed, self.kinds)
+
 
 @dataclass(frozen=True)
 class FolderRecipe:
@@ -210,6 +214,12 @@ class ResizedRecipe:
 
     def chunks(self) -> Iterator[torch.Tensor]:
         return resized_chunks(load_or_make(self.base)[0], self.side)
+
+    def rows(self, index: Sequence[int]) -> torch.Tensor:
+        """The pictures at some positions, of a synthetic source, made alone."""
+        if not isinstance(self.base, SyntheticRecipe):
+            raise TypeError(f"base must be a SyntheticRecipe, got {type(self.base).__name__}")
+        return resize(self.base.rows(index), self.side)
 
 
 def mixed_chunks(pictures: Sequence[torch.Tensor], counts: Sequence[int]) -> Iterator[torch.Tensor]:

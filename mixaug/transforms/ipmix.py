@@ -293,8 +293,8 @@ class IPMix(Drawing, v2.Transform):
             the ImageNet-C corruptions. Default False.
         n_views: 1 returns the augmented images; ``n >= 2`` returns the tuple ``(clean, view_1, ..., view_n)`` for
             :func:`mixaug.losses.jensen_shannon`.
-        mixing_set: a :class:`mixaug.MixingSet`, or a stream of one; None: ``MixingSet.default()``, 512 fractals, made
-            at the first use.
+        mixing_set: a :class:`mixaug.MixingSet`, or a stream of one; None: ``MixingSet.default()``, 512 fractals, each
+            made when an image is first mixed with it (for images of 32 px they come with the package).
         generator: of torch. In loader workers its seed is combined with the worker's, so that workers and epochs
             differ (and with ``RANK``); the same run repeats under the same ``torch.manual_seed``.
         check_values: check every batch for NaN and range, not just the first (on a GPU this waits for the device).
@@ -365,7 +365,7 @@ class IPMix(Drawing, v2.Transform):
 
     @property
     def mixing_set(self) -> PictureBank:
-        """The pictures that are mixed in; the default set is made (or opened) at the first use."""
+        """The pictures that are mixed in; the default set is the same object in all transforms."""
         if self._mixing_set is None:
             from mixaug.mixing_sets import MixingSet
 
@@ -555,7 +555,12 @@ class IPMix(Drawing, v2.Transform):
         """The mixing set on ``device``, shrunk to the record's side; a smaller set is enlarged as patches need it."""
         if not takes_pictures:
             return torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device=device)
-        return self.mixing_set.resized(min(params.side, self.mixing_set.size), device)
+        side = min(params.side, self.mixing_set.size)
+        serving = getattr(self.mixing_set, "serving", None)  # a set of the user's own may have resized() alone
+        if serving is None or params.picture.device != device:
+            return self.mixing_set.resized(side, device)
+        served: Tensor = serving(side, params.picture)
+        return served
 
 
 def _can_be_images(value: Tensor) -> bool:
