@@ -30,6 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains twice from the same weights with the same number of steps, measures both, writes the report."""
+    from mixaug.train.processes import keep_freed_memory
+
+    keep_freed_memory()
     out: Path = options.out
     # Beside the folder, which is emptied: what another demo is writing there would be lost.
     busy = f"another demo is at work in {out}: wait for its end, stop it, or choose another folder (--out)"

@@ -89,7 +89,9 @@ def run(options: argparse.Namespace) -> int:
     from mixaug._checks import optional_import
     from mixaug.evaluate import clear_state, compare
     from mixaug.evaluate.journal import check_writable
+    from mixaug.train.processes import keep_freed_memory
 
+    keep_freed_memory()
     name = "report.html" if len(options.checkpoints) == 1 else "compare.html"
     target: Path = options.out or options.checkpoints[0].parent / name
     if target.suffix != ".html":

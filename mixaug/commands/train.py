@@ -156,8 +156,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Trains, and says where the checkpoints are."""
     from mixaug.train.loop import train
-    from mixaug.train.processes import this_process
+    from mixaug.train.processes import keep_freed_memory, this_process
 
+    keep_freed_memory()
     settings = TrainSettings(**{name: getattr(options, name) for name in _DEFAULTS})
     if settings.mixing_set is not None:
         if settings.method != "ipmix":

@@ -38,7 +38,15 @@ from mixaug.train.descent import Descent, load_optimiser
 from mixaug.train.extra import training_order, with_extra
 from mixaug.train.methods import build_step
 from mixaug.train.methods.step import Setup, StepResult
-from mixaug.train.processes import ALONE, Processes, peak_memory, reset_peak_memory, run_device, this_process
+from mixaug.train.processes import (
+    ALONE,
+    Processes,
+    peak_memory,
+    reset_peak_memory,
+    run_device,
+    slow_precision,
+    this_process,
+)
 from mixaug.train.record import EpochProgress, RunLog, RunResult, StopRequest, write_settings
 from mixaug.train.robust import is_better, overfitted, overfitting_notice, robust_accuracy, score_of
 from mixaug.train.settings import TrainSettings
@@ -667,8 +675,9 @@ def _follow(run: Run, fresh: bool, progress: bool) -> None:
         RunLog(folder, run.step, fresh, active=leads) as log,
         EpochProgress(run.total_steps, run.step, run.epochs, progress and leads) as shown,
     ):
-        if log.notice:
-            shown.note(log.notice)
+        for notice in (log.notice, slow_precision(run.device, run.settings.amp)):
+            if notice:
+                shown.note(notice)
         while not run.ended and not run.stopped:
             run.one_epoch(stop, log, shown)
 

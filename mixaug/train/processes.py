@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -10,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from inspect import signature
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,15 +23,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mixaug.train.settings import TrainSettings
 
-if TYPE_CHECKING:
-    from mixaug.train.settings import TrainSettings
-
 __all__ = [
     "ALONE",
     "Processes",
+    "keep_freed_memory",
     "peak_memory",
     "reset_peak_memory",
     "run_device",
+    "slow_precision",
     "this_process",
 ]
 
@@ -345,3 +347,57 @@ def peak_memory(device: torch.device) -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # macOS counts bytes, Linux KiB
+
+
+def slow_precision(device: torch.device, amp: str) -> str | None:
+    """Why a lower precision would cost time here instead of saving it; None where it would not.
+
+    Args:
+        device: of the run.
+        amp: ``"off"``, ``"bf16"`` or ``"fp16"``.
+
+    Example:
+        >>> slow_precision(torch.device("cpu"), "off") is None
+        True
+    """
+    if amp == "off" or device.type != "cpu" or (amp == "bf16" and _has_bfloat16()):
+        return None
+    return (
+        f"Note: this processor has no instructions for {amp}, so --amp {amp} is slower than float32 here (with bf16 and "
+        "AVX2, 8 times). On a CPU leave it off."
+    )
+
+
+def _has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 numbers."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # torch's own question; not in every version
+    if supported is not None and platform.machine().lower() in ("x86_64", "amd64"):
+        return bool(supported())
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return True  # not known: Apple's have them
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
+
+
+def keep_freed_memory() -> bool:
+    """Has glibc keep freed blocks for the next batch; else it gives them back to the system after each, and asks again.
+
+    It is a setting of the whole process, so the commands alone choose it. ``MALLOC_TRIM_THRESHOLD_`` in the
+    environment, glibc's own name, goes before it.
+
+    Returns:
+        whether it is set: not with another C library.
+
+    Example:
+        >>> keep_freed_memory() in (True, False)
+        True
+    """
+    if "MALLOC_TRIM_THRESHOLD_" in os.environ:
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # musl, macOS, Windows
+        return False
+    trim, map_above = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    return bool(mallopt(trim, 1 << 30)) and bool(mallopt(map_above, 32 << 20))  # the most that glibc takes
