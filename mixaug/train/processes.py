@@ -363,8 +363,8 @@ def slow_precision(device: torch.device, amp: str) -> str | None:
     if amp == "off" or device.type != "cpu" or (amp == "bf16" and _has_bfloat16()):
         return None
     return (
-        f"Note: this processor has no instructions for {amp}, so --amp {amp} is slower than float32 here (with bf16 and "
-        "AVX2, 8 times). On a CPU leave it off."
+        f"Note: this processor has no instructions for {amp}, so --amp {amp} is slower than float32 here (8 times with "
+        "bf16 and AVX2). On a CPU leave it off."
     )
 
 

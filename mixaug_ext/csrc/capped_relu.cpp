@@ -25,7 +25,7 @@
 #else
 #define INLINE inline
 #endif
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(MIXAUG_NO_VECTORS)
+#if defined(__x86_64__) && defined(__GNUC__)
 #define MIXAUG_X86
 #define AVX2 __attribute__((target("avx2")))
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))

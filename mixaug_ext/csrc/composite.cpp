@@ -19,7 +19,7 @@
 #include <thread>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(MIXAUG_NO_VECTORS)
+#if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 #define MIXAUG_AVX2
 #endif
