@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-NPROC  := $(shell nproc 2>/dev/null || echo 2)
+NPROC  := $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)
 
 .PHONY: demo test lint bench docs clean install coverage
 install: $(STAMP)
