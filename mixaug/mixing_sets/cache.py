@@ -19,7 +19,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -192,7 +192,7 @@ class Growing:
     Picture i is the same whoever makes it and when, so nothing that is drawn depends on how far the file has come. A
     picture counts as made when its checksum stands beside it, which is written after it and compared when the file is
     opened: a killed process loses what it was at, and nothing else. Where no file can be had, the pictures are kept in
-    the memory of each process.
+    the memory of each process. For POSIX: elsewhere a file that is mapped cannot be renamed.
 
     Args:
         recipe: of the pictures.
@@ -203,6 +203,7 @@ class Growing:
         self.recipe = recipe
         self.path: Path | None = cache_path(recipe, folder)
         self.whole = False
+        self._file: tuple[int, int] | None = None
         try:
             self._pixels, self._made = self._mapped(self.path)
         except (OSError, ValueError, NotImplementedError) as error:
@@ -243,8 +244,6 @@ class Growing:
         return nullcontext() if self.path is None else FileLock(f"{self.path}.lock")
 
     def _mapped(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        if os.name != "posix":  # a file that is mapped cannot be renamed
-            raise NotImplementedError("files that grow need POSIX")
         header, shape = _header(self.recipe.shape), self.recipe.shape
         length = _length(shape)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -252,11 +251,13 @@ class Growing:
         with self._lock():
             if not part.exists() or part.stat().st_size != length or not marks.exists():
                 for each, size in ((marks, 4 * len(self)), (part, length)):
-                    with open(each, "wb") as file:
+                    each.unlink(missing_ok=True)  # not cut short: others may have it mapped
+                    with open(each, "xb") as file:
                         reserve(file.fileno(), size)
                         file.truncate(size)
                 with open(part, "r+b") as file:
                     file.write(header)
+            self._file = _identity(part)
             pixels = np.memmap(part, np.uint8, "r+", offset=len(header), shape=shape)
             made = np.memmap(marks, np.uint32, "r+", shape=(len(self),))
             for row in np.flatnonzero(made):
@@ -270,17 +271,27 @@ class Growing:
         if self.path is None:
             return
         part, marks = _growing_paths(self.path)
+        if _identity(part) != self._file:  # somebody has made all of it at once, or has begun another one
+            return
         checksums = _Checksums()
         checksums.add(self._pixels.reshape(-1).data)
         checksums.end()
-        with suppress(FileNotFoundError):  # somebody has made all of it at once meanwhile
-            with open(part, "r+b") as file:
-                file.seek(-(4 * len(checksums.done) + _SEAL.size), os.SEEK_END)
-                file.write(_tail(self.recipe.shape, checksums.done))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.path)
-            marks.unlink(missing_ok=True)
+        with open(part, "r+b") as file:
+            file.seek(-(4 * len(checksums.done) + _SEAL.size), os.SEEK_END)
+            file.write(_tail(self.recipe.shape, checksums.done))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self.path)
+        marks.unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file stands under a name; None: none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _mark(picture: np.ndarray) -> int:

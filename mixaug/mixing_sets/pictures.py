@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 
 _CHUNK = 16  # pictures that are made before the bar moves, a quarter of a second
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 #: Most that a picture is enlarged by: the side of a resized picture stays one that memory can hold.
 MAX_SCALE = 100.0
 
@@ -436,11 +437,16 @@ class KeptPictures(PictureBank):
         Convention: a picture is the same whenever it is made, so that a draw gives the same result at any time.
 
         Args:
-            side: in pixels.
-            index: positions, of any shape, on the device of the result. Only on the CPU are pictures made one by one.
+            side: in pixels, at least 1.
+            index: whole numbers from 0 to N - 1, of any shape, on the device of the result; others are passed over.
+                Pictures are made one by one on the CPU only, and not on Windows.
 
         Returns:
             uint8 tensor (N, 3, side, side). Shared: do not write to it; only the rows at ``index`` are pictures.
+
+        Raises:
+            TypeError: ``side`` is not an int, ``index`` no tensor of whole numbers.
+            ValueError: ``side`` is below 1.
 
         Example:
             >>> from mixaug import MixingSet
@@ -448,12 +454,19 @@ class KeptPictures(PictureBank):
             >>> torch.equal(pictures.serving(16, torch.tensor([1]))[1], pictures[1])
             True
         """
-        in_memory = self._path is not None or self._pictures is not None
+        side = int(check_int("side", side, 1, MAX_SIDE))
+        if (
+            not isinstance(index, Tensor)
+            or index.is_floating_point()
+            or index.is_complex()
+            or index.dtype == torch.bool
+        ):
+            raise TypeError(f"index must be a tensor of whole numbers, got {kind_of(index)}")
         growing = self._growing.get(side)
         if growing is None:
-            plain = index.device.type == "cpu" and type(index) is torch.Tensor and not torch.compiler.is_compiling()
-            kept = in_memory or (side, "cpu") in self._resized
-            if not plain or kept or not isinstance(self._recipe, SyntheticRecipe):
+            plain = index.device.type == "cpu" and type(index) is Tensor and not torch.compiler.is_compiling()
+            made = self._path is not None or self._pictures is not None or (side, "cpu") in self._resized
+            if made or not plain or os.name != "posix" or not isinstance(self._recipe, SyntheticRecipe):
                 return self.resized(side, index.device)
             recipe = self._recipe if side == self.size else ResizedRecipe(self._recipe, side)
             if has_pictures(recipe.stem) or open_cached(cache_path(recipe), recipe.shape) is not None:

@@ -20,7 +20,7 @@ __all__ = ["BatchMix", "as_plain", "check_images", "check_one_size"]
 
 
 class BatchMix(Drawing, v2.Transform):
-    """Mixes the images of a batch and their labels, wherever `_sample` finds both in a sample.
+    """Mixes the images of a batch and their labels, wherever :mod:`mixaug.transforms.sample` finds both in a sample.
 
     A subclass has the hooks ``make_params`` (draws once for the images of a sample) and ``transform`` (carries the
     draw out on the labels, which it knows by ``inpt is params["labels"]``, or on a batch of images).

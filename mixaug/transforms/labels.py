@@ -1,4 +1,4 @@
-"""Labels: whether they fit, and what mixing and smoothing make of them. Where they are, `_sample` knows."""
+"""Labels: whether they fit, and what mixing and smoothing make of them. Where they are, `sample` finds."""
 
 from __future__ import annotations
 

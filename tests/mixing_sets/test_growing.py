@@ -215,3 +215,36 @@ def test_loader_workers_share_it(cache, start):
     whole = MixingSet.fractals(40, 24, 3)
     assert whole.resized(22).shape[3] == 22
     assert torch.equal(epoch(whole), one)
+
+
+# --- what is asked --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "side,index,error,words",
+    [
+        (0, torch.tensor([0]), ValueError, "side must be"),
+        (8.5, torch.tensor([0]), TypeError, "side must be"),
+        (8, [0], TypeError, "index must be a tensor of whole numbers, got"),
+        (8, torch.tensor([0.5]), TypeError, "index must be a tensor of whole numbers, got"),
+        (8, torch.tensor([True]), TypeError, "index must be a tensor of whole numbers, got"),
+    ],
+)
+def test_bad_input(cache, side, index, error, words):
+    with pytest.raises(error, match=words):
+        MixingSet.fractals(4, 16).serving(side, index)
+    assert not list(cache.iterdir())
+
+
+def test_a_file_that_others_have_begun_anew_is_left_to_them(cache, whole):
+    """One process still fills a file whose name is gone; its end must not seal the unfinished one under that name."""
+    old = Growing(RECIPE)
+    old.serve(np.array([1]), one_by_one(RECIPE))
+    for path in cache.glob(".*"):
+        path.unlink()
+    new = Growing(RECIPE)
+    new.serve(np.array([2]), one_by_one(RECIPE))
+    assert torch.equal(old.serve(np.arange(40), one_by_one(RECIPE)), whole) and old.whole
+    assert open_cached(cache_path(RECIPE), RECIPE.shape) is None and not new.whole
+    assert torch.equal(new.serve(np.arange(40), one_by_one(RECIPE)), whole)
+    assert torch.equal(open_cached(cache_path(RECIPE), RECIPE.shape), whole)

@@ -15,7 +15,7 @@ from mixaug.mixing_sets.threads import on_threads
 
 MAX_FIGURES = 14
 
-# Columns of the packed arrays that the compiled kernels read, in their order (see `_contour_kernels.py`).
+# Columns of the packed arrays that the compiled kernels read, in their order (see `kernels.py`).
 _INTS = ("key", "vertices", "contours", "lobes", "line", "palette", "loose")
 _FLOATS = (
     ("centre", 2), ("axis", 2), ("aspect", 0), ("inner", 0), ("growth", 0), ("halo", 0), ("star", 0), ("jitter", 0),
@@ -329,7 +329,7 @@ def sample_contours(
 
 @dataclass(frozen=True)
 class _Tables:
-    """What the kernels look up while they render a picture: see `_contour_kernels.build`."""
+    """What the kernels look up while they render a picture: see `kernels.build`."""
 
     starts: np.ndarray
     rays: np.ndarray

@@ -54,7 +54,7 @@ def _uniform(key: int, count: int) -> float:
 
 @_jit
 def _sine(turns: float) -> float:
-    """As in `_palettes`: sin(2 pi turns) to 2e-4."""
+    """As in `drawing`: sin(2 pi turns) to 2e-4."""
     quarter = 4.0 * (turns - math.floor(turns))
     x = quarter if quarter <= 1.0 else (2.0 - quarter if quarter <= 3.0 else quarter - 4.0)
     x2 = x * x

@@ -30,7 +30,7 @@ _TRAP_SHAPES = {
 TRAPS = tuple(_TRAP_SHAPES)
 IMAGE = TRAPS.index("image")
 
-# Columns of the packed arrays that the compiled kernels read, in their order (see `_fractal_kernels.py`).
+# Columns of the packed arrays that the compiled kernels read, in their order (see `kernels.py`).
 _INTS = ("family", "degree", "pole", "parameter_plane", "fold", "conj", "trap")
 _FLOATS = (
     ("centre", (2,)), ("view_axis", (2,)), ("width", ()), ("constant", (2,)), ("memory", (2,)), ("trap_centre", (2,)),

@@ -26,10 +26,10 @@ from mixaug._numba import jit
 
 _jit = jit()
 
-# Families of `_params.FAMILIES`, in its order.
+# Families of `draws.FAMILIES`, in its order.
 _POWER, _PHOENIX, _POLE, _NEWTON = 0, 1, 2, 3
 
-# Columns of ``numbers``: those of `_params` (42), then what `fractals` adds.
+# Columns of ``numbers``: the 42 of `draws`, then what `draws.numbers` adds.
 _SHAPE, _REACH = 42, 47  # side, low, high, round of the trap, its radius in the distance; its reach as an image
 _ONE, _TWO, _TINY, _ESCAPE, _TOLERANCE, _RETURN, _REGULAR, _EIGHT, _FAR = range(48, 57)
 

@@ -86,7 +86,7 @@ def accumulate(
             flat[place[j]] += _COUNT + colour[j]
 
 
-_MASK = (1 << 40) - 1  # see `_ifs_kernels.accumulate`
+_MASK = (1 << 40) - 1  # see `accumulate`
 _BITS = 40
 _SIXTEENTH, _THIRD, _HALF, _QUARTER = np.float32(1 / 16), np.float32(1 / 3), np.float32(0.5), np.float32(0.25)
 _ONE, _TOP = np.float32(1.0), np.float32(255.0)
@@ -157,7 +157,7 @@ def develop(
     """Paints the density of the points over the background into ``out`` (3, size, size) uint8.
 
     Args:
-        sums: (size + 2, size + 2) int64 of `_ifs_kernels.accumulate`, its rim zero.
+        sums: (size + 2, size + 2) int64 of `accumulate`, its rim zero.
         unit: density of one point, so that the mean over the picture is 1.
         look: (8,) float32: base, weight of the colour coordinate, weight of the tone; veil; light x and y, already in
             tones a pixel; relief; brightness of the background.

@@ -109,7 +109,7 @@ def _normal(s: Stream) -> float:
 
 
 def _draw_colours(s: Stream) -> list[float]:
-    """The 9 numbers of a picture's colours (see `_spectrum_statistics`)."""
+    """The 9 numbers of a picture's colours (see `COLOUR_MEAN` and `COLOUR_FACTOR`)."""
     normal = [_normal(s) for _ in range(9)]
     vector = []
     for mean, row in zip(COLOUR_MEAN, COLOUR_FACTOR, strict=True):
